@@ -1,0 +1,67 @@
+# One command for each need. `make help` lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+SLOT := model_repository/blue/manifest.json
+# google/rpc/*.proto, from the package that also brings their Python stubs.
+GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
+PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SOURCES := build cli engine proto server tests model_repository/templates
+
+.PHONY: help serve demo test lint format proto lock train-tiny clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(SLOT) ## Serve the tiny guard on 127.0.0.1:50051 (sets everything up the first time)
+	@exec $(BIN)/guard serve
+
+demo: $(VENV)/.serve ## Moderate a handful of conversations (needs `make serve` in another terminal)
+	@# The exit code tells the strictest action (3: review, 4: block): for a demo, all is well.
+	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
+
+test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test against the real Triton
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy --strict
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
+	  --python_out=proto --mypy_out=quiet:proto $(PROTOS)
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
+	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
+
+lock: ## Pin and hash every requirement anew (needs uv)
+	@for f in serve dev; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock" \
+	  $$([ $$f = dev ] && echo --extra dev) pyproject.toml requirements/install.in -o requirements/$$f.txt; done
+	@uv pip compile -q --no-deps --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+	  --custom-compile-command "make lock" requirements/triton.in -o requirements/triton.txt
+
+clean: ## Remove everything that make made
+	rm -rf $(VENV) .venv-train .run model_repository/blue model_repository/green
+
+$(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements/serve.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/triton.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(SLOT): $(VENV)/.serve
+	@$(BIN)/guard build

@@ -1,0 +1,1 @@
+"""`guard`: the one command line. Each command is a module of its own."""

@@ -1,0 +1,186 @@
+"""`guard moderate`: judge conversations by a running server; the exit code tells the action."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToJson
+from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from guard_cli.conversations import Conversation, ConversationUnreadable, of_lines, of_text
+from guard_cli.options import ControversialOption, fail
+
+_EXIT_CODES = {
+    types_pb2.ACTION_ALLOW: 0,
+    types_pb2.ACTION_REVIEW: 3,
+    types_pb2.ACTION_BLOCK: 4,
+}
+_COLOURS = {
+    types_pb2.ACTION_ALLOW: "green",
+    types_pb2.ACTION_REVIEW: "yellow",
+    types_pb2.ACTION_BLOCK: "red",
+}
+_SHOWN = 60  # characters of the judged text in the table
+
+
+def moderate(
+    text: Annotated[str | None, typer.Argument(help="A prompt; - for standard input.")] = None,
+    response: Annotated[
+        str | None, typer.Option(help="The answer to the prompt: it is judged instead.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prompt in a text file, or conversations in a .jsonl file.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="The input is JSON Lines.")] = False,
+    controversial: Annotated[
+        ControversialOption, typer.Option(help="How Controversial is treated.")
+    ] = ControversialOption.strict,
+    scores: Annotated[bool, typer.Option("--scores", help="Ask for probabilities too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    target: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:50051",
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM authorities of the server's certificate: use TLS.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM client certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the client certificate.")] = None,
+) -> None:
+    """Judge a prompt, a response, or many conversations.
+
+    Exit code: 0 allow, 3 review, 4 block (the strictest of all); 1 if one could not be judged.
+    """
+    try:
+        conversations = _read(text, response, file, jsonl)
+    except (ConversationUnreadable, UnicodeDecodeError) as error:
+        fail(str(error), code=2)
+    policy = types_pb2.Policy(controversial=controversial.treatment)
+    requests = (
+        moderation_pb2.StreamModerateRequest(
+            id=str(index),
+            request=moderation_pb2.ModerateRequest(
+                conversation=conversation.messages, policy=policy, with_scores=scores
+            ),
+        )
+        for index, conversation in enumerate(conversations)
+    )
+    with _channel(target, tls_ca, tls_cert, tls_key) as channel:
+        stub = moderation_pb2_grpc.ModerationServiceStub(channel)
+        try:
+            answers = {
+                int(answer.id): answer
+                for answer in track(
+                    _stream(stub, requests),
+                    description="Moderating",
+                    total=len(conversations),
+                    console=Console(stderr=True),
+                    transient=True,
+                    disable=len(conversations) < 20,
+                )
+            }
+        except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                fail(f"No server answers at {target} ({error.details()}). Start one: `make serve`.")
+            fail(f"{error.code().name}: {error.details()}")
+    ordered = [answers[index] for index in range(len(conversations))]
+    if json:
+        for answer in ordered:
+            compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
+            sys.stdout.write(compact + "\n")
+    else:
+        Console().print(_table(conversations, ordered))
+    raise typer.Exit(_exit_code(ordered))
+
+
+def _stream(
+    stub: moderation_pb2_grpc.ModerationServiceStub,
+    requests: Iterator[moderation_pb2.StreamModerateRequest],
+) -> Iterator[moderation_pb2.StreamModerateResponse]:
+    yield from stub.StreamModerate(requests)
+
+
+def _read(
+    text: str | None, response: str | None, file: Path | None, jsonl: bool
+) -> Sequence[Conversation]:
+    if (text is None) == (file is None):
+        fail("Give a text, - for standard input, or --file FILE.", code=2)
+    if file is not None:
+        text = file.read_text(encoding="utf-8")
+        jsonl = jsonl or file.suffix == ".jsonl"
+    elif text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8")
+    assert text is not None  # noqa: S101  (one of the two was given)
+    return list(of_lines(text)) if jsonl else [of_text(text, response)]
+
+
+def _channel(target: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
+    if ca is None:
+        return grpc.insecure_channel(target)
+    return grpc.secure_channel(
+        target,
+        grpc.ssl_channel_credentials(
+            ca.read_bytes(),
+            key.read_bytes() if key else None,
+            cert.read_bytes() if cert else None,
+        ),
+    )
+
+
+def _table(
+    conversations: Sequence[Conversation],
+    answers: Sequence[moderation_pb2.StreamModerateResponse],
+) -> Table:
+    table = Table("Judged", "Text", "Severity", "Categories", "Refusal", "Action", "ms")
+    for conversation, answer in zip(conversations, answers, strict=True):
+        shown = " ".join(conversation.judged.split())
+        shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+        if answer.HasField("error"):
+            table.add_row("", shown, f"[magenta]not judged: {answer.error.message}")
+            continue
+        reply = answer.response
+        verdict = reply.verdict
+        table.add_row(
+            _word(types_pb2.Mode.Name(verdict.mode)),
+            shown,
+            _word(types_pb2.Severity.Name(verdict.severity)) + _percent(verdict),
+            ", ".join(_word(types_pb2.Category.Name(item)) for item in verdict.categories),
+            _word(types_pb2.Refusal.Name(verdict.refusal)) if verdict.HasField("refusal") else "",
+            f"[{_COLOURS[reply.action]}]{_word(types_pb2.Action.Name(reply.action))}",
+            f"{reply.timings.total_us / 1000:.1f}",
+        )
+    models = {
+        f"{a.response.model.name} {a.response.model.fingerprint} (slot {a.response.model.slot})"
+        + (" - a demonstration, not a moderator" if a.response.model.demonstration else "")
+        for a in answers
+        if a.HasField("response")
+    }
+    table.caption = "; ".join(sorted(models))
+    return table
+
+
+def _percent(verdict: types_pb2.Verdict) -> str:
+    if not verdict.HasField("scores"):
+        return ""
+    s = verdict.scores
+    return f" (safe {s.safe:.0%}, controversial {s.controversial:.0%}, unsafe {s.unsafe:.0%})"
+
+
+def _word(name: str) -> str:
+    """ACTION_BLOCK -> Block; CATEGORY_UNETHICAL_ACTS -> Unethical acts."""
+    return name.split("_", 1)[1].replace("_", " ").capitalize().replace("Pii", "PII")
+
+
+def _exit_code(answers: Sequence[moderation_pb2.StreamModerateResponse]) -> int:
+    if any(answer.HasField("error") for answer in answers):
+        return 1
+    return max((_EXIT_CODES[answer.response.action] for answer in answers), default=0)

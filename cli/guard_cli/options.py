@@ -1,0 +1,34 @@
+"""What several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from qwen3guard.v1 import types_pb2
+from rich.console import Console
+
+PROJECT = Path(__file__).parents[2]
+MODEL_REPOSITORY = PROJECT / "model_repository"
+TINY_GUARD = PROJECT / "checkpoints" / "tiny-guard"
+RUN = PROJECT / ".run"
+
+
+class ControversialOption(StrEnum):
+    """The treatment's name on the command line."""
+
+    strict = "strict"
+    loose = "loose"
+    review = "review"
+
+    @property
+    def treatment(self) -> types_pb2.ControversialTreatment.ValueType:
+        return types_pb2.ControversialTreatment.Value(
+            f"CONTROVERSIAL_TREATMENT_{self.name.upper()}"
+        )
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """Says what is wrong on standard error and ends the command."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    raise typer.Exit(code)

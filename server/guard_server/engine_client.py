@@ -1,0 +1,182 @@
+"""The engine, over one long-lived ModelStreamInfer stream that all requests of a slot share.
+
+Requests are matched with answers by an id that no other gateway process uses, since the engine's
+table of ids is one for all its callers. A request that is cancelled is stopped in the engine too;
+what comes for an id that nobody waits for any more is dropped.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import uuid
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+from tritonclient.grpc import service_pb2
+
+from guard_server.errors import EngineFailed, GuardError, Overloaded, Unavailable
+from guard_server.tensors import Generated, Generation, generated, infer_request, stop_request
+
+_SERVICE = "/inference.GRPCInferenceService"
+_RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
+_RELOAD_S = 120
+_MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
+
+_STUB_DIED = "Stub process"
+
+_log = structlog.get_logger(__name__)
+
+
+class EngineClient:
+    """A client of one Triton model. Use it as an async context manager, in one event loop."""
+
+    def __init__(self, target: str, model: str) -> None:
+        """`target`: Triton's gRPC address. `model`: the model's name there."""
+        self._model = model
+        self._channel = grpc.aio.insecure_channel(
+            target,
+            options=[
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stream_infer = self._channel.stream_stream(
+            f"{_SERVICE}/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+        self._ids = (f"{uuid.uuid4().hex}-{n}" for n in itertools.count(1))
+        self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
+        self._outgoing: asyncio.Queue[service_pb2.ModelInferRequest] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.answers = 0  # so far: a watcher sees by it whether the engine is getting on
+        self.lost = asyncio.Event()  # set when the engine failed as a whole
+        self.stub_died = False  # Triton does not start a dead Python stub again by itself
+
+    async def __aenter__(self) -> "EngineClient":
+        self._task = asyncio.create_task(self._keep_stream())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._channel.close()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    async def generate(self, wanted: Generation) -> Generated:
+        """Asks the engine. Raises Unavailable, Overloaded or EngineFailed."""
+        outgoing = self._outgoing
+        if outgoing is None:
+            raise Unavailable("The engine can't be reached. Try again in a moment.")
+        request_id = next(self._ids)
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        outgoing.put_nowait(infer_request(self._model, request_id, wanted))
+        try:
+            response = await answer
+        except asyncio.CancelledError:
+            outgoing.put_nowait(stop_request(self._model, request_id))
+            raise
+        finally:
+            self._waiting.pop(request_id, None)
+        try:
+            return generated(response)
+        except ValueError as error:
+            raise EngineFailed(
+                f"The engine's answer is not in its contract's form: {error}."
+            ) from None
+
+    async def reload(self) -> None:
+        """Has Triton load the model anew: the one way to get a dead Python stub back.
+
+        Raises Unavailable if Triton can't be reached or refuses.
+        """
+        unload = service_pb2.RepositoryModelUnloadRequest(model_name=self._model)
+        load = service_pb2.RepositoryModelLoadRequest(model_name=self._model)
+        try:
+            await self._call("RepositoryModelUnload", unload)
+            await self._call("RepositoryModelLoad", load)
+            self.stub_died = False
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"Triton could not reload the model: {error.details()}") from None
+
+    async def _call(
+        self,
+        method: str,
+        request: service_pb2.RepositoryModelUnloadRequest | service_pb2.RepositoryModelLoadRequest,
+    ) -> None:
+        path = f"{_SERVICE}/{method}"  # both answers are empty: no deserializer is needed
+        await self._channel.unary_unary(path)(request.SerializeToString(), timeout=_RELOAD_S)
+
+    async def _keep_stream(self) -> None:
+        pause = _RECONNECT_S[0]
+        while True:
+            before = self.answers
+            self._outgoing = asyncio.Queue()
+            call = self._stream_infer(_drain(self._outgoing))
+            reason = "Triton ended the stream"
+            try:
+                async for response in call:
+                    self._deliver(response)
+            except grpc.aio.AioRpcError as error:
+                reason = error.details() or error.code().name
+            finally:
+                self._outgoing = None
+                call.cancel()
+            self.fail_all("The engine went away. Try again in a moment.")
+            pause = _RECONNECT_S[0] if self.answers > before else min(2 * pause, _RECONNECT_S[1])
+            _log.warning("engine stream lost", model=self._model, reason=reason, retry_s=pause)
+            await asyncio.sleep(pause)
+
+    def fail_all(self, message: str) -> None:
+        """Ends every request in flight with Unavailable, and says that the engine is lost."""
+        self.lost.set()
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(Unavailable(message))
+
+    def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> None:
+        answer = self._waiting.get(response.infer_response.id)
+        if response.error_message:
+            error = _error(response.error_message)
+            if isinstance(error, Unavailable):
+                self.stub_died |= _STUB_DIED in response.error_message
+                self.lost.set()
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+            return
+        self.answers += 1
+        if answer is not None and not answer.done():
+            answer.set_result(response.infer_response)
+
+
+async def _drain(
+    queue: "asyncio.Queue[service_pb2.ModelInferRequest]",
+) -> AsyncIterator[service_pb2.ModelInferRequest]:
+    while True:
+        yield await queue.get()
+
+
+def _error(text: str) -> GuardError:
+    """In a stream Triton gives errors as text only."""
+    lowered = text.lower()
+    if "maximum queue size" in lowered:
+        return Overloaded("The engine's queue is full. Try again.", retry_after=0.1)
+    gone = (
+        _STUB_DIED.lower(),
+        "unknown model",
+        "is not ready",
+        "no available versions",
+        "unloading",
+    )
+    if any(words in lowered for words in gone):
+        return Unavailable("The engine is not ready. Try again in a moment.")
+    return EngineFailed(f"The engine failed: {text}")

@@ -1,0 +1,88 @@
+"""Every way a request or a slot can fail, and the one table that gives each its gRPC status.
+
+GuardError
+├── RequestInvalid        the caller's input, with the fields at fault
+├── SlotNotAllowed        a slot was chosen where only operators may
+├── SlotUnknown           a slot was chosen that does not exist
+├── Overloaded            no place free; carries when to try again
+├── DeadlinePassed        the caller's deadline came before the verdict
+├── Unavailable           no engine to ask, or the server is stopping
+├── EngineFailed          the engine answered with an error
+├── VerdictUngrammatical  the model wrote something that is no verdict
+└── ServerFault           a defect of ours
+SlotInvalid               a slot's files are wrong: refused before serving
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with one field; `field` is a path such as `conversation[2].content`."""
+
+    field: str
+    description: str
+
+
+class GuardError(Exception):
+    """A request that got no verdict. The text says what happened and what to do."""
+
+
+class RequestInvalid(GuardError):
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class SlotNotAllowed(GuardError):
+    pass
+
+
+class SlotUnknown(GuardError):
+    pass
+
+
+class Overloaded(GuardError):
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
+
+
+class DeadlinePassed(GuardError):
+    pass
+
+
+class Unavailable(GuardError):
+    pass
+
+
+class EngineFailed(GuardError):
+    pass
+
+
+class VerdictUngrammatical(GuardError):
+    pass
+
+
+class ServerFault(GuardError):
+    pass
+
+
+class SlotInvalid(Exception):
+    """A slot that can't be served: its files are missing, wrong, or not what it was built with."""
+
+
+STATUS: dict[type[GuardError], grpc.StatusCode] = {
+    RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
+    SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    SlotUnknown: grpc.StatusCode.NOT_FOUND,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    EngineFailed: grpc.StatusCode.INTERNAL,
+    VerdictUngrammatical: grpc.StatusCode.INTERNAL,
+    ServerFault: grpc.StatusCode.INTERNAL,
+}

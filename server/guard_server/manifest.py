@@ -1,0 +1,122 @@
+"""What a slot says of itself: `manifest.json`, written by `guard build`, read by the gateway.
+
+The gateway knows no engine by name. What an engine can do stands here, and so do the hashes of
+the files that the gateway reads beside it (template and tokenizer) and of the engine's own.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guard_server.errors import SlotInvalid
+
+FILE_NAME = "manifest.json"
+TEMPLATE = "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(_Model):
+    """The checkpoint: its name as replies carry it, and the hash of each of its files."""
+
+    name: str = Field(min_length=1)
+    demonstration: bool = Field(description="True for a model that must not moderate real traffic.")
+    checkpoint: dict[str, str] = Field(description="File name -> SHA-256, hexadecimal.")
+
+
+class Engine(_Model):
+    """What runs the checkpoint."""
+
+    kind: Literal["openvino", "tensorrt-llm"]
+    version: str
+    weights: Literal["f32", "int8", "fp8", "w8a8", "w8a16", "bf16"]
+    triton_model: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Its name in Triton.")
+
+
+class Limits(_Model):
+    """What one request and the whole engine can take."""
+
+    max_input_tokens: int = Field(gt=0, description="Prompt and draft together.")
+    max_output_tokens: int = Field(gt=0)
+    max_draft_tokens: int = Field(ge=0, description="0: no draft; plain greedy decoding.")
+    max_in_flight: int = Field(gt=0, description="Requests that the engine works on at once.")
+    kv_block_tokens: int = Field(gt=0, description="Tokens in one reusable block of KV cache.")
+
+
+class Tokens(_Model):
+    """Token ids with a meaning of their own."""
+
+    end_ids: tuple[int, ...] = Field(min_length=1, description="The first is sent as `end_id`.")
+
+
+class File(_Model):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, description="Bytes.")
+
+
+class Manifest(_Model):
+    """Everything that decides a verdict. Two slots with one fingerprint give the same verdicts."""
+
+    schema_version: Literal[1] = 1
+    model: Model
+    engine: Engine
+    limits: Limits
+    tokens: Tokens
+    generation_logits: bool = Field(description="The engine returns logits: scores can be had.")
+    files: dict[str, File] = Field(description="Path below the slot -> hash and size.")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all of the manifest."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, slot: Path) -> Self:
+        """Reads `slot`/manifest.json. Raises SlotInvalid, saying what to do."""
+        path = slot / FILE_NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise SlotInvalid(
+                f"{path} does not exist. Run `guard build` to make the slot."
+            ) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise SlotInvalid(
+                f"{path}: {where}: {first['msg']}. Build the slot again with `guard build`."
+            ) from None
+
+    def save(self, slot: Path) -> None:
+        (slot / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n")
+
+    def check(self, slot: Path, *names: str) -> None:
+        """Compares files below `slot` with their hashes: those named, or all.
+
+        Raises SlotInvalid for the first file that is missing or differs.
+        """
+        for name in names or self.files:
+            expected = self.files.get(name)
+            if expected is None:
+                raise SlotInvalid(f"{slot / FILE_NAME} does not list {name}. Build the slot again.")
+            if describe(slot / name) != expected:
+                raise SlotInvalid(
+                    f"{slot / name} is not the file that the slot was built with. "
+                    "Build the slot again with `guard build`."
+                )
+
+
+def describe(path: Path) -> File | None:
+    """Hash and size of a file; None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(sha256=digest, size=path.stat().st_size)

@@ -1,0 +1,32 @@
+"""From a verdict to an action. The model sees no policy, and no policy changes a verdict."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from guard_server.verdict import Verdict
+
+
+class Action(IntEnum):
+    """Ordered by strictness. The numbers are the contract's."""
+
+    ALLOW = 1
+    REVIEW = 2
+    BLOCK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`controversial`: the action for that severity; ALLOW treats it as Safe altogether."""
+
+    controversial: Action = Action.BLOCK
+    category_rules: dict[str, Action] = field(default_factory=dict)
+
+    def action(self, verdict: Verdict) -> Action:
+        by_severity = {
+            "Safe": Action.ALLOW,
+            "Controversial": self.controversial,
+            "Unsafe": Action.BLOCK,
+        }[verdict.severity]
+        if by_severity is Action.ALLOW or not verdict.categories:
+            return by_severity
+        return max(self.category_rules.get(name, by_severity) for name in verdict.categories)

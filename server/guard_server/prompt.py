@@ -1,0 +1,144 @@
+"""From a conversation to prompt ids, by the slot's own chat template and tokenizer.
+
+Content is text, whatever it holds. The template is rendered once for each sequence of roles, with
+placeholders instead of content, and cut at the template's own special tokens; content is put in
+afterwards and tokenized by a tokenizer that knows no special tokens at all. So no caller can write
+one. For content without special tokens the ids equal those of the official recipe
+(`apply_chat_template`), since a tokenizer splits at special tokens before anything else.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from guard_server.errors import SlotInvalid
+from guard_server.manifest import TEMPLATE, TOKENIZER
+
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+
+# Private-use characters: they stand in no template, and content is never rendered.
+_PLACEHOLDER = "\ue000{}\ue001"
+_PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Template text and contents in turn: `parts[0] content parts[1] content ... parts[n]`."""
+
+    parts: tuple[str, ...]
+    contents: tuple[int, ...]  # which message fills each gap
+
+
+_Piece = int | _Text  # a special token's id, or text between two of them
+
+
+class Prompt:
+    """A slot's template and tokenizer. Safe to share between threads."""
+
+    def __init__(self, template: str, tokenizer: str) -> None:
+        """`template`: jinja2 source. `tokenizer`: the text of a tokenizer.json."""
+        # The ecosystem renders chat templates with just these settings.
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        description = json.loads(tokenizer)
+        added = description.pop("added_tokens", [])
+        try:
+            self._template = environment.from_string(template)
+            self._tokenizer = Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
+        except Exception as error:  # jinja2's own errors; tokenizers raises bare Exception
+            raise SlotInvalid(f"The slot's template or tokenizer can't be read: {error}") from error
+        self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
+        longest_first = sorted(self.added_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # A service sees few shapes: 64 sequences of roles are plenty.
+        self._pieces = lru_cache(maxsize=64)(self._render)
+        self._check_content_stays_text()
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Reads `directory`'s chat_template.jinja and tokenizer.json (a checkpoint or a slot)."""
+        try:
+            return cls(
+                (directory / TEMPLATE).read_text(encoding="utf-8"),
+                (directory / TOKENIZER).read_text(encoding="utf-8"),
+            )
+        except FileNotFoundError as error:
+            raise SlotInvalid(f"{error.filename} does not exist. Run `guard build`.") from None
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's token ids: what the engine is asked to continue."""
+        ids: list[int] = []
+        for piece in self._pieces(tuple(message.role for message in messages)):
+            if isinstance(piece, int):
+                ids.append(piece)
+                continue
+            text = [piece.parts[0]]
+            for index, part in zip(piece.contents, piece.parts[1:], strict=True):
+                text += (messages[index].content, part)
+            ids += self.encode("".join(text))
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: no special token comes out, whatever the text holds."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids. A special or unknown token, which has no text, becomes U+FFFD.
+
+        So output that holds one can't be read as if it weren't there.
+        """
+        known = [self._tokenizer.id_to_token(token) is not None for token in ids]
+        if all(known):
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return "".join(
+            self.decode([token]) if is_known else "\ufffd"
+            for token, is_known in zip(ids, known, strict=True)
+        )
+
+    def _render(self, roles: tuple[str, ...]) -> tuple[_Piece, ...]:
+        messages = [
+            {"role": role, "content": _PLACEHOLDER.format(index)}
+            for index, role in enumerate(roles)
+        ]
+        try:
+            rendered = self._template.render(messages=messages, add_generation_prompt=True)
+        except TemplateError as error:
+            raise SlotInvalid(f"The slot's template does not render {roles}: {error}") from error
+        found = [int(index) for index in _PLACEHOLDERS.findall(rendered)]
+        if found != list(range(len(roles))):
+            raise SlotInvalid(f"The slot's template drops or reorders messages of {roles}.")
+        pieces: list[_Piece] = []
+        start = 0
+        for match in self._special.finditer(rendered):
+            pieces += _text(rendered[start : match.start()])
+            pieces.append(self.added_tokens[match[0]])
+            start = match.end()
+        return (*pieces, *_text(rendered[start:]))
+
+    def _check_content_stays_text(self) -> None:
+        ids = frozenset(self.added_tokens.values())
+        for token in self.added_tokens:
+            if not ids.isdisjoint(self.encode(f"a{token}b {token}")):
+                raise SlotInvalid(f"The slot's tokenizer makes {token} out of plain text.")
+
+
+def _text(rendered: str) -> list[_Text]:
+    if not rendered:
+        return []
+    parts = _PLACEHOLDERS.split(rendered)
+    return [_Text(tuple(parts[::2]), tuple(int(index) for index in parts[1::2]))]

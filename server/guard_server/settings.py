@@ -1,0 +1,55 @@
+"""The gateway's settings: `GUARD_*` in the environment, set by `guard serve` from its flags."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Safe by default: loopback only, no content in logs, operators' choices off."""
+
+    model_config = SettingsConfigDict(env_prefix="GUARD_", frozen=True)
+
+    slot: Path = Field(description="The slot's directory; its name is the slot's name.")
+    triton: str = Field(description="gRPC address of the slot's Triton, HOST:PORT.")
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65535, description="0: any free port.")
+    tls_cert: Path | None = Field(default=None, description="PEM chain of the listener.")
+    tls_key: Path | None = Field(default=None, description="PEM key of the listener.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM authorities whose client certificates are required."
+    )
+    insecure: bool = Field(default=False, description="Allow plain text off loopback.")
+    allow_slot_choice: bool = Field(default=False, description="Callers may name a slot.")
+    strict_completion: bool = Field(
+        default=False, description="Ask again where only the grammar says that a verdict is whole."
+    )
+    request_timeout_s: float = Field(
+        default=30, gt=0, description="For callers without a deadline of their own."
+    )
+    log_format: Literal["console", "json"] = "json"
+
+    @model_validator(mode="after")
+    def _listener_is_safe(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("a certificate and its key go together: give both or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("client certificates need TLS: give a certificate and its key too")
+        if not (self.tls_cert or self.insecure or _is_loopback(self.host)):
+            raise ValueError(
+                f"{self.host} can be reached from other machines: give a certificate and its key "
+                "for TLS, or say --insecure if something in front of the server encrypts"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,111 @@
+"""TensorRT-LLM's tensor contract, as one row of a KServe v2 ModelInfer request and its response.
+
+The CPU engine serves the same contract, so nothing here or above knows which engine answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2
+
+_INT32 = np.dtype("<i4")
+_FLOAT32 = np.dtype("<f4")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the engine is asked for.
+
+    With a draft it verifies the draft in one step, returns the part that it agrees with and one
+    token of its own, and ends; without one it decodes greedily to the end token.
+    """
+
+    prompt: Sequence[int]
+    end_id: int
+    max_tokens: int
+    draft: Sequence[int] = ()
+    logits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What it answered."""
+
+    ids: list[int]
+    logits: npt.NDArray[np.float32] | None  # [len(ids), vocabulary], raw
+    reused_blocks: int  # of KV cache
+    accepted: int  # draft tokens
+
+
+def infer_request(model: str, request_id: str, wanted: Generation) -> service_pb2.ModelInferRequest:
+    request = _request(model, request_id, wanted)
+    _add(request, "end_id", "INT32", np.array([wanted.end_id], _INT32))
+    _add(request, "runtime_top_k", "INT32", np.array([1], _INT32))
+    _add(request, "return_perf_metrics", "BOOL", np.array([True]))
+    if wanted.draft:
+        _add(request, "draft_input_ids", "INT32", np.array(wanted.draft, _INT32))
+    outputs = ["output_ids", "sequence_length", "kv_cache_reused_blocks"]
+    if wanted.draft:
+        outputs.append("total_accepted_draft_tokens")
+    if wanted.logits:
+        _add(request, "return_generation_logits", "BOOL", np.array([True]))
+        outputs.append("generation_logits")
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
+
+
+def stop_request(model: str, request_id: str) -> service_pb2.ModelInferRequest:
+    """Ends the live request of that id; answered by an empty response, which is no output."""
+    request = _request(model, request_id, Generation(prompt=(0,), end_id=0, max_tokens=1))
+    _add(request, "stop", "BOOL", np.array([True]))
+    return request
+
+
+def generated(response: service_pb2.ModelInferResponse) -> Generated:
+    """Reads an answer. Raises ValueError if it is not in the contract's form."""
+    raw = {
+        output.name: (tuple(output.shape), data)
+        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+    if "output_ids" not in raw or "sequence_length" not in raw:
+        raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
+    length = _first(raw, "sequence_length")
+    ids = np.frombuffer(raw["output_ids"][1], _INT32)[:length].tolist()
+    if len(ids) != length:
+        raise ValueError(f"sequence_length is {length}, but output_ids holds {len(ids)}")
+    logits = None
+    if "generation_logits" in raw:
+        shape, data = raw["generation_logits"]
+        logits = np.frombuffer(data, _FLOAT32).reshape(-1, shape[-1])
+    return Generated(
+        ids=ids,
+        logits=logits,
+        reused_blocks=_first(raw, "kv_cache_reused_blocks"),
+        accepted=_first(raw, "total_accepted_draft_tokens"),
+    )
+
+
+def _request(model: str, request_id: str, wanted: Generation) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    _add(request, "input_ids", "INT32", np.array(wanted.prompt, _INT32))
+    _add(request, "input_lengths", "INT32", np.array([len(wanted.prompt)], _INT32))
+    _add(request, "request_output_len", "INT32", np.array([wanted.max_tokens], _INT32))
+    return request
+
+
+def _add(
+    request: service_pb2.ModelInferRequest,
+    name: str,
+    datatype: str,
+    values: npt.NDArray[np.generic],
+) -> None:
+    request.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
+    request.raw_input_contents.append(values.tobytes())
+
+
+def _first(raw: dict[str, tuple[tuple[int, ...], bytes]], name: str) -> int:
+    data = raw.get(name, ((), b""))[1]
+    return int(np.frombuffer(data, _INT32)[0]) if data else 0

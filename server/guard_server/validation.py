@@ -1,0 +1,155 @@
+"""What a request must be. What the model's template would drop is refused, and nothing is cut."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from qwen3guard.v1 import moderation_pb2, types_pb2
+
+from guard_server.errors import RequestInvalid, Violation
+from guard_server.policy import Action, Policy
+from guard_server.prompt import ASSISTANT, SYSTEM, USER, Message
+from guard_server.verdict import CATEGORIES
+
+MAX_MESSAGES = 512
+MAX_CONTENT_BYTES = 131_072
+MAX_BATCH_ITEMS = 256
+MAX_BATCH_CONTENT_BYTES = 2_097_152
+MAX_ID_BYTES = 128
+
+_ROLES = {
+    types_pb2.ROLE_SYSTEM: SYSTEM,
+    types_pb2.ROLE_USER: USER,
+    types_pb2.ROLE_ASSISTANT: ASSISTANT,
+}
+_ACTIONS = frozenset(int(action) for action in Action)
+_CONTROVERSIAL = {
+    types_pb2.CONTROVERSIAL_TREATMENT_UNSPECIFIED: Action.BLOCK,
+    types_pb2.CONTROVERSIAL_TREATMENT_STRICT: Action.BLOCK,
+    types_pb2.CONTROVERSIAL_TREATMENT_LOOSE: Action.ALLOW,
+    types_pb2.CONTROVERSIAL_TREATMENT_REVIEW: Action.REVIEW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A request that is in order."""
+
+    messages: tuple[Message, ...]
+    policy: Policy = field(default_factory=Policy)
+    with_scores: bool = False
+    slot: str = ""
+
+    @property
+    def response_mode(self) -> bool:
+        return self.messages[-1].role == ASSISTANT
+
+
+def conversation(
+    request: moderation_pb2.ModerateRequest, found: Iterable[Violation] = ()
+) -> Conversation:
+    """Checks a request. Raises RequestInvalid with every violation, those `found` before first."""
+    violations = list(found)
+    unreadable = {violation.field for violation in violations}
+    violations += (v for v in _conversation(request.conversation) if v.field not in unreadable)
+    violations += _policy(request.policy)
+    if violations:
+        raise RequestInvalid(violations)
+    return Conversation(
+        tuple(Message(_ROLES[m.role], m.content) for m in request.conversation),
+        Policy(
+            _CONTROVERSIAL[request.policy.controversial],
+            {
+                CATEGORIES[rule.category - 1]: Action(rule.action)
+                for rule in request.policy.category_rules
+            },
+        ),
+        request.with_scores,
+        request.slot,
+    )
+
+
+def batch(request: moderation_pb2.BatchModerateRequest) -> None:
+    """Checks a batch's own bounds, not its items. Raises RequestInvalid."""
+    if not 1 <= len(request.items) <= MAX_BATCH_ITEMS:
+        raise RequestInvalid(
+            [Violation("items", f"has {len(request.items)} items; send 1 to {MAX_BATCH_ITEMS}.")]
+        )
+    size = sum(_content_bytes(item.conversation) for item in request.items)
+    if size > MAX_BATCH_CONTENT_BYTES:
+        raise RequestInvalid(
+            [
+                Violation(
+                    "items",
+                    f"hold {size} bytes of content; at most {MAX_BATCH_CONTENT_BYTES}. "
+                    "Send smaller batches, or a stream.",
+                )
+            ]
+        )
+
+
+def stream_id(request: moderation_pb2.StreamModerateRequest) -> None:
+    """Checks the form of a stream request's id. Raises RequestInvalid."""
+    if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:
+        raise RequestInvalid([Violation("id", f"must be 1 to {MAX_ID_BYTES} bytes of UTF-8.")])
+
+
+def _content_bytes(messages: Iterable[types_pb2.Message]) -> int:
+    return sum(len(message.content.encode()) for message in messages)
+
+
+def _conversation(messages: Sequence[types_pb2.Message]) -> Iterable[Violation]:
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        yield Violation(
+            "conversation", f"has {len(messages)} messages; send 1 to {MAX_MESSAGES}, oldest first."
+        )
+        return
+    for index, message in enumerate(messages):
+        here = f"conversation[{index}]"
+        if message.role not in _ROLES:
+            yield Violation(
+                f"{here}.role",
+                f"{message.role} is no role; use ROLE_SYSTEM (first only), ROLE_USER or "
+                "ROLE_ASSISTANT. Text of a tool belongs into a user message.",
+            )
+        elif index > 0 and message.role == types_pb2.ROLE_SYSTEM:
+            yield Violation(f"{here}.role", "a system message may only be the first one.")
+        elif index == 0 and message.role == types_pb2.ROLE_ASSISTANT:
+            yield Violation(
+                f"{here}.role",
+                "an assistant message can't be the first one: send the prompt that it answers too.",
+            )
+        if not message.content:
+            yield Violation(f"{here}.content", "is empty: there is nothing to judge.")
+    if messages[-1].role == types_pb2.ROLE_SYSTEM:
+        yield Violation(
+            f"conversation[{len(messages) - 1}].role",
+            "the last message is the one judged, and must be a user's or an assistant's.",
+        )
+    size = _content_bytes(messages)
+    if size > MAX_CONTENT_BYTES:
+        yield Violation(
+            "conversation",
+            f"holds {size} bytes of content; at most {MAX_CONTENT_BYTES}. Nothing is cut here: "
+            "leave out older messages, or judge parts of the text one by one.",
+        )
+
+
+def _policy(policy: types_pb2.Policy) -> Iterable[Violation]:
+    if policy.controversial not in _CONTROVERSIAL:
+        yield Violation(
+            "policy.controversial",
+            f"{policy.controversial} is no treatment that this server knows.",
+        )
+    seen = set()
+    for index, rule in enumerate(policy.category_rules):
+        here = f"policy.category_rules[{index}]"
+        if not 1 <= rule.category <= len(CATEGORIES):
+            yield Violation(f"{here}.category", f"{rule.category} is no category; name one.")
+        elif rule.category in seen:
+            yield Violation(f"{here}.category", "has a rule already; give each category one.")
+        seen.add(rule.category)
+        if rule.action not in _ACTIONS:
+            yield Violation(
+                f"{here}.action",
+                f"{rule.action} is no action; use ACTION_ALLOW, ACTION_REVIEW or ACTION_BLOCK.",
+            )

@@ -1,0 +1,80 @@
+"""The verdict's grammar: what the model may write, read strictly and written exactly.
+
+    Safety: (Safe|Controversial|Unsafe)
+    Categories: X[, X ...]
+    Refusal: (Yes|No)                     in response mode only
+
+One model (Qwen3Guard-Gen) defines it: no trailing newline, one space after each colon and comma,
+`None` only alone. Anything else is an error and never a verdict.
+"""
+
+import re
+from dataclasses import dataclass
+
+from guard_server.errors import VerdictUngrammatical
+
+SEVERITIES = ("Safe", "Controversial", "Unsafe")
+CATEGORIES = (
+    "Violent",
+    "Non-violent Illegal Acts",
+    "Sexual Content or Sexual Acts",
+    "PII",
+    "Suicide & Self-Harm",
+    "Unethical Acts",
+    "Politically Sensitive Topics",
+    "Copyright Violation",
+    "Jailbreak",
+)
+NO_CATEGORY = "None"
+REFUSALS = {"Yes": True, "No": False}
+
+SEVERITY_KEY = "Safety:"
+CATEGORIES_KEY = "\nCategories:"
+REFUSAL_KEY = "\nRefusal:"
+
+_CATEGORY = "|".join(re.escape(name) for name in CATEGORIES)
+_GRAMMAR = re.compile(
+    rf"Safety: (?P<severity>{'|'.join(SEVERITIES)})"
+    rf"\nCategories: (?P<categories>None|(?:{_CATEGORY})(?:, (?:{_CATEGORY}))*)"
+    r"(?:\nRefusal: (?P<refusal>Yes|No))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the model judged: each category once; `refusal` is None in prompt mode."""
+
+    severity: str
+    categories: tuple[str, ...] = ()
+    refusal: bool | None = None
+
+
+def parse(text: str, *, response_mode: bool) -> Verdict:
+    """Reads a verdict. Raises VerdictUngrammatical for any text outside the mode's grammar."""
+    match = _GRAMMAR.fullmatch(text)
+    if match is None:
+        raise VerdictUngrammatical(
+            "The model's output is not a verdict. Nothing was judged: treat the conversation as "
+            "not moderated, and report the slot's fingerprint if it happens again."
+        )
+    refusal = match["refusal"]
+    if response_mode != (refusal is not None):
+        raise VerdictUngrammatical(
+            f"The model's output {'lacks' if response_mode else 'has'} a refusal line, which "
+            f"{'response' if response_mode else 'prompt'} mode does not allow. "
+            "Nothing was judged: treat the conversation as not moderated."
+        )
+    listed = match["categories"]
+    categories = () if listed == NO_CATEGORY else tuple(dict.fromkeys(listed.split(", ")))
+    return Verdict(match["severity"], categories, REFUSALS[refusal] if refusal else None)
+
+
+def text(verdict: Verdict) -> str:
+    """Writes a verdict exactly as the model does."""
+    lines = [
+        f"{SEVERITY_KEY} {verdict.severity}",
+        f"Categories: {', '.join(verdict.categories) or NO_CATEGORY}",
+    ]
+    if verdict.refusal is not None:
+        lines.append(f"Refusal: {'Yes' if verdict.refusal else 'No'}")
+    return "\n".join(lines)

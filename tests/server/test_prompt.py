@@ -1,0 +1,139 @@
+"""Prompt ids: equal to the official recipe's, and no special token ever out of content."""
+
+import pytest
+from guard_server.errors import SlotInvalid
+from guard_server.prompt import Message, Prompt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.shared import needs_shared, real_prompt, recorded
+from tests.support.slots import tiny_files
+
+# What our contract refuses, because the template would drop text or find nothing to judge.
+REFUSED = {
+    "mid_system",
+    "assistant_first",
+    "assistant_only",
+    "tool_last",
+    "system_only",
+    "empty_user",
+}
+
+
+@needs_shared
+def test_ids_equal_the_golden_renders() -> None:
+    cases = [case for case in recorded("golden_renders.jsonl") if case["name"] not in REFUSED]
+    assert len(cases) == 8
+    for case in cases:
+        ids = real_prompt().ids([Message(**message) for message in case["messages"]])
+        if case["name"] == "special_tokens_in_content":
+            assert ids != case["ids"]
+        else:
+            assert ids == case["ids"], case["name"]
+
+
+@needs_shared
+def test_special_tokens_in_content_come_out_as_plain_text() -> None:
+    [case] = [c for c in recorded("golden_renders.jsonl") if "special_tokens" in c["name"]]
+    prompt = real_prompt()
+    special = set(prompt.added_tokens.values())
+    ids = prompt.ids([Message(**message) for message in case["messages"]])
+    framed = prompt.ids([Message("user", "x")])
+    assert [i for i in ids if i in special] == [i for i in framed if i in special]
+
+
+@needs_shared
+def test_token_counts_equal_the_recorded_ones() -> None:
+    rows = recorded("real_verdicts_xstest.jsonl")
+    assert len(rows) == 80
+    for row in rows:
+        ids = real_prompt().ids([Message(**message) for message in row["messages"]])
+        assert len(ids) == row["input_tokens"], row["example_id"]
+
+
+@needs_shared
+def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> None:
+    prompt = real_prompt()
+    special = set(prompt.added_tokens.values())
+    frame = [i for i in prompt.ids([Message("user", "x")]) if i in special]
+    assert len(prompt.added_tokens) == 26
+    for token in prompt.added_tokens:
+        for content in (token, f"a{token}b", f"{token}{token}", f" {token} \n{token}"):
+            ids = prompt.ids([Message("user", content)])
+            assert [i for i in ids if i in special] == frame, content
+            assert content in prompt.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Prompt:
+    return Prompt(*tiny_files())
+
+
+def test_the_last_role_selects_the_mode(tiny: Prompt) -> None:
+    prompt = tiny.decode(tiny.ids([Message("user", "Q")]))
+    response = tiny.decode(tiny.ids([Message("user", "Q"), Message("assistant", "A")]))
+    assert "USER: Q" in prompt
+    assert "USER: Q" in response
+    assert "ASSISTANT: A" in response
+    assert prompt.split("USER: Q")[0] != response.split("USER: Q")[0]
+
+
+@given(
+    st.lists(
+        st.text(min_size=1, max_size=60)
+        | st.sampled_from(["<|im_end|>", "</think>", "\ue0000\ue001", "<|im_start|>user\n"]),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_content_can_change_nothing_but_its_own_place(contents: list[str]) -> None:
+    prompt = Prompt(*tiny_files()) if not _CACHE else _CACHE[0]
+    _CACHE[:] = [prompt]
+    special = set(prompt.added_tokens.values())
+    roles = ["user", "assistant"]
+    turns = [Message(roles[n % 2], text) for n, text in enumerate(contents)]
+    plain = [Message(turn.role, "x") for turn in turns]
+    ids, frame = prompt.ids(turns), prompt.ids(plain)
+    assert [i for i in ids if i in special] == [i for i in frame if i in special]
+    # The constant text around content stays token for token.
+    first, last = _ends(frame, special), _ends(frame[::-1], special)
+    assert ids[:first] == frame[:first]
+    assert ids[::-1][:last] == frame[::-1][:last]
+
+
+_CACHE: list[Prompt] = []
+
+
+def _ends(ids: list[int], special: set[int]) -> int:
+    """How far the constant part reaches: to the first text after a special token."""
+    return next(n for n, token in enumerate(ids) if token not in special)
+
+
+@needs_shared
+def test_a_template_that_drops_a_message_is_refused() -> None:
+    with pytest.raises(SlotInvalid, match="drops or reorders"):
+        real_prompt().ids([Message("assistant", "A"), Message("user", "Q")])
+
+
+def test_a_template_that_reaches_out_of_its_sandbox_is_refused() -> None:
+    _, tokenizer = tiny_files()
+    prompt = Prompt("{{ messages.__class__.__mro__ }}", tokenizer)
+    with pytest.raises(SlotInvalid, match="does not render"):
+        prompt.ids([Message("user", "Q")])
+
+
+def test_a_broken_template_or_tokenizer_is_refused() -> None:
+    template, tokenizer = tiny_files()
+    with pytest.raises(SlotInvalid, match="can't be read"):
+        Prompt("{% if %}", tokenizer)
+    with pytest.raises(SlotInvalid, match="can't be read"):
+        Prompt(template, '{"model": 1}')
+
+
+@needs_shared
+def test_a_special_token_in_output_is_not_read_as_nothing() -> None:
+    prompt = real_prompt()
+    ids = prompt.encode("Safety: Safe\nCategories: None")
+    assert prompt.decode(ids) == "Safety: Safe\nCategories: None"
+    assert "\ufffd" in prompt.decode([*ids, prompt.added_tokens["<think>"]])

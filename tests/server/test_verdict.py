@@ -1,0 +1,91 @@
+"""The grammar: everything the real model wrote is read, and nothing else."""
+
+import re
+
+import pytest
+from guard_server.errors import VerdictUngrammatical
+from guard_server.verdict import CATEGORIES, SEVERITIES, Verdict, parse, text
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.shared import needs_shared, recorded
+
+VERDICTS = st.builds(
+    Verdict,
+    severity=st.sampled_from(SEVERITIES),
+    categories=st.lists(st.sampled_from(CATEGORIES), unique=True, max_size=3).map(tuple),
+    refusal=st.none() | st.booleans(),
+)
+
+
+def _edits(written: str) -> st.SearchStrategy[str]:
+    """The text with one character taken out, put in or exchanged."""
+    places = st.integers(0, len(written))
+    return st.builds(
+        lambda at, cut, put: written[:at] + put + written[at + cut :],
+        places,
+        st.integers(0, 1),
+        st.characters() | st.just(""),
+    )
+
+
+@needs_shared
+def test_every_recorded_output_is_parsed_to_its_fields() -> None:
+    rows = recorded("real_outputs.jsonl")
+    assert len(rows) == 47
+    for row in rows:
+        fields = dict(line.split(": ") for line in row["raw_output"].split("\n"))
+        verdict = parse(row["raw_output"], response_mode="Refusal" in fields)
+        assert verdict.severity == fields["Safety"]
+        expected = () if fields["Categories"] == "None" else (fields["Categories"],)
+        assert verdict.categories == expected
+        assert verdict.refusal == {"Yes": True, "No": False, None: None}[fields.get("Refusal")]
+
+
+@given(VERDICTS)
+def test_what_is_written_is_read_back(verdict: Verdict) -> None:
+    assert parse(text(verdict), response_mode=verdict.refusal is not None) == verdict
+
+
+@given(VERDICTS)
+def test_a_verdict_of_the_other_mode_is_none(verdict: Verdict) -> None:
+    with pytest.raises(VerdictUngrammatical, match="refusal line"):
+        parse(text(verdict), response_mode=verdict.refusal is None)
+
+
+@given(st.text() | VERDICTS.map(text).flatmap(_edits), st.booleans())
+def test_whatever_is_not_the_grammar_is_refused(written: str, response_mode: bool) -> None:
+    try:
+        verdict = parse(written, response_mode=response_mode)
+    except VerdictUngrammatical:
+        return
+    # What is read is canonical, but for a category that the model repeats.
+    listed = re.findall(r"Categories: (.*)", written)[0].split(", ")
+    assert text(verdict) == written or len(set(listed)) < len(listed)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "Safe",
+        "Safety: Safe",
+        "Safety: Safe\nCategories: None\n",
+        " Safety: Safe\nCategories: None",
+        "Safety: safe\nCategories: None",
+        "Safety: Unsafe\nCategories: None, Violent",
+        "Safety: Unsafe\nCategories: Violent,PII",
+        "Safety: Unsafe\nCategories: Violence",
+        "Safety: Safe\nCategories: None\nRefusal: No",
+        "Safety: Safe\r\nCategories: None",
+        "Safety: Safe\nCategories: None\ufffd",
+    ],
+)
+def test_near_misses_are_errors_and_never_safe(written: str) -> None:
+    with pytest.raises(VerdictUngrammatical, match="not moderated"):
+        parse(written, response_mode=False)
+
+
+def test_several_categories_keep_their_order_and_come_once() -> None:
+    written = "Safety: Unsafe\nCategories: PII, Violent, PII"
+    assert parse(written, response_mode=False).categories == ("PII", "Violent")

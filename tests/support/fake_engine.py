@@ -1,0 +1,158 @@
+"""An engine that fails, stalls, or writes what it is told to.
+
+Only for faults, and for forms of TensorRT-LLM's answers that the CPU engine never gives. Everything
+else runs against the real one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+Answer = Sequence[int] | str | None  # token ids, the text of an error, or no answer at all
+
+
+@dataclass
+class Asked:
+    """A request as the engine saw it."""
+
+    id: str
+    prompt: list[int]
+    draft: list[int]
+    max_tokens: int
+    stop: bool
+    logits: bool
+
+
+@dataclass
+class FakeEngine:
+    """Answers each request by `answer`. `port` is where it listens; `asked` what it was asked."""
+
+    answer: Callable[[Asked], Answer]
+    vocabulary: int = 0  # logits are one-hot at the answer's first token
+    port: int = 0
+    asked: list[Asked] = field(default_factory=list)
+    calls: list[Any] = field(default_factory=list)
+    _server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._infer,
+            request_deserializer=service_pb2.ModelInferRequest.FromString,
+            response_serializer=service_pb2.ModelStreamInferResponse.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    "inference.GRPCInferenceService", {"ModelStreamInfer": handler}
+                ),
+            )
+        )
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """As a process that dies: streams break off."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    async def _infer(
+        self,
+        requests: AsyncIterator[service_pb2.ModelInferRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
+        async for request in requests:
+            asked = _asked(request)
+            self.asked.append(asked)
+            answer: Answer = () if asked.stop else self.answer(asked)
+            if answer is not None:
+                yield _response(asked, answer, self.vocabulary)
+
+
+@asynccontextmanager
+async def fake_engine(
+    answer: Callable[[Asked], Answer], vocabulary: int = 0
+) -> AsyncIterator[FakeEngine]:
+    engine = FakeEngine(answer, vocabulary)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def writes(ids: Sequence[int], *, keeps_end: bool = True, end_id: int) -> Callable[[Asked], Answer]:
+    """A greedy model that writes `ids` after any prompt, by the draft rules of TensorRT-LLM.
+
+    `ids` ends with the end token. Whether an engine's output holds it is `keeps_end`.
+    """
+
+    def answer(asked: Asked) -> Answer:
+        begun = next(
+            n for n in range(len(ids), -1, -1) if n == 0 or asked.prompt[-n:] == list(ids[:n])
+        )
+        rest = list(ids[begun:])
+        agreed = 0
+        while agreed < min(len(asked.draft), len(rest)) and asked.draft[agreed] == rest[agreed]:
+            agreed += 1
+        out = rest[: agreed + 1] if asked.draft else rest[: asked.max_tokens]
+        return out if keeps_end else [token for token in out if token != end_id]
+
+    return answer
+
+
+def _asked(request: service_pb2.ModelInferRequest) -> Asked:
+    raw = {
+        tensor.name: (tensor.datatype, data)
+        for tensor, data in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+
+    def ints(name: str) -> list[int]:
+        return np.frombuffer(raw[name][1], "<i4").tolist() if name in raw else []
+
+    def flag(name: str) -> bool:
+        return name in raw and raw[name][1] == b"\x01"
+
+    return Asked(
+        id=request.id,
+        prompt=ints("input_ids"),
+        draft=ints("draft_input_ids"),
+        max_tokens=ints("request_output_len")[0],
+        stop=flag("stop"),
+        logits=flag("return_generation_logits"),
+    )
+
+
+def _response(
+    asked: Asked, answer: Sequence[int] | str, vocabulary: int
+) -> service_pb2.ModelStreamInferResponse:
+    if isinstance(answer, str):
+        return service_pb2.ModelStreamInferResponse(
+            error_message=answer, infer_response=service_pb2.ModelInferResponse(id=asked.id)
+        )
+    response = service_pb2.ModelInferResponse(id=asked.id)
+
+    def add(name: str, datatype: str, values: np.ndarray[Any, Any]) -> None:
+        response.outputs.add(name=name, datatype=datatype, shape=list(values.shape))
+        response.raw_output_contents.append(values.tobytes())
+
+    add("output_ids", "INT32", np.array([[answer]], "<i4"))
+    add("sequence_length", "INT32", np.array([[len(answer)]], "<i4"))
+    if asked.logits and vocabulary:
+        logits = np.zeros((1, 1, 1, vocabulary), "<f4")
+        logits[..., answer[0]] = 1
+        add("generation_logits", "FP32", logits)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+async def until(condition: Callable[[], bool], timeout: float = 10) -> None:
+    """Waits for a condition that another task brings about."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.01)

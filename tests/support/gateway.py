@@ -1,0 +1,96 @@
+"""A gateway in the test's own process, and the small words that tests use to talk to one."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from guard_server.server import serving
+from guard_server.settings import Settings
+from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
+
+SERVICE = "qwen3guard.v1.ModerationService"
+ROLES = {
+    "system": types_pb2.ROLE_SYSTEM,
+    "user": types_pb2.ROLE_USER,
+    "assistant": types_pb2.ROLE_ASSISTANT,
+}
+
+
+class Client:
+    """A caller with every stub that it may need."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.stub: Any = moderation_pb2_grpc.ModerationServiceStub(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
+
+    async def judge(self, *contents: str, **fields: Any) -> moderation_pb2.ModerateResponse:
+        reply: moderation_pb2.ModerateResponse = await self.stub.Moderate(ask(*contents, **fields))
+        return reply
+
+    async def serving(self, service: str = SERVICE) -> bool:
+        request = health_pb2.HealthCheckRequest(service=service)
+        reply = await self.health.Check(request)
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def until_serving(self, *, wanted: bool = True) -> None:
+        """Waits for the health that is wanted, as a load balancer would."""
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        async for reply in self.health.Watch(request, timeout=60):
+            if (reply.status == health_pb2.HealthCheckResponse.SERVING) == wanted:
+                return
+
+
+def turns(*contents: str) -> list[types_pb2.Message]:
+    """User and assistant in turn."""
+    roles = (types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT)
+    return [types_pb2.Message(role=roles[n % 2], content=text) for n, text in enumerate(contents)]
+
+
+def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
+    return moderation_pb2.ModerateRequest(conversation=turns(*contents), **fields)
+
+
+@asynccontextmanager
+async def gateway(slot: Path, triton_port: int, **settings: Any) -> AsyncIterator[Client]:
+    """A gateway before an engine; not waited for."""
+    given = Settings(slot=slot, triton=f"127.0.0.1:{triton_port}", port=0, **settings)
+    async with serving(given) as port, connect(port) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connect(port: int) -> AsyncIterator[Client]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Client(channel)
+
+
+def rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    metadata: Sequence[tuple[str, bytes]] = error.trailing_metadata()  # type: ignore[assignment]
+    [packed] = [value for key, value in metadata if key == "grpc-status-details-bin"]
+    return status_pb2.Status.FromString(packed)
+
+
+def detail(status: status_pb2.Status, kind: type[Message]) -> Any:
+    """The status's one detail of a kind."""
+    [packed] = [item for item in status.details if item.Is(kind.DESCRIPTOR)]
+    unpacked = kind()
+    packed.Unpack(unpacked)
+    return unpacked
+
+
+def fields(status: status_pb2.Status) -> list[str]:
+    """The fields at fault."""
+    found = detail(status, error_details_pb2.BadRequest)
+    return [violation.field for violation in found.field_violations]
+
+
+def reason(status: status_pb2.Status) -> str:
+    info = detail(status, error_details_pb2.ErrorInfo)
+    assert info.domain == "qwen3guard"
+    return str(info.reason)
