@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.json_format import ParseError
+
 from qwen3guard.v1 import types_pb2
 
 _ROLES = {

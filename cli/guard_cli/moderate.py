@@ -8,13 +8,13 @@ from typing import Annotated
 import grpc
 import typer
 from google.protobuf.json_format import MessageToJson
-from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from guard_cli.conversations import Conversation, ConversationUnreadable, of_lines, of_text
 from guard_cli.options import ControversialOption, fail
+from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 _EXIT_CODES = {
     types_pb2.ACTION_ALLOW: 0,

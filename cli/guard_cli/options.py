@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import typer
-from qwen3guard.v1 import types_pb2
 from rich.console import Console
+
+from qwen3guard.v1 import types_pb2
 
 PROJECT = Path(__file__).parents[2]
 MODEL_REPOSITORY = PROJECT / "model_repository"
@@ -32,3 +33,9 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     """Says what is wrong on standard error and ends the command."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
     raise typer.Exit(code)
+
+
+def shown(path: Path) -> str:
+    """A path as people would write it: from here, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -5,11 +5,11 @@ import re
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from qwen3guard.v1 import moderation_pb2, types_pb2
 
 from guard_server.errors import STATUS, GuardError, Overloaded, RequestInvalid
 from guard_server.moderation import Moderated, Stopwatch
 from guard_server.verdict import CATEGORIES
+from qwen3guard.v1 import moderation_pb2, types_pb2
 
 _SEVERITIES = {
     "Safe": types_pb2.SEVERITY_SAFE,

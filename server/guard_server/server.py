@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -30,24 +31,35 @@ _log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then refuses what is new and finishes what is accepted.
-
-    Raises SlotInvalid or OSError if it can't start.
-    """
+    """Serves until SIGTERM or SIGINT, then refuses what is new and finishes what is accepted."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings) as port:
-        _log.info("listening", host=settings.host, port=port, tls=settings.tls_cert is not None)
+    async with serving(settings) as gateway:
+        _log.info(
+            "listening", host=settings.host, port=gateway.port, tls=settings.tls_cert is not None
+        )
         await stop.wait()
         _log.info("stopping: finishing what is accepted")
     _log.info("stopped")
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway."""
+
+    port: int
+    slot: Slot
+    ready: asyncio.Event  # set while the slot's engine answers
+
+
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[int]:
-    """The running gateway; gives its port. Leaving it is the graceful stop."""
+async def serving(settings: Settings) -> AsyncIterator[Gateway]:
+    """Runs a gateway. Leaving the block is the graceful stop.
+
+    Raises SlotInvalid or OSError if it can't start.
+    """
     slot = Slot(settings.slot, settings.triton, strict_completion=settings.strict_completion)
     moderator = Moderator(
         slot,
@@ -68,7 +80,7 @@ async def serving(settings: Settings) -> AsyncIterator[int]:
         await server.start()
         watcher = asyncio.create_task(state.watch())
         try:
-            yield port
+            yield Gateway(port, slot, state.ready)
         finally:
             await state.stop()
             await intake.drain()

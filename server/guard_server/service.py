@@ -8,13 +8,13 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 from grpc_status import rpc_status
-from qwen3guard.v1 import moderation_pb2 as pb
 
 from guard_server import replies, validation
 from guard_server.admission import Intake
 from guard_server.errors import GuardError, RequestInvalid, ServerFault, Unavailable, Violation
 from guard_server.moderation import Moderator, Stopwatch
 from guard_server.wire import M, Received, receiver
+from qwen3guard.v1 import moderation_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
 MAX_IN_FLIGHT = 64  # of one stream, or of one batch

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from qwen3guard.v1 import moderation_pb2, types_pb2
-
 from guard_server.errors import RequestInvalid, Violation
 from guard_server.policy import Action, Policy
 from guard_server.prompt import ASSISTANT, SYSTEM, USER, Message
 from guard_server.verdict import CATEGORIES
+from qwen3guard.v1 import moderation_pb2, types_pb2
 
 MAX_MESSAGES = 512
 MAX_CONTENT_BYTES = 131_072

@@ -1,4 +1,5 @@
 import pytest
+
 from guard_server.policy import Action, Policy
 from guard_server.verdict import Verdict
 

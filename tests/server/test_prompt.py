@@ -1,11 +1,11 @@
 """Prompt ids: equal to the official recipe's, and no special token ever out of content."""
 
 import pytest
-from guard_server.errors import SlotInvalid
-from guard_server.prompt import Message, Prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guard_server.errors import SlotInvalid
+from guard_server.prompt import Message, Prompt
 from tests.support.shared import needs_shared, real_prompt, recorded
 from tests.support.slots import tiny_files
 

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from guard_server.errors import VerdictUngrammatical
-from guard_server.verdict import CATEGORIES, SEVERITIES, Verdict, parse, text
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard_server.errors import VerdictUngrammatical
+from guard_server.verdict import CATEGORIES, SEVERITIES, Verdict, parse, text
 from tests.support.shared import needs_shared, recorded
 
 VERDICTS = st.builds(

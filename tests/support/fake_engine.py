@@ -5,6 +5,7 @@ else runs against the real one.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,17 +28,21 @@ class Asked:
     max_tokens: int
     stop: bool
     logits: bool
+    at: float  # time.monotonic()
 
 
 @dataclass
 class FakeEngine:
-    """Answers each request by `answer`. `port` is where it listens; `asked` what it was asked."""
+    """Answers each request by `answer`, after `delay_s`, in order of arrival.
+
+    `port` is where it listens; `asked` what it was asked.
+    """
 
     answer: Callable[[Asked], Answer]
     vocabulary: int = 0  # logits are one-hot at the answer's first token
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
-    calls: list[Any] = field(default_factory=list)
+    delay_s: float = 0
     _server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -72,6 +77,7 @@ class FakeEngine:
             self.asked.append(asked)
             answer: Answer = () if asked.stop else self.answer(asked)
             if answer is not None:
+                await asyncio.sleep(max(0, asked.at + self.delay_s - time.monotonic()))
                 yield _response(asked, answer, self.vocabulary)
 
 
@@ -126,6 +132,7 @@ def _asked(request: service_pb2.ModelInferRequest) -> Asked:
         max_tokens=ints("request_output_len")[0],
         stop=flag("stop"),
         logits=flag("return_generation_logits"),
+        at=time.monotonic(),
     )
 
 

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from guard_server.server import serving
 from guard_server.settings import Settings
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
@@ -24,8 +25,9 @@ ROLES = {
 class Client:
     """A caller with every stub that it may need."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, port: int = 0) -> None:
         self.channel = channel
+        self.port = port
         self.stub: Any = moderation_pb2_grpc.ModerationServiceStub(channel)
         self.health: Any = health_pb2_grpc.HealthStub(channel)
 
@@ -60,14 +62,14 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 async def gateway(slot: Path, triton_port: int, **settings: Any) -> AsyncIterator[Client]:
     """A gateway before an engine; not waited for."""
     given = Settings(slot=slot, triton=f"127.0.0.1:{triton_port}", port=0, **settings)
-    async with serving(given) as port, connect(port) as client:
+    async with serving(given) as running, connect(running.port) as client:
         yield client
 
 
 @asynccontextmanager
 async def connect(port: int) -> AsyncIterator[Client]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Client(channel)
+        yield Client(channel, port)
 
 
 def rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from guard_server.prompt import Prompt
 
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -1,0 +1,145 @@
+"""Engines that fail: a documented status, a server that stays up, a next request that succeeds."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.server.conftest import TinyServe
+from tests.support.fake_engine import Answer, Asked, fake_engine, until
+from tests.support.gateway import Client, ask, gateway, reason, rich_status
+
+Agree = Callable[[Asked], Answer]
+Code = grpc.StatusCode
+
+
+async def refused(client: Client) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.judge("Q")
+    return caught.value.code(), reason(rich_status(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "kind"),
+    [
+        ("Executor failed process requestId 7 due to ...", Code.INTERNAL, "ENGINE_FAILED"),
+        ("Maximum queue size of 8 has been reached", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
+        ("Exceeds maximum queue size", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
+        ("Request for unknown model: 'x' is not found", Code.UNAVAILABLE, "UNAVAILABLE"),
+    ],
+)
+async def test_an_error_of_the_engine_has_its_status(
+    tiny_serve: TinyServe, agree: Agree, text: str, code: grpc.StatusCode, kind: str
+) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda asked: text if not asked.stop else ()
+        assert await refused(client) == (code, kind)
+        engine.answer = agree
+        await client.until_serving()
+        assert await client.judge("Q")
+
+
+async def test_an_engine_that_dies_in_mid_request(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: None
+        waiting = asyncio.create_task(refused(client))
+        await until(lambda: bool(engine.asked))
+        await engine.stop()
+        assert await waiting == (Code.UNAVAILABLE, "UNAVAILABLE")
+        await client.until_serving(wanted=False)
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        engine.answer = agree
+        await engine.start()
+        await client.until_serving()
+        assert await client.judge("Q")
+
+
+async def test_an_engine_that_no_longer_answers_is_given_up_until_it_does(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: None
+        assert await refused(client) == (Code.UNAVAILABLE, "UNAVAILABLE")
+        assert not await client.serving()
+
+
+async def test_a_slow_engine_that_answers_others_is_not_given_up(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve(request_timeout_s=6) as (client, engine):
+        # It holds back one request, and answers the probe.
+        engine.answer = lambda asked: None if asked.draft else agree(asked)
+        assert await refused(client) == (Code.DEADLINE_EXCEEDED, "DEADLINE_PASSED")
+        assert await client.serving()
+        assert engine.asked[-1].stop
+
+
+async def test_a_callers_deadline_frees_the_engines_place(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve(max_in_flight=1) as (client, engine):
+        engine.answer = lambda _: None
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.stub.Moderate(ask("Q"), timeout=0.2)
+        assert caught.value.code() is Code.DEADLINE_EXCEEDED
+        await until(lambda: engine.asked[-1].stop)
+        engine.answer = agree
+        assert await client.judge("Q")
+
+
+async def test_a_late_answer_is_nobodys(tiny_serve: TinyServe, agree: Agree) -> None:
+    """The acknowledgement of a stop has the stopped request's id, and is no output."""
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: None
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.stub.Moderate(ask("Q"), timeout=0.05)
+        engine.answer = agree
+        assert await client.judge("Q")
+        assert len({asked.id for asked in engine.asked if not asked.stop}) == 4
+
+
+async def test_overload_is_shed_with_a_time_to_retry(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve(max_in_flight=1) as (client, engine):
+        engine.answer = lambda _: None
+        waiting = [asyncio.create_task(client.judge("Q")) for _ in range(20)]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = task.exception()
+            assert isinstance(error, grpc.aio.AioRpcError)
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            kinds = [item.type_url.rsplit(".")[-1] for item in rich_status(error).details]
+            assert kinds == ["ErrorInfo", "RetryInfo"]
+        engine.answer = agree
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert await client.judge("Q")
+
+
+async def test_no_service_before_the_first_verdict(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Agree
+) -> None:
+    async with (
+        fake_engine(lambda _: "is not ready") as engine,
+        gateway(write_tiny_slot(tmp_path), engine.port) as client,
+    ):
+        await until(lambda: bool(engine.asked))
+        assert not await client.serving()
+        assert not await client.serving("")
+        engine.answer = agree
+        await client.until_serving()
+        assert await client.serving("")
+
+
+async def test_a_warm_up_that_is_no_verdict_is_no_service(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path]
+) -> None:
+    async with (
+        fake_engine(lambda asked: asked.draft[1:]) as engine,
+        gateway(write_tiny_slot(tmp_path), engine.port) as client,
+    ):
+        await until(lambda: len(engine.asked) > 2)
+        assert not await client.serving()

@@ -1,0 +1,97 @@
+"""SIGTERM under load: what is new is refused, what is accepted is answered, then the end."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from qwen3guard.v1 import moderation_pb2
+from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
+from tests.support.gateway import SERVICE, Client, ask, connect
+from tests.support.ports import free_port
+
+Process = asyncio.subprocess.Process
+
+
+@asynccontextmanager
+async def process(slot: Path, engine: FakeEngine) -> AsyncIterator[tuple[Client, Process]]:
+    """The gateway as operators run it, ready."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "GUARD_SLOT": str(slot),
+        "GUARD_TRITON": f"127.0.0.1:{engine.port}",
+        "GUARD_PORT": str(port),
+    }
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "guard_server", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with connect(port) as client:
+            await client.channel.channel_ready()
+            await client.until_serving()
+            yield client, running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+async def test_sigterm_under_load_loses_nothing(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
+) -> None:
+    async with (
+        fake_engine(agree) as engine,
+        process(write_tiny_slot(tmp_path), engine) as (client, running),
+    ):
+        engine.delay_s = 0.05
+        engine.asked.clear()
+        stream = client.stub.StreamModerate()
+        for number in range(20):
+            item = moderation_pb2.StreamModerateRequest(id=str(number), request=ask("streamed"))
+            await stream.write(item)
+        unary = [asyncio.create_task(client.judge("unary")) for _ in range(10)]
+        watch = client.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await until(lambda: len(engine.asked) == 30)
+
+        running.send_signal(signal.SIGTERM)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        # From the first moment on, what is new is refused by a status that says: go elsewhere.
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.judge("late")
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+        answered = set()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async for answer in stream:
+                assert answer.WhichOneof("outcome") == "response"
+                answered.add(answer.id)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert answered == {str(number) for number in range(20)}
+        assert all(await asyncio.gather(*unary))
+        watch.cancel()
+        assert await asyncio.wait_for(running.wait(), 15) == 0
+
+
+async def test_a_slot_that_is_not_what_it_was_built_with_is_refused(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path]
+) -> None:
+    slot = write_tiny_slot(tmp_path)
+    template = slot / "chat_template.jinja"
+    await asyncio.to_thread(template.write_text, template.read_text() + " ")
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "guard_server"),
+        env={**os.environ, "GUARD_SLOT": str(slot), "GUARD_TRITON": "127.0.0.1:1"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await running.communicate()
+    assert running.returncode == 1
+    assert "not the file that the slot was built with" in said.decode()
