@@ -9,6 +9,8 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
+  model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := build cli engine proto server tests model_repository/templates
 
 .PHONY: help serve demo test lint format proto lock train-tiny clean
@@ -63,5 +65,5 @@ $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(SLOT): $(VENV)/.serve
+$(SLOT): $(VENV)/.serve $(SLOT_SOURCES)
 	@$(BIN)/guard build

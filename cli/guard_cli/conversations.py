@@ -27,7 +27,7 @@ class Conversation:
     @property
     def judged(self) -> str:
         """The text of the message that is judged."""
-        return self.messages[-1].content
+        return self.messages[-1].content if self.messages else ""
 
 
 def of_text(prompt: str, response: str | None = None) -> Conversation:
@@ -42,7 +42,7 @@ def of_lines(text: str) -> Iterator[Conversation]:
 
     Raises ConversationUnreadable.
     """
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _of_line(number, line)
 

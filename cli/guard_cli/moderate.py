@@ -1,14 +1,17 @@
 """`guard moderate`: judge conversations by a running server; the exit code tells the action."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
 from google.protobuf.json_format import MessageToJson
+from google.rpc import status_pb2
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -26,7 +29,6 @@ _COLOURS = {
     types_pb2.ACTION_REVIEW: "yellow",
     types_pb2.ACTION_BLOCK: "red",
 }
-_SHOWN = 60  # characters of the judged text in the table
 
 
 def moderate(
@@ -50,10 +52,15 @@ def moderate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     target: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:50051",
     tls_ca: Annotated[
-        Path | None, typer.Option(help="PEM authorities of the server's certificate: use TLS.")
+        Path | None,
+        typer.Option(help="PEM authorities of the server's certificate: use TLS.", exists=True),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM client certificate.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the client certificate.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM client certificate, with --tls-ca.", exists=True)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM key of the client certificate.", exists=True)
+    ] = None,
 ) -> None:
     """Judge a prompt, a response, or many conversations.
 
@@ -61,52 +68,60 @@ def moderate(
     """
     try:
         conversations = _read(text, response, file, jsonl)
-    except (ConversationUnreadable, UnicodeDecodeError) as error:
+    except UnicodeError:
+        fail("The input is not UTF-8. Send text, not binary data.", code=2)
+    except ConversationUnreadable as error:
         fail(str(error), code=2)
     policy = types_pb2.Policy(controversial=controversial.treatment)
-    requests = (
-        moderation_pb2.StreamModerateRequest(
-            id=str(index),
-            request=moderation_pb2.ModerateRequest(
-                conversation=conversation.messages, policy=policy, with_scores=scores
-            ),
+    requests = [
+        moderation_pb2.ModerateRequest(
+            conversation=conversation.messages, policy=policy, with_scores=scores
         )
-        for index, conversation in enumerate(conversations)
-    )
+        for conversation in conversations
+    ]
     with _channel(target, tls_ca, tls_cert, tls_key) as channel:
-        stub = moderation_pb2_grpc.ModerationServiceStub(channel)
-        try:
-            answers = {
-                int(answer.id): answer
-                for answer in track(
-                    _stream(stub, requests),
-                    description="Moderating",
-                    total=len(conversations),
-                    console=Console(stderr=True),
-                    transient=True,
-                    disable=len(conversations) < 20,
-                )
-            }
-        except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                fail(f"No server answers at {target} ({error.details()}). Start one: `make serve`.")
-            fail(f"{error.code().name}: {error.details()}")
-    ordered = [answers[index] for index in range(len(conversations))]
+        answers = _judge(moderation_pb2_grpc.ModerationServiceStub(channel), requests, target)
     if json:
-        for answer in ordered:
+        for answer in answers:
             compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
             sys.stdout.write(compact + "\n")
     else:
-        Console().print(_table(conversations, ordered))
-    raise typer.Exit(_exit_code(ordered))
+        Console().print(_table(conversations, answers))
+    raise typer.Exit(_exit_code(answers))
 
 
-def _stream(
+def _judge(
     stub: moderation_pb2_grpc.ModerationServiceStub,
-    requests: Iterator[moderation_pb2.StreamModerateRequest],
-) -> Iterator[moderation_pb2.StreamModerateResponse]:
-    yield from stub.StreamModerate(requests)
+    requests: Sequence[moderation_pb2.ModerateRequest],
+    target: str,
+) -> list[moderation_pb2.StreamModerateResponse]:
+    """The answers in the requests' order. What the stream's end left open becomes an error."""
+    stream = stub.StreamModerate(
+        moderation_pb2.StreamModerateRequest(id=str(index), request=request)
+        for index, request in enumerate(requests)
+    )
+    answers: dict[int, moderation_pb2.StreamModerateResponse] = {}
+    ended = status_pb2.Status()
+    try:
+        for answer in track(
+            stream,
+            description="Moderating",
+            total=len(requests),
+            console=Console(stderr=True),
+            transient=True,
+            disable=len(requests) < 20,
+        ):
+            answers[int(answer.id)] = answer
+    except grpc.RpcError as error:
+        assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
+        if not answers and error.code() is grpc.StatusCode.UNAVAILABLE:
+            fail(f"No server answers at {target} ({error.details()}). Start one: `make serve`.")
+        code: int = error.code().value[0]
+        ended = status_pb2.Status(code=code, message=f"not answered: {error.details()}")
+    return [
+        answers.get(index) or moderation_pb2.StreamModerateResponse(id=str(index), error=ended)
+        for index in range(len(requests))
+    ]
 
 
 def _read(
@@ -124,39 +139,35 @@ def _read(
 
 
 def _channel(target: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
+    options = [("grpc.enable_http_proxy", 0)]
     if ca is None:
-        return grpc.insecure_channel(target)
-    return grpc.secure_channel(
-        target,
-        grpc.ssl_channel_credentials(
-            ca.read_bytes(),
-            key.read_bytes() if key else None,
-            cert.read_bytes() if cert else None,
-        ),
+        if cert or key:
+            fail("A client certificate needs --tls-ca too.", code=2)
+        return grpc.insecure_channel(target, options)
+    credentials = grpc.ssl_channel_credentials(
+        ca.read_bytes(), key.read_bytes() if key else None, cert.read_bytes() if cert else None
     )
+    return grpc.secure_channel(target, credentials, options)
 
 
 def _table(
     conversations: Sequence[Conversation],
     answers: Sequence[moderation_pb2.StreamModerateResponse],
 ) -> Table:
-    table = Table("Judged", "Text", "Severity", "Categories", "Refusal", "Action", "ms")
+    table = Table("Action", "Severity", "Categories", "Refusal", box=box.SIMPLE_HEAD, expand=True)
+    table.add_column("Judged text", ratio=1, no_wrap=True, overflow="ellipsis")
     for conversation, answer in zip(conversations, answers, strict=True):
-        shown = " ".join(conversation.judged.split())
-        shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+        judged = escape(" ".join(conversation.judged.split()))
         if answer.HasField("error"):
-            table.add_row("", shown, f"[magenta]not judged: {answer.error.message}")
+            table.add_row("[magenta]none", "", escape(answer.error.message), "", judged)
             continue
-        reply = answer.response
-        verdict = reply.verdict
+        verdict, action = answer.response.verdict, answer.response.action
         table.add_row(
-            _word(types_pb2.Mode.Name(verdict.mode)),
-            shown,
+            f"[{_COLOURS[action]}]{_word(types_pb2.Action.Name(action))}",
             _word(types_pb2.Severity.Name(verdict.severity)) + _percent(verdict),
             ", ".join(_word(types_pb2.Category.Name(item)) for item in verdict.categories),
             _word(types_pb2.Refusal.Name(verdict.refusal)) if verdict.HasField("refusal") else "",
-            f"[{_COLOURS[reply.action]}]{_word(types_pb2.Action.Name(reply.action))}",
-            f"{reply.timings.total_us / 1000:.1f}",
+            judged,
         )
     models = {
         f"{a.response.model.name} {a.response.model.fingerprint} (slot {a.response.model.slot})"
@@ -172,7 +183,7 @@ def _percent(verdict: types_pb2.Verdict) -> str:
     if not verdict.HasField("scores"):
         return ""
     s = verdict.scores
-    return f" (safe {s.safe:.0%}, controversial {s.controversial:.0%}, unsafe {s.unsafe:.0%})"
+    return f"\nS {s.safe:.0%} C {s.controversial:.0%} U {s.unsafe:.0%}"
 
 
 def _word(name: str) -> str:

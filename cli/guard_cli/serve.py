@@ -46,6 +46,9 @@ def serve(
         bool,
         typer.Option("--strict-completion", help="Always wait for the model's own end token."),
     ] = False,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may take at most.", min=0.1)
+    ] = 30,
     log_format: Annotated[
         Literal["console", "json"], typer.Option(help="The gateway's log lines.")
     ] = "console",
@@ -64,6 +67,7 @@ def serve(
             insecure=insecure,
             allow_slot_choice=allow_slot_choice,
             strict_completion=strict_completion,
+            request_timeout_s=request_timeout,
             log_format=log_format,
         )
     except ValidationError as error:
@@ -77,6 +81,7 @@ def serve(
         triton = Triton(
             directory, grpc_port=triton_port, metrics_port=triton_port + 1, log=triton_log
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # until _serve takes over
         try:
             with console.status("Starting Triton ..."):
                 triton.start()
@@ -85,6 +90,8 @@ def serve(
             triton.stop()
     except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
+    except asyncio.CancelledError:
+        fail("Cut off: what was in flight got no answer.")
     console.print("Stopped.")
 
 

@@ -23,6 +23,9 @@ _RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
 _RELOAD_S = 120
 _MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
 
+# Triton 2.51 may never unload a model whose stream was cancelled just as an answer went out, so the
+# stream is ended by a half-close.
+_HALF_CLOSE_S = 2
 _STUB_DIED = "Stub process"
 
 _log = structlog.get_logger(__name__)
@@ -50,7 +53,8 @@ class EngineClient:
         )
         self._ids = (f"{uuid.uuid4().hex}-{n}" for n in itertools.count(1))
         self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
-        self._outgoing: asyncio.Queue[service_pb2.ModelInferRequest] | None = None
+        self._outgoing: asyncio.Queue[service_pb2.ModelInferRequest | None] | None = None
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
         self.answers = 0  # so far: a watcher sees by it whether the engine is getting on
         self.lost = asyncio.Event()  # set when the engine failed as a whole
@@ -61,10 +65,14 @@ class EngineClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        assert self._task is not None  # noqa: S101  (entered before)
+        self._closing = True
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(None)
+            await asyncio.wait({self._task}, timeout=_HALF_CLOSE_S)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
         await self._channel.close()
 
     @property
@@ -77,9 +85,10 @@ class EngineClient:
         if outgoing is None:
             raise Unavailable("The engine can't be reached. Try again in a moment.")
         request_id = next(self._ids)
+        request = infer_request(self._model, request_id, wanted)
         answer = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
-        outgoing.put_nowait(infer_request(self._model, request_id, wanted))
+        outgoing.put_nowait(request)
         try:
             response = await answer
         except asyncio.CancelledError:
@@ -104,7 +113,6 @@ class EngineClient:
         try:
             await self._call("RepositoryModelUnload", unload)
             await self._call("RepositoryModelLoad", load)
-            self.stub_died = False
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"Triton could not reload the model: {error.details()}") from None
 
@@ -128,20 +136,25 @@ class EngineClient:
                     self._deliver(response)
             except grpc.aio.AioRpcError as error:
                 reason = error.details() or error.code().name
+            except Exception as error:  # an answer that can't be read: the stream starts anew
+                reason = f"unreadable answer ({type(error).__name__})"
             finally:
+                self._outgoing.put_nowait(None)
                 self._outgoing = None
                 call.cancel()
-            self.fail_all("The engine went away. Try again in a moment.")
+            self.lost.set()
+            self.fail_in_flight()
+            if self._closing:
+                return
             pause = _RECONNECT_S[0] if self.answers > before else min(2 * pause, _RECONNECT_S[1])
             _log.warning("engine stream lost", model=self._model, reason=reason, retry_s=pause)
             await asyncio.sleep(pause)
 
-    def fail_all(self, message: str) -> None:
-        """Ends every request in flight with Unavailable, and says that the engine is lost."""
-        self.lost.set()
+    def fail_in_flight(self) -> None:
+        """Ends every request in flight with Unavailable."""
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(Unavailable(message))
+                answer.set_exception(Unavailable("The engine went away. Try again in a moment."))
 
     def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> None:
         answer = self._waiting.get(response.infer_response.id)
@@ -154,15 +167,16 @@ class EngineClient:
                 answer.set_exception(error)
             return
         self.answers += 1
+        self.stub_died = False
         if answer is not None and not answer.done():
             answer.set_result(response.infer_response)
 
 
 async def _drain(
-    queue: "asyncio.Queue[service_pb2.ModelInferRequest]",
+    queue: "asyncio.Queue[service_pb2.ModelInferRequest | None]",
 ) -> AsyncIterator[service_pb2.ModelInferRequest]:
-    while True:
-        yield await queue.get()
+    while (request := await queue.get()) is not None:
+        yield request
 
 
 def _error(text: str) -> GuardError:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import grpc
 
+_MAX_VIOLATIONS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -33,8 +35,11 @@ class GuardError(Exception):
 
 class RequestInvalid(GuardError):
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = tuple(violations)
+        first, more = violations[0], len(violations) - 1
+        text = f"{first.field}: {first.description}"
+        super().__init__(f"{text} (and {more} more)" if more else text)
+        # A status travels in the trailers, which carry no more than 8 KiB.
+        self.violations = tuple(violations[:_MAX_VIOLATIONS])
 
 
 class SlotNotAllowed(GuardError):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from guard_server.errors import SlotInvalid
 
@@ -47,6 +47,12 @@ class Limits(_Model):
     max_draft_tokens: int = Field(ge=0, description="0: no draft; plain greedy decoding.")
     max_in_flight: int = Field(gt=0, description="Requests that the engine works on at once.")
     kv_block_tokens: int = Field(gt=0, description="Tokens in one reusable block of KV cache.")
+
+    @model_validator(mode="after")
+    def _a_verdict_fits_after_any_draft(self) -> Self:
+        if self.max_output_tokens <= self.max_draft_tokens:
+            raise ValueError("max_output_tokens must be greater than max_draft_tokens")
+        return self
 
 
 class Tokens(_Model):

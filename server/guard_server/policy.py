@@ -7,7 +7,7 @@ from guard_server.verdict import Verdict
 
 
 class Action(IntEnum):
-    """Ordered by strictness. The numbers are the contract's."""
+    """Ordered by strictness."""
 
     ALLOW = 1
     REVIEW = 2

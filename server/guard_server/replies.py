@@ -6,21 +6,10 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from guard_server import contract
 from guard_server.errors import STATUS, GuardError, Overloaded, RequestInvalid
 from guard_server.moderation import Moderated, Stopwatch
-from guard_server.verdict import CATEGORIES
 from qwen3guard.v1 import moderation_pb2, types_pb2
-
-_SEVERITIES = {
-    "Safe": types_pb2.SEVERITY_SAFE,
-    "Controversial": types_pb2.SEVERITY_CONTROVERSIAL,
-    "Unsafe": types_pb2.SEVERITY_UNSAFE,
-}
-# The contract numbers the categories in the grammar's order, from 1.
-_CATEGORIES = {
-    name: types_pb2.Category.ValueType(number) for number, name in enumerate(CATEGORIES, start=1)
-}
-_REFUSALS = {True: types_pb2.REFUSAL_YES, False: types_pb2.REFUSAL_NO}
 
 
 def response(moderated: Moderated, watch: Stopwatch) -> moderation_pb2.ModerateResponse:
@@ -28,11 +17,11 @@ def response(moderated: Moderated, watch: Stopwatch) -> moderation_pb2.ModerateR
     reply = moderation_pb2.ModerateResponse(
         verdict=types_pb2.Verdict(
             mode=types_pb2.MODE_PROMPT if verdict.refusal is None else types_pb2.MODE_RESPONSE,
-            severity=_SEVERITIES[verdict.severity],
-            categories=[_CATEGORIES[name] for name in verdict.categories],
-            refusal=None if verdict.refusal is None else _REFUSALS[verdict.refusal],
+            severity=contract.SEVERITIES[verdict.severity],
+            categories=[contract.CATEGORIES[name] for name in verdict.categories],
+            refusal=None if verdict.refusal is None else contract.REFUSALS[verdict.refusal],
         ),
-        action=types_pb2.Action.ValueType(moderated.action),
+        action=contract.ACTIONS[moderated.action],
         model=types_pb2.ModelInfo(
             name=slot.manifest.model.name,
             fingerprint=slot.fingerprint,

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
 
 from guard_server import service
 from guard_server.admission import Intake
 from guard_server.health import Health
 from guard_server.moderation import Moderator
+from guard_server.readiness import Readiness
 from guard_server.settings import Settings
 from guard_server.slot import Slot
 
@@ -67,37 +69,47 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
         request_timeout_s=settings.request_timeout_s,
     )
     intake = Intake()
-    state = Health(slot, service.NAME)
-    await state.servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    await state.servicer.set(service.NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health = Health(service.NAME)
+    readiness = Readiness(slot, health)
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((service.ModerationService(moderator, intake).handler(),))
-    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
-    names = (service.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (service.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     port = _listen(server, settings)
     async with slot:
         await server.start()
-        watcher = asyncio.create_task(state.watch())
+        watcher = asyncio.create_task(readiness.watch())
+        last_answers_s = 0.0
         try:
-            yield Gateway(port, slot, state.ready)
+            yield Gateway(port, slot, readiness.ready)
+            health.set(serving=False, for_good=True)
+            # Everything accepted ends within its time; only a caller that won't read takes longer.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.request_timeout_s + _LAST_ANSWERS_S):
+                    await intake.drain()
+                    last_answers_s = _LAST_ANSWERS_S
         finally:
-            await state.stop()
-            await intake.drain()
-            await server.stop(_LAST_ANSWERS_S)
+            health.close()
+            await server.stop(last_answers_s)
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
+            await asyncio.wait({watcher})
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:
-    address = f"{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
     try:
         if settings.tls_cert and settings.tls_key:
             return server.add_secure_port(address, _credentials(settings))
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"Can't listen on {address}: is the port in use? ({error})") from None
+        what = (
+            "is the port in use, or a certificate or key not PEM"
+            if settings.tls_cert
+            else ("is the port in use")
+        )
+        raise OSError(f"Can't listen on {address}: {what}? ({error})") from None
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:

@@ -18,7 +18,7 @@ from qwen3guard.v1 import moderation_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
 MAX_IN_FLIGHT = 64  # of one stream, or of one batch
-_REMEMBERED_IDS = 10_000  # of one stream; at least those in flight
+_REMEMBERED_IDS = 10_000  # of one stream, beside those in flight
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Requests = AsyncIterator[Received[pb.StreamModerateRequest]]
@@ -124,8 +124,9 @@ class _Stream:
         self._closed = closed
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._answers: asyncio.Queue[pb.StreamModerateResponse | None] = asyncio.Queue()
+        self._cut_short = False
         self._ids: set[str] = set()
-        self._ids_by_age: deque[str] = deque()
+        self._answered_ids: deque[str] = deque()
 
     async def answers(self) -> AsyncIterator[pb.StreamModerateResponse]:
         """Ends with what ended the reading, after everything read is answered."""
@@ -135,6 +136,8 @@ class _Stream:
                 yield answer
                 self._room.release()
             await reader
+            if self._cut_short:
+                raise Unavailable("The server is stopping. Send what has no answer to another one.")
         finally:
             # If the caller has gone away, so do its requests: the reader's end is theirs.
             reader.cancel()
@@ -150,45 +153,56 @@ class _Stream:
             self._answers.put_nowait(None)
         if received:
             _whole(received)
-        if self._closed.is_set():
-            raise Unavailable("The server is stopping. Send what was not answered to another one.")
 
     async def _next(self, closed: asyncio.Task[bool]) -> Received[pb.StreamModerateRequest] | None:
-        """The next request when there is room for it; None at the end."""
+        """The next request when there is room for it; None at the end or when the server stops."""
         await self._room.acquire()
         request = asyncio.ensure_future(anext(self._requests, None))
         await asyncio.wait({request, closed}, return_when=asyncio.FIRST_COMPLETED)
         if request.done():
             return request.result()
         request.cancel()
+        self._cut_short = True
         return None
 
     async def _answer(self, received: Received[pb.StreamModerateRequest]) -> None:
         request = _whole(received)
         answer = pb.StreamModerateResponse(id=request.id)
         try:
-            self._check_id(request)
-            response = await self._judge(request.request, received.violations("request."))
-            answer.response.CopyFrom(response)
-        except Exception as error:
-            answer.error.CopyFrom(replies.status(_known(error)))
+            self._take_id(request)
+        except RequestInvalid as error:
+            answer.error.CopyFrom(replies.status(error))
+        else:
+            try:
+                found = received.violations("request.")
+                answer.response.CopyFrom(await self._judge(request.request, found))
+            except Exception as error:
+                answer.error.CopyFrom(replies.status(_known(error)))
+            self._forget_old_id(request.id)
         self._answers.put_nowait(answer)
 
-    def _check_id(self, request: pb.StreamModerateRequest) -> None:
+    def _take_id(self, request: pb.StreamModerateRequest) -> None:
         validation.stream_id(request)
         if request.id in self._ids:
             raise RequestInvalid([Violation("id", "was used before in this stream: take another.")])
         self._ids.add(request.id)
-        self._ids_by_age.append(request.id)
-        if len(self._ids_by_age) > _REMEMBERED_IDS:
-            self._ids.remove(self._ids_by_age.popleft())
+
+    def _forget_old_id(self, answered: str) -> None:
+        self._answered_ids.append(answered)
+        if len(self._answered_ids) > _REMEMBERED_IDS:
+            self._ids.remove(self._answered_ids.popleft())
 
 
 def _whole(received: Received[M]) -> M:
     """The message, or RequestInvalid if the bytes hold none."""
     if received.message is None:
         raise RequestInvalid(
-            [Violation("request", "is not a message of this contract: check the generated stubs.")]
+            [
+                Violation(
+                    "request",
+                    "is no message of this contract, or is large and holds text that is not UTF-8.",
+                )
+            ]
         )
     return received.message
 

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         default=False, description="Ask again where only the grammar says that a verdict is whole."
     )
     request_timeout_s: float = Field(
-        default=30, gt=0, description="For callers without a deadline of their own."
+        default=30,
+        gt=0,
+        description="The longest that a request may take, whatever its own deadline.",
     )
     log_format: Literal["console", "json"] = "json"
 

@@ -6,11 +6,15 @@ from typing import Self
 from guard_server.admission import Places
 from guard_server.engine_client import EngineClient
 from guard_server.manifest import TEMPLATE, TOKENIZER, Manifest
-from guard_server.prompt import Prompt
+from guard_server.prompt import ASSISTANT, USER, Message, Prompt
 from guard_server.protocol import VerdictProtocol
+from guard_server.validation import MAX_BATCH_ITEMS
 
-# Enough for the largest batch to wait as a whole.
 _QUEUE_PER_PLACE = 8
+_WARM_UP = (
+    (Message(USER, "Hello!"),),
+    (Message(USER, "Hello!"), Message(ASSISTANT, "Hello! What can I do for you?")),
+)
 
 
 class Slot:
@@ -28,7 +32,12 @@ class Slot:
             self.manifest, self.prompt, self.engine, strict_completion=strict_completion
         )
         places = self.manifest.limits.max_in_flight
-        self.places = Places(places, queue=_QUEUE_PER_PLACE * places)
+        # The largest batch can wait as a whole.
+        self.places = Places(places, queue=max(_QUEUE_PER_PLACE * places, MAX_BATCH_ITEMS))
+        # One for each mode. They are rendered here, so that a template that can't is refused.
+        self.warm_up = tuple(
+            (self.prompt.ids(messages), messages[-1].role == ASSISTANT) for messages in _WARM_UP
+        )
 
     async def __aenter__(self) -> Self:
         await self.engine.__aenter__()

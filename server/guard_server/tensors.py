@@ -36,7 +36,6 @@ class Generated:
     ids: list[int]
     logits: npt.NDArray[np.float32] | None  # [len(ids), vocabulary], raw
     reused_blocks: int  # of KV cache
-    accepted: int  # draft tokens
 
 
 def infer_request(model: str, request_id: str, wanted: Generation) -> service_pb2.ModelInferRequest:
@@ -47,8 +46,6 @@ def infer_request(model: str, request_id: str, wanted: Generation) -> service_pb
     if wanted.draft:
         _add(request, "draft_input_ids", "INT32", np.array(wanted.draft, _INT32))
     outputs = ["output_ids", "sequence_length", "kv_cache_reused_blocks"]
-    if wanted.draft:
-        outputs.append("total_accepted_draft_tokens")
     if wanted.logits:
         _add(request, "return_generation_logits", "BOOL", np.array([True]))
         outputs.append("generation_logits")
@@ -74,17 +71,16 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
         raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
     length = _first(raw, "sequence_length")
     ids = np.frombuffer(raw["output_ids"][1], _INT32)[:length].tolist()
-    if len(ids) != length:
-        raise ValueError(f"sequence_length is {length}, but output_ids holds {len(ids)}")
+    if len(ids) != length or min(ids, default=0) < 0:
+        raise ValueError(f"output_ids does not hold {length} token ids")
     logits = None
     if "generation_logits" in raw:
         shape, data = raw["generation_logits"]
-        logits = np.frombuffer(data, _FLOAT32).reshape(-1, shape[-1])
+        logits = np.frombuffer(data, _FLOAT32).reshape(-1, *shape[-1:])
     return Generated(
         ids=ids,
         logits=logits,
         reused_blocks=_first(raw, "kv_cache_reused_blocks"),
-        accepted=_first(raw, "total_accepted_draft_tokens"),
     )
 
 

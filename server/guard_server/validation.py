@@ -3,30 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from guard_server import contract
 from guard_server.errors import RequestInvalid, Violation
-from guard_server.policy import Action, Policy
-from guard_server.prompt import ASSISTANT, SYSTEM, USER, Message
-from guard_server.verdict import CATEGORIES
+from guard_server.policy import Policy
+from guard_server.prompt import ASSISTANT, Message
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 MAX_MESSAGES = 512
 MAX_CONTENT_BYTES = 131_072
 MAX_BATCH_ITEMS = 256
-MAX_BATCH_CONTENT_BYTES = 2_097_152
+MAX_BATCH_BYTES = 2_097_152
 MAX_ID_BYTES = 128
-
-_ROLES = {
-    types_pb2.ROLE_SYSTEM: SYSTEM,
-    types_pb2.ROLE_USER: USER,
-    types_pb2.ROLE_ASSISTANT: ASSISTANT,
-}
-_ACTIONS = frozenset(int(action) for action in Action)
-_CONTROVERSIAL = {
-    types_pb2.CONTROVERSIAL_TREATMENT_UNSPECIFIED: Action.BLOCK,
-    types_pb2.CONTROVERSIAL_TREATMENT_STRICT: Action.BLOCK,
-    types_pb2.CONTROVERSIAL_TREATMENT_LOOSE: Action.ALLOW,
-    types_pb2.CONTROVERSIAL_TREATMENT_REVIEW: Action.REVIEW,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +41,11 @@ def conversation(
     if violations:
         raise RequestInvalid(violations)
     return Conversation(
-        tuple(Message(_ROLES[m.role], m.content) for m in request.conversation),
+        tuple(Message(contract.ROLES[m.role], m.content) for m in request.conversation),
         Policy(
-            _CONTROVERSIAL[request.policy.controversial],
+            contract.CONTROVERSIAL[request.policy.controversial],
             {
-                CATEGORIES[rule.category - 1]: Action(rule.action)
+                contract.CATEGORY_NAMES[rule.category]: contract.ACTION_OF[rule.action]
                 for rule in request.policy.category_rules
             },
         ),
@@ -73,13 +60,13 @@ def batch(request: moderation_pb2.BatchModerateRequest) -> None:
         raise RequestInvalid(
             [Violation("items", f"has {len(request.items)} items; send 1 to {MAX_BATCH_ITEMS}.")]
         )
-    size = sum(_content_bytes(item.conversation) for item in request.items)
-    if size > MAX_BATCH_CONTENT_BYTES:
+    size = request.ByteSize()
+    if size > MAX_BATCH_BYTES:
         raise RequestInvalid(
             [
                 Violation(
                     "items",
-                    f"hold {size} bytes of content; at most {MAX_BATCH_CONTENT_BYTES}. "
+                    f"hold {size} bytes; at most {MAX_BATCH_BYTES}. "
                     "Send smaller batches, or a stream.",
                 )
             ]
@@ -104,7 +91,7 @@ def _conversation(messages: Sequence[types_pb2.Message]) -> Iterable[Violation]:
         return
     for index, message in enumerate(messages):
         here = f"conversation[{index}]"
-        if message.role not in _ROLES:
+        if message.role not in contract.ROLES:
             yield Violation(
                 f"{here}.role",
                 f"{message.role} is no role; use ROLE_SYSTEM (first only), ROLE_USER or "
@@ -134,20 +121,27 @@ def _conversation(messages: Sequence[types_pb2.Message]) -> Iterable[Violation]:
 
 
 def _policy(policy: types_pb2.Policy) -> Iterable[Violation]:
-    if policy.controversial not in _CONTROVERSIAL:
+    if policy.controversial not in contract.CONTROVERSIAL:
         yield Violation(
             "policy.controversial",
             f"{policy.controversial} is no treatment that this server knows.",
         )
+    if len(policy.category_rules) > len(contract.CATEGORIES):
+        yield Violation(
+            "policy.category_rules",
+            f"has {len(policy.category_rules)} rules; there are {len(contract.CATEGORIES)} "
+            "categories. Give each at most one.",
+        )
+        return
     seen = set()
     for index, rule in enumerate(policy.category_rules):
         here = f"policy.category_rules[{index}]"
-        if not 1 <= rule.category <= len(CATEGORIES):
+        if rule.category not in contract.CATEGORY_NAMES:
             yield Violation(f"{here}.category", f"{rule.category} is no category; name one.")
         elif rule.category in seen:
             yield Violation(f"{here}.category", "has a rule already; give each category one.")
         seen.add(rule.category)
-        if rule.action not in _ACTIONS:
+        if rule.action not in contract.ACTION_OF:
             yield Violation(
                 f"{here}.action",
                 f"{rule.action} is no action; use ACTION_ALLOW, ACTION_REVIEW or ACTION_BLOCK.",

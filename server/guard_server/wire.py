@@ -19,6 +19,9 @@ from qwen3guard.v1 import moderation_pb2
 
 NOT_UTF8 = "holds bytes that are not UTF-8. Send text, not binary data."
 
+# Looking for the bad one among so many would hold up everybody else.
+_MAX_FIELDS = 20_000
+
 M = TypeVar("M", bound=Message)
 
 
@@ -55,8 +58,15 @@ def _repair(kind: type[M], data: bytes) -> Received[M]:
         twin = _twin(kind.DESCRIPTOR.full_name).FromString(data)
     except DecodeError:
         return Received(None)
-    paths = tuple(_empty_bad_strings(twin))
+    try:
+        paths = tuple(_empty_bad_strings(twin, iter(range(_MAX_FIELDS))))
+    except _TooLarge:
+        return Received(None)
     return Received(kind.FromString(twin.SerializeToString()), paths)
+
+
+class _TooLarge(Exception):
+    pass
 
 
 @cache
@@ -81,13 +91,15 @@ def _add(file: FileDescriptor, pool: descriptor_pool.DescriptorPool, done: set[s
     pool.Add(proto)
 
 
-def _empty_bad_strings(message: Message, path: str = "") -> Iterator[str]:
+def _empty_bad_strings(message: Message, budget: Iterator[int], path: str = "") -> Iterator[str]:
     for field, value in message.ListFields():
         values = value if field.is_repeated else [value]
         for index, item in enumerate(values):
+            if next(budget, None) is None:
+                raise _TooLarge
             here = f"{path}{field.name}[{index}]" if field.is_repeated else f"{path}{field.name}"
             if isinstance(item, Message):
-                yield from _empty_bad_strings(item, f"{here}.")
+                yield from _empty_bad_strings(item, budget, f"{here}.")
             elif isinstance(item, bytes) and not _is_utf8(item):
                 yield here
                 if field.is_repeated:

@@ -61,6 +61,10 @@ BAD = {
         with_policy(category_rules=[rule(1, 1), rule(1, 2)]),
         ["policy.category_rules[1].category"],
     ),
+    "more rules than categories": (
+        with_policy(category_rules=[rule(1, 1)] * 100_000),
+        ["policy.category_rules"],
+    ),
     "unknown action": (
         with_policy(category_rules=[rule(1, 0), rule(2, 7)]),
         ["policy.category_rules[0].action", "policy.category_rules[1].action"],
@@ -107,6 +111,16 @@ async def test_a_batch_out_of_bounds_is_refused_as_a_whole(
         assert not engine.asked
 
 
+async def test_many_violations_still_have_their_status(tiny_serve: TinyServe) -> None:
+    """The trailers hold 8 KiB; a status that is larger becomes another one on its way."""
+    async with tiny_serve() as (client, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.stub.Moderate(said(*[(9, "")] * 512))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(fields(rich_status(caught.value))) == 10
+        assert "(and 1023 more)" in str(caught.value.details())
+
+
 def broken(message: Any) -> bytes:
     """The message's bytes with each BAD in it made bytes that are not UTF-8."""
     data: bytes = message.SerializeToString()
@@ -142,6 +156,21 @@ async def test_bytes_that_are_no_message_are_refused(tiny_serve: TinyServe) -> N
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert fields(rich_status(caught.value)) == ["request"]
         assert await client.judge("Q")
+
+
+async def test_a_flood_of_invalid_utf8_is_refused_as_a_whole(tiny_serve: TinyServe) -> None:
+    async with tiny_serve() as (client, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw_unary(client, "Moderate", b"\x0a\x03\x12\x01\xff" * 500_000)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert fields(rich_status(caught.value)) == ["request"]
+
+
+async def test_the_largest_batch_is_answered_by_the_smallest_slot(tiny_serve: TinyServe) -> None:
+    items = [ask(str(number)) for number in range(256)]
+    async with tiny_serve(max_in_flight=1) as (client, _):
+        reply = await client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=items))
+        assert {item.WhichOneof("outcome") for item in reply.items} == {"response"}
 
 
 async def test_a_message_over_the_transports_limit_is_refused(tiny_serve: TinyServe) -> None:

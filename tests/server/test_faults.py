@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from guard_server import moderation, readiness
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
@@ -57,8 +58,9 @@ async def test_an_engine_that_dies_in_mid_request(tiny_serve: TinyServe, agree: 
 
 
 async def test_an_engine_that_no_longer_answers_is_given_up_until_it_does(
-    tiny_serve: TinyServe, agree: Agree
+    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(readiness, "_PROBE_S", 0.5)
     async with tiny_serve() as (client, engine):
         engine.answer = lambda _: None
         assert await refused(client) == (Code.UNAVAILABLE, "UNAVAILABLE")
@@ -104,7 +106,7 @@ async def test_a_late_answer_is_nobodys(tiny_serve: TinyServe, agree: Agree) -> 
 async def test_overload_is_shed_with_a_time_to_retry(tiny_serve: TinyServe, agree: Agree) -> None:
     async with tiny_serve(max_in_flight=1) as (client, engine):
         engine.answer = lambda _: None
-        waiting = [asyncio.create_task(client.judge("Q")) for _ in range(20)]
+        waiting = [asyncio.create_task(client.judge("Q")) for _ in range(300)]
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             error = task.exception()
@@ -143,3 +145,90 @@ async def test_a_warm_up_that_is_no_verdict_is_no_service(
     ):
         await until(lambda: len(engine.asked) > 2)
         assert not await client.serving()
+
+
+async def test_a_defect_of_ours_is_an_error_and_never_a_verdict(
+    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(text: str, *, response_mode: bool) -> None:
+        raise ZeroDivisionError(text)
+
+    async with tiny_serve() as (client, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(moderation, "parse", defect)
+            assert await refused(client) == (Code.INTERNAL, "SERVER_FAULT")
+        assert await client.judge("Q")
+
+
+async def test_an_answer_that_cant_be_read_is_not_the_end_of_the_client(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: b"\xff\xff\xff"
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        engine.answer = agree
+        await client.until_serving()
+        assert await client.judge("Q")
+
+
+async def test_an_answer_that_breaks_the_contract_is_an_error(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: [-1, -1]
+        assert await refused(client) == (Code.INTERNAL, "ENGINE_FAILED")
+        engine.answer = agree
+        assert await client.judge("Q")
+
+
+async def test_a_dead_stub_is_loaded_again_once(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve() as (client, engine):
+        dead = "Failed to process the request(s), message: Stub process 'x' is not healthy."
+
+        def answer(asked: Asked) -> Answer:
+            return agree(asked) if engine.reloads else dead
+
+        engine.answer = answer
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        await until(lambda: bool(engine.reloads))
+        await client.until_serving()
+        assert engine.reloads == ["unload", "load"]
+        # Another failure is no reason to load it again.
+        engine.answer = lambda _: "Request for unknown model: 'x' is not found"
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        engine.answer = agree
+        await client.until_serving()
+        assert engine.reloads == ["unload", "load"]
+
+
+async def test_a_loss_is_seen_while_a_probe_waits(tiny_serve: TinyServe) -> None:
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: None
+        stuck = asyncio.create_task(refused(client))
+        await until(lambda: len(engine.asked) == 2)  # the request and the probe
+        engine.answer = lambda _: "Stub process 'x' is not healthy."
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        assert (await stuck)[0] is Code.UNAVAILABLE
+        assert not await client.serving()
+
+
+async def test_a_probe_that_is_refused_was_answered(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve(request_timeout_s=4) as (client, engine):
+        full = "Maximum queue size of 8 has been reached"
+        engine.answer = lambda asked: None if asked.draft else full
+        stuck = asyncio.create_task(refused(client))
+        await until(lambda: len(engine.asked) == 3)  # the request and two probes
+        assert await client.serving()
+        assert (await stuck)[1] == "DEADLINE_PASSED"
+        engine.answer = agree
+        assert await client.judge("Q")
+
+
+async def test_reconnecting_leaves_nothing_behind(tiny_serve: TinyServe) -> None:
+    async with tiny_serve() as (client, engine):
+        await engine.stop()
+        await client.until_serving(wanted=False)
+        await asyncio.sleep(0.5)
+        before = len(asyncio.all_tasks())
+        await asyncio.sleep(3)
+        assert len(asyncio.all_tasks()) <= before + 1

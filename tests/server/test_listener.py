@@ -1,12 +1,16 @@
 """Who can reach the gateway, and what grpc's own tools find there."""
 
+import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import trustme
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
@@ -14,7 +18,7 @@ from guard_server.server import serving
 from guard_server.settings import Settings
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine
-from tests.support.gateway import SERVICE, Client
+from tests.support.gateway import SERVICE, Client, connect
 
 
 async def test_reflection_lists_the_services(tiny_serve: TinyServe) -> None:
@@ -42,6 +46,55 @@ async def test_the_standard_health_check_answers(tiny_serve: TinyServe) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.serving("no.such.Service")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_every_watch_hears_the_end_when_another_one_left(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
+) -> None:
+    """In grpcio-health-checking the end of one Watch orphans the others."""
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
+    async with fake_engine(agree) as engine:
+        given = Settings(slot=write_tiny_slot(tmp_path), triton=f"127.0.0.1:{engine.port}", port=0)
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(serving(given))
+            async with connect(running.port) as client:
+                await client.until_serving()
+                first, second = client.health.Watch(request), client.health.Watch(request)
+                for watch in (first, second):
+                    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+                first.cancel()
+                stopping = asyncio.create_task(stack.aclose())
+                told = await second.read()
+                assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
+                await stopping
+
+
+async def test_an_unknown_service_can_be_watched(tiny_serve: TinyServe) -> None:
+    async with tiny_serve() as (client, _):
+        watch = client.health.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+        told = await watch.read()
+        assert told.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_ipv6_loopback_can_be_bound(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
+) -> None:
+    async with fake_engine(agree) as engine:
+        given = Settings(
+            slot=write_tiny_slot(tmp_path),
+            triton=f"127.0.0.1:{engine.port}",
+            host="::1",
+            port=0,
+        )
+        async with (
+            serving(given) as running,
+            grpc.aio.insecure_channel(f"[::1]:{running.port}") as channel,
+        ):
+            client = Client(channel)
+            await client.until_serving()
+            assert await client.judge("Q")
 
 
 def settings(**given: Any) -> Settings:

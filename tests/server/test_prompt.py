@@ -4,11 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard_server.errors import SlotInvalid
+from guard_server.errors import RequestInvalid, SlotInvalid
 from guard_server.prompt import Message, Prompt
+from guard_server.validation import conversation
+from qwen3guard.v1 import moderation_pb2, types_pb2
+from tests.support.gateway import ROLES
 from tests.support.shared import needs_shared, real_prompt, recorded
 from tests.support.slots import tiny_files
 
+UNKNOWN = types_pb2.ROLE_UNSPECIFIED  # as a client must send what the contract has no role for
 # What our contract refuses, because the template would drop text or find nothing to judge.
 REFUSED = {
     "mid_system",
@@ -30,6 +34,19 @@ def test_ids_equal_the_golden_renders() -> None:
             assert ids != case["ids"]
         else:
             assert ids == case["ids"], case["name"]
+
+
+@needs_shared
+def test_the_other_golden_renders_are_refused() -> None:
+    cases = [case for case in recorded("golden_renders.jsonl") if case["name"] in REFUSED]
+    assert len(cases) == len(REFUSED)
+    for case in cases:
+        messages = [
+            types_pb2.Message(role=ROLES.get(m["role"], UNKNOWN), content=m["content"])
+            for m in case["messages"]
+        ]
+        with pytest.raises(RequestInvalid):
+            conversation(moderation_pb2.ModerateRequest(conversation=messages))
 
 
 @needs_shared
@@ -64,12 +81,8 @@ def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> Non
             assert content in prompt.decode(ids)
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Prompt:
-    return Prompt(*tiny_files())
-
-
-def test_the_last_role_selects_the_mode(tiny: Prompt) -> None:
+def test_the_last_role_selects_the_mode(tiny_prompt: Prompt) -> None:
+    tiny = tiny_prompt
     prompt = tiny.decode(tiny.ids([Message("user", "Q")]))
     response = tiny.decode(tiny.ids([Message("user", "Q"), Message("assistant", "A")]))
     assert "USER: Q" in prompt
@@ -87,22 +100,19 @@ def test_the_last_role_selects_the_mode(tiny: Prompt) -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_content_can_change_nothing_but_its_own_place(contents: list[str]) -> None:
-    prompt = Prompt(*tiny_files()) if not _CACHE else _CACHE[0]
-    _CACHE[:] = [prompt]
-    special = set(prompt.added_tokens.values())
+def test_content_can_change_nothing_but_its_own_place(
+    tiny_prompt: Prompt, contents: list[str]
+) -> None:
+    special = set(tiny_prompt.added_tokens.values())
     roles = ["user", "assistant"]
     turns = [Message(roles[n % 2], text) for n, text in enumerate(contents)]
     plain = [Message(turn.role, "x") for turn in turns]
-    ids, frame = prompt.ids(turns), prompt.ids(plain)
+    ids, frame = tiny_prompt.ids(turns), tiny_prompt.ids(plain)
     assert [i for i in ids if i in special] == [i for i in frame if i in special]
     # The constant text around content stays token for token.
     first, last = _ends(frame, special), _ends(frame[::-1], special)
     assert ids[:first] == frame[:first]
     assert ids[::-1][:last] == frame[::-1][:last]
-
-
-_CACHE: list[Prompt] = []
 
 
 def _ends(ids: list[int], special: set[int]) -> int:

@@ -6,6 +6,7 @@ give them (with the end token, and without).
 
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,18 @@ from tests.support.slots import tiny_files, write_slot
 END = 151645
 RESPONSE_MODE = 35560  # the token in which the constant texts of the two modes first differ
 SAFE = "Safety: Safe\nCategories: None"
+CATEGORIES = {
+    "None": [],
+    "Violent": [types_pb2.CATEGORY_VIOLENT],
+    "Non-violent Illegal Acts": [types_pb2.CATEGORY_NON_VIOLENT_ILLEGAL_ACTS],
+    "Sexual Content or Sexual Acts": [types_pb2.CATEGORY_SEXUAL_CONTENT],
+    "PII": [types_pb2.CATEGORY_PII],
+    "Suicide & Self-Harm": [types_pb2.CATEGORY_SUICIDE_AND_SELF_HARM],
+    "Unethical Acts": [types_pb2.CATEGORY_UNETHICAL_ACTS],
+    "Politically Sensitive Topics": [types_pb2.CATEGORY_POLITICALLY_SENSITIVE],
+    "Copyright Violation": [types_pb2.CATEGORY_COPYRIGHT_VIOLATION],
+    "Jailbreak": [types_pb2.CATEGORY_JAILBREAK],
+}
 Serve = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
 
 
@@ -79,7 +92,8 @@ async def test_every_recorded_verdict_comes_back(real_slot: Serve, keeps_end: bo
             name = types_pb2.Severity.Name(reply.verdict.severity).split("_")[1].capitalize()
             assert text.startswith(f"Safety: {name}\n")
             assert ("Refusal: Yes" in text) == (reply.verdict.refusal == types_pb2.REFUSAL_YES)
-            assert len(reply.verdict.categories) == (0 if "None" in text else 1)
+            [named] = re.findall("Categories: (.*)", text)
+            assert list(reply.verdict.categories) == CATEGORIES[named]
             calls[text] = reply.usage.engine_calls
     one_step = {SAFE, f"{SAFE}\nRefusal: No", f"{SAFE}\nRefusal: Yes"}
     assert {text for text, count in calls.items() if count == 1} == one_step
@@ -113,6 +127,9 @@ async def test_usage_counts_what_was_drafted_and_agreed_to(real_slot: Serve) -> 
     # The second call goes on after the tokens of the first, without a draft.
     assert second.prompt == [*first.prompt, 73037, 25, 73067]
     assert not second.draft
+    # Greedy, and never beyond what the slot's engine can write.
+    assert (first.top_k, first.end_id, first.max_tokens) == (1, END, 9)
+    assert (second.top_k, second.end_id, second.max_tokens) == (1, END, 61)
 
 
 @needs_shared

@@ -5,16 +5,17 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from guard_server import server
 from qwen3guard.v1 import moderation_pb2
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
-from tests.support.gateway import SERVICE, Client, ask, connect
+from tests.support.gateway import SERVICE, Client, ask, connect, gateway, unread_stream
 from tests.support.ports import free_port
 
 Process = asyncio.subprocess.Process
@@ -95,3 +96,58 @@ async def test_a_slot_that_is_not_what_it_was_built_with_is_refused(
     _, said = await running.communicate()
     assert running.returncode == 1
     assert "not the file that the slot was built with" in said.decode()
+
+
+async def test_a_stream_that_was_ended_by_its_caller_ends_well(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
+) -> None:
+    async with (
+        fake_engine(agree) as engine,
+        process(write_tiny_slot(tmp_path), engine) as (client, running),
+    ):
+        engine.delay_s = 0.5
+        engine.asked.clear()
+        stream = client.stub.StreamModerate()
+        await stream.write(moderation_pb2.StreamModerateRequest(id="1", request=ask("Q")))
+        await stream.done_writing()
+        await until(lambda: len(engine.asked) == 1)
+        running.send_signal(signal.SIGTERM)
+        assert (await stream.read()).WhichOneof("outcome") == "response"
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_caller_that_does_not_read_does_not_hold_up_the_end(
+    tmp_path: Path,
+    write_tiny_slot: Callable[..., Path],
+    agree: Callable[[Asked], Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_LAST_ANSWERS_S", 0.5)
+    slot = write_tiny_slot(tmp_path)
+    async with fake_engine(agree) as engine, AsyncExitStack() as stack:
+        client = await stack.enter_async_context(gateway(slot, engine.port, request_timeout_s=0.5))
+        await client.until_serving()
+        async with unread_stream(client.port):
+            async with asyncio.timeout(10):
+                await stack.aclose()
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+async def test_a_defect_is_logged_without_content(log_format: str) -> None:
+    program = f"""
+import structlog
+from guard_server import log
+log.configure({log_format!r})
+try:
+    content = "xyzzy"
+    raise KeyError(content)
+except KeyError as error:
+    structlog.get_logger().error("unexpected error", exc_info=error)
+"""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await running.communicate()
+    assert b"KeyError" in said
+    assert b"<string>:7" in said
+    assert b"xyzzy" not in said

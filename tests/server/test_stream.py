@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
+from guard_server import service
 from guard_server.service import MAX_IN_FLIGHT
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
@@ -48,9 +49,9 @@ async def test_reading_stops_at_the_bound(tiny_serve: TinyServe) -> None:
         engine.answer = lambda _: None
         stream = client.stub.StreamModerate(requests())
         reading = asyncio.create_task(stream.read())
-        await until(lambda: len(engine.asked) == MAX_IN_FLIGHT)
+        await until(lambda: len(engine.drafts()) == MAX_IN_FLIGHT)
         await asyncio.sleep(0.5)
-        assert len(engine.asked) == MAX_IN_FLIGHT
+        assert len(engine.drafts()) == MAX_IN_FLIGHT
         assert sent < 1000
         reading.cancel()
         stream.cancel()
@@ -95,3 +96,26 @@ async def test_a_stream_that_ends_without_a_word_is_well(tiny_serve: TinyServe) 
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_an_id_in_flight_is_never_forgotten(
+    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_REMEMBERED_IDS", 3)
+    async with tiny_serve() as (client, engine):
+        agree, engine.answer = engine.answer, lambda _: None
+        stream = client.stub.StreamModerate()
+        await stream.write(item("slow"))
+        await until(lambda: len(engine.asked) == 1)
+        engine.answer = agree
+        for name in "abcd":
+            await stream.write(item(name))
+            assert (await stream.read()).HasField("response")
+        await stream.write(item("slow"))
+        assert fields((await stream.read()).error) == ["id"]
+        # Among the answered ones only the last are remembered.
+        await stream.write(item("a"))
+        assert (await stream.read()).HasField("response")
+        await stream.write(item("d"))
+        assert fields((await stream.read()).error) == ["id"]
+        stream.cancel()

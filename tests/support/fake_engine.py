@@ -15,7 +15,8 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-Answer = Sequence[int] | str | None  # token ids, the text of an error, or no answer at all
+# Token ids, the text of an error, a message that is none, or no answer at all.
+Answer = Sequence[int] | str | bytes | None
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Asked:
     max_tokens: int
     stop: bool
     logits: bool
+    top_k: int
+    end_id: int
     at: float  # time.monotonic()
 
 
@@ -42,20 +45,29 @@ class FakeEngine:
     vocabulary: int = 0  # logits are one-hot at the answer's first token
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
+    reloads: list[str] = field(default_factory=list)
     delay_s: float = 0
     _server: grpc.aio.Server | None = None
 
+    def drafts(self) -> list[Asked]:
+        """What was asked for verdicts with a draft: neither probes nor stops."""
+        return [asked for asked in self.asked if asked.draft]
+
     async def start(self) -> None:
         self._server = grpc.aio.server()
-        handler = grpc.stream_stream_rpc_method_handler(
+        handler: Any = grpc.stream_stream_rpc_method_handler(
             self._infer,
             request_deserializer=service_pb2.ModelInferRequest.FromString,
-            response_serializer=service_pb2.ModelStreamInferResponse.SerializeToString,
         )
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
-                    "inference.GRPCInferenceService", {"ModelStreamInfer": handler}
+                    "inference.GRPCInferenceService",
+                    {
+                        "ModelStreamInfer": handler,
+                        "RepositoryModelUnload": grpc.unary_unary_rpc_method_handler(self._unload),
+                        "RepositoryModelLoad": grpc.unary_unary_rpc_method_handler(self._load),
+                    },
                 ),
             )
         )
@@ -67,11 +79,19 @@ class FakeEngine:
         if self._server is not None:
             await self._server.stop(None)
 
+    async def _unload(self, _request: bytes, _context: object) -> bytes:
+        self.reloads.append("unload")
+        return b""
+
+    async def _load(self, _request: bytes, _context: object) -> bytes:
+        self.reloads.append("load")
+        return b""
+
     async def _infer(
         self,
         requests: AsyncIterator[service_pb2.ModelInferRequest],
         context: grpc.aio.ServicerContext[Any, Any],
-    ) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
+    ) -> AsyncIterator[bytes]:
         async for request in requests:
             asked = _asked(request)
             self.asked.append(asked)
@@ -132,18 +152,19 @@ def _asked(request: service_pb2.ModelInferRequest) -> Asked:
         max_tokens=ints("request_output_len")[0],
         stop=flag("stop"),
         logits=flag("return_generation_logits"),
+        top_k=(ints("runtime_top_k") or [0])[0],
+        end_id=(ints("end_id") or [0])[0],
         at=time.monotonic(),
     )
 
 
-def _response(
-    asked: Asked, answer: Sequence[int] | str, vocabulary: int
-) -> service_pb2.ModelStreamInferResponse:
-    if isinstance(answer, str):
-        return service_pb2.ModelStreamInferResponse(
-            error_message=answer, infer_response=service_pb2.ModelInferResponse(id=asked.id)
-        )
+def _response(asked: Asked, answer: Sequence[int] | str | bytes, vocabulary: int) -> bytes:
+    if isinstance(answer, bytes):
+        return answer
     response = service_pb2.ModelInferResponse(id=asked.id)
+    if isinstance(answer, str):
+        failed = service_pb2.ModelStreamInferResponse(error_message=answer, infer_response=response)
+        return bytes(failed.SerializeToString())
 
     def add(name: str, datatype: str, values: np.ndarray[Any, Any]) -> None:
         response.outputs.add(name=name, datatype=datatype, shape=list(values.shape))
@@ -155,7 +176,8 @@ def _response(
         logits = np.zeros((1, 1, 1, vocabulary), "<f4")
         logits[..., answer[0]] = 1
         add("generation_logits", "FP32", logits)
-    return service_pb2.ModelStreamInferResponse(infer_response=response)
+    done = service_pb2.ModelStreamInferResponse(infer_response=response)
+    return bytes(done.SerializeToString())
 
 
 async def until(condition: Callable[[], bool], timeout: float = 10) -> None:

@@ -1,6 +1,7 @@
 """A gateway in the test's own process, and the small words that tests use to talk to one."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from guard_server.settings import Settings
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 SERVICE = "qwen3guard.v1.ModerationService"
-ROLES = {
+ROLES: dict[str, types_pb2.Role.ValueType] = {
     "system": types_pb2.ROLE_SYSTEM,
     "user": types_pb2.ROLE_USER,
     "assistant": types_pb2.ROLE_ASSISTANT,
@@ -70,6 +71,27 @@ async def gateway(slot: Path, triton_port: int, **settings: Any) -> AsyncIterato
 async def connect(port: int) -> AsyncIterator[Client]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, port)
+
+
+@asynccontextmanager
+async def unread_stream(port: int) -> AsyncIterator[None]:
+    """A caller that sends and does not read, until the server can't write to it any more."""
+    small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    sent = 0
+
+    def requests() -> Iterator[moderation_pb2.StreamModerateRequest]:
+        nonlocal sent
+        for sent in range(100_000):
+            yield moderation_pb2.StreamModerateRequest(id=str(sent), request=ask(f"say {sent}"))
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=small) as channel:
+        stream = Client(channel).stub.StreamModerate(requests())
+        before = -1
+        while sent > before:
+            before = sent
+            await asyncio.sleep(1)
+        yield
+        stream.cancel()
 
 
 def rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status:

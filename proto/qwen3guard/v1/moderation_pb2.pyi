@@ -117,7 +117,7 @@ class BatchModerateRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModerateRequest]:
-        """1 to 256 items, whose contents are at most 2,097,152 bytes together."""
+        """1 to 256 items, at most 2,097,152 bytes in their encoded form together."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class StreamModerateRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Names the answer: 1 to 128 bytes, of the caller's choice. An id that is in flight in this
-    stream, or among its last 10,000, is refused; the first one is still answered.
+    stream, or among the last 10,000 answered, is refused; the first one is still answered.
     """
     @_builtins.property
     def request(self) -> Global___ModerateRequest:

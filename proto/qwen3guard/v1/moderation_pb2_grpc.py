@@ -31,11 +31,11 @@ class ModerationServiceStub:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names each field at fault. Don't retry.
+    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
     PERMISSION_DENIED   a slot was named where only operators may.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time (the caller's deadline, or the server's own).
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
@@ -71,11 +71,11 @@ class ModerationServiceServicer:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names each field at fault. Don't retry.
+    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
     PERMISSION_DENIED   a slot was named where only operators may.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time (the caller's deadline, or the server's own).
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
@@ -138,11 +138,11 @@ class ModerationService:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names each field at fault. Don't retry.
+    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
     PERMISSION_DENIED   a slot was named where only operators may.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time (the caller's deadline, or the server's own).
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 

@@ -1,0 +1,110 @@
+"""What packaging takes from a checkpoint beside its weights."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guard_build.errors import BuildFailed
+from guard_engine import weight_files
+from guard_server.manifest import TEMPLATE, TOKENIZER
+
+_OPTIONAL = ("generation_config.json", "model.safetensors.index.json", "tokenizer_config.json")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Packaging:
+    """Everything of a checkpoint that the gateway needs."""
+
+    name: str
+    demonstration: bool
+    end_ids: tuple[int, ...]
+    template: str
+    tokenizer: bytes
+
+
+def read_packaging(checkpoint: Path) -> Packaging:
+    """Reads `checkpoint`. Raises BuildFailed for what is missing or damaged."""
+    config = _json(checkpoint / "config.json")
+    name = checkpoint.resolve().name
+    return Packaging(
+        name=name,
+        # A model that must not moderate real traffic says so; the embedded one always is.
+        demonstration=bool(config.get("guard_demonstration")) or name == "tiny-guard",
+        end_ids=_end_ids(checkpoint, config),
+        template=_template(checkpoint),
+        tokenizer=_tokenizer(checkpoint),
+    )
+
+
+def hash_files(checkpoint: Path, progress: Callable[[int, int], None]) -> dict[str, str]:
+    """SHA-256 of each file that a build reads. `progress(done, total)` counts bytes."""
+    names = ("config.json", TOKENIZER, TEMPLATE, *_OPTIONAL)
+    paths = [checkpoint / name for name in names if (checkpoint / name).is_file()]
+    paths = sorted({*paths, *weight_files(checkpoint)})
+    done, total = 0, sum(path.stat().st_size for path in paths)
+    hashes = {}
+    for path in paths:
+        digest = hashlib.sha256()
+        for chunk in _chunks(path):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, total)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+
+
+def _end_ids(checkpoint: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    generation = checkpoint / "generation_config.json"
+    found = _json(generation).get("eos_token_id") if generation.is_file() else None
+    found = config.get("eos_token_id") if found is None else found
+    ids = found if isinstance(found, list) else [found]
+    if not ids or not all(isinstance(token, int) for token in ids):
+        raise BuildFailed(
+            f"Neither generation_config.json nor config.json in {checkpoint} names the end token "
+            "(eos_token_id)."
+        )
+    return tuple(ids)
+
+
+def _template(checkpoint: Path) -> str:
+    if (checkpoint / TEMPLATE).is_file():
+        return (checkpoint / TEMPLATE).read_text(encoding="utf-8")
+    config = checkpoint / "tokenizer_config.json"
+    template = _json(config).get("chat_template") if config.is_file() else None
+    if not isinstance(template, str):
+        raise BuildFailed(
+            f"{checkpoint} has no chat template: neither {TEMPLATE} nor `chat_template` in "
+            "tokenizer_config.json. Use a guard's checkpoint, not a base model's."
+        )
+    return template
+
+
+def _tokenizer(checkpoint: Path) -> bytes:
+    path = checkpoint / TOKENIZER
+    if not path.is_file():
+        raise BuildFailed(f"{path} does not exist. Fetch the checkpoint again.")
+    return path.read_bytes()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BuildFailed(
+            f"{path} does not exist. Name a directory with a Hugging Face checkpoint."
+        ) from None
+    except ValueError as error:
+        raise BuildFailed(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BuildFailed(f"{path} is not a JSON object.")
+    return value

@@ -1,0 +1,77 @@
+"""The CPU engine as a Triton model directory."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import jinja2
+
+from guard_engine import (
+    BLOCK_TOKENS,
+    EngineOptions,
+    ModelConfig,
+    WeightFormat,
+    build_graph,
+    save_graph,
+)
+
+_TEMPLATES = Path(__file__).parents[2] / "model_repository" / "templates"
+_KV_BYTES = 1 << 30
+_TYPICAL_TOKENS = 1024  # of a prompt with its answer
+_TRITON_BATCH = 64
+
+
+def engine_options(
+    config: ModelConfig, *, max_input: int, max_output: int, max_draft: int, max_in_flight: int
+) -> EngineOptions:
+    """Limits, and a KV cache for typical requests on every place.
+
+    It is at most 1 GiB, but holds at least one request of the largest size.
+    """
+    largest = -(-(max_input + max_output) // BLOCK_TOKENS)
+    typical = max_in_flight * -(-_TYPICAL_TOKENS // BLOCK_TOKENS)
+    # Keys and values of all layers, in float32.
+    block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * BLOCK_TOKENS * 4
+    return EngineOptions(
+        max_input_tokens=max_input,
+        max_output_tokens=max_output,
+        max_draft_tokens=max_draft,
+        max_in_flight=max_in_flight,
+        kv_blocks=max(largest, min(typical, _KV_BYTES // block_bytes)),
+    )
+
+
+def write_model(
+    checkpoint: Path,
+    directory: Path,
+    *,
+    options: EngineOptions,
+    weights: WeightFormat,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Makes `directory` a Triton model that serves `checkpoint` under the directory's name."""
+    version = directory / "1"
+    version.mkdir(parents=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - this is no HTML
+    )
+    config = environment.get_template("config.pbtxt.jinja").render(
+        name=directory.name,
+        backend="python",
+        max_batch_size=_TRITON_BATCH,
+        instance_kind="KIND_CPU",
+        parameters={"exclude_input_in_output": "true", "cancellation_check_period_ms": "100"},
+    )
+    (directory / "config.pbtxt").write_text(config)
+    shutil.copyfile(_TEMPLATES / "openvino" / "model.py", version / "model.py")
+    (version / "engine.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+    graph = build_graph(
+        checkpoint, weights=weights, progress=lambda done, layers: progress(done, layers + 1)
+    )
+    save_graph(graph, version / "openvino_model.xml")
+    progress(1, 1)

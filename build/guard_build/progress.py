@@ -1,0 +1,27 @@
+"""How far a build has come."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Display
+
+Progress = Callable[[str, int, int], None]
+"""`progress(stage, done, total)`; a stage is a few words for people, `total` has no unit."""
+
+
+@contextmanager
+def bars(console: Console | None = None) -> Iterator[Progress]:
+    """One bar for each stage, drawn as `progress` is called."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    tasks: dict[str, TaskID] = {}
+    with Display(*columns, console=console) as display:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            task = tasks.setdefault(stage, TaskID(-1))
+            if task == TaskID(-1):
+                task = tasks[stage] = display.add_task(stage, total=total)
+            display.update(task, completed=done, total=total)
+
+        yield progress

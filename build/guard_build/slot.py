@@ -1,0 +1,136 @@
+"""A slot: one model, built and packaged, with a manifest that says what it is."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from guard_build.checkpoint import Packaging, hash_files, read_packaging
+from guard_build.errors import BuildFailed
+from guard_build.openvino import engine_options, write_model
+from guard_build.progress import Progress
+from guard_engine import (
+    BLOCK_TOKENS,
+    CheckpointInvalid,
+    EngineOptions,
+    WeightFormat,
+    read_config,
+)
+from guard_server import manifest as m
+
+_MAX_OUTPUT_TOKENS = 64
+_MAX_DRAFT_TOKENS = 24
+_MAX_IN_FLIGHT = 32
+
+
+def build_slot(
+    checkpoint: Path,
+    slot: Path,
+    *,
+    weights: WeightFormat = "int8",
+    max_input_tokens: int = 8192,
+    progress: Progress = lambda stage, done, total: None,
+) -> m.Manifest:
+    """Builds `checkpoint` for the CPU engine and makes `slot` of it.
+
+    A slot that stands there is replaced once the new one is whole; until then, and if the build
+    fails or is stopped, it is untouched. `max_input_tokens` (prompt and draft) is lowered to what
+    the model's positions allow. Raises BuildFailed, saying what to do.
+    """
+    triton_model = f"guard_{slot.name}"
+    if not re.fullmatch(r"[a-z0-9_]+", slot.name):
+        raise BuildFailed(
+            f"{slot.name!r} can't name a slot: use lower-case letters, digits and underscores."
+        )
+    try:
+        config = read_config(checkpoint)
+        packaging = read_packaging(checkpoint)
+        room = config.max_positions - _MAX_OUTPUT_TOKENS
+        if room < 1 or max_input_tokens < 1:
+            raise BuildFailed(
+                f"No prompt fits: the model has {config.max_positions} positions, "
+                f"{_MAX_OUTPUT_TOKENS} of them are for output, and {max_input_tokens} input tokens "
+                "were asked for."
+            )
+        options = engine_options(
+            config,
+            max_input=min(max_input_tokens, room),
+            max_output=_MAX_OUTPUT_TOKENS,
+            max_draft=_MAX_DRAFT_TOKENS,
+            max_in_flight=_MAX_IN_FLIGHT,
+        )
+        with _replacing(slot) as new:
+            hashes = hash_files(checkpoint, partial(progress, "Reading the checkpoint"))
+            write_model(
+                checkpoint,
+                new / triton_model,
+                options=options,
+                weights=weights,
+                progress=partial(progress, "Building the engine"),
+            )
+            (new / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
+            (new / m.TOKENIZER).write_bytes(packaging.tokenizer)
+            manifest = _manifest(packaging, hashes, options, weights, triton_model, new)
+            manifest.save(new)
+    except CheckpointInvalid as error:
+        raise BuildFailed(str(error)) from error
+    return manifest
+
+
+def _manifest(
+    packaging: Packaging,
+    hashes: dict[str, str],
+    options: EngineOptions,
+    weights: WeightFormat,
+    triton_model: str,
+    slot: Path,
+) -> m.Manifest:
+    paths = sorted(path for path in slot.rglob("*") if path.is_file())
+    described = {path.relative_to(slot).as_posix(): m.describe(path) for path in paths}
+    return m.Manifest(
+        model=m.Model(
+            name=packaging.name, demonstration=packaging.demonstration, checkpoint=hashes
+        ),
+        engine=m.Engine(
+            kind="openvino",
+            version=version("openvino"),
+            weights=weights,
+            triton_model=triton_model,
+        ),
+        limits=m.Limits(
+            max_input_tokens=options.max_input_tokens,
+            max_output_tokens=options.max_output_tokens,
+            max_draft_tokens=options.max_draft_tokens,
+            max_in_flight=options.max_in_flight,
+            kv_block_tokens=BLOCK_TOKENS,
+        ),
+        tokens=m.Tokens(end_ids=packaging.end_ids),
+        generation_logits=True,
+        files={name: file for name, file in described.items() if file is not None},
+    )
+
+
+@contextmanager
+def _replacing(slot: Path) -> Iterator[Path]:
+    """Gives a directory to fill, which takes the place of `slot` at the end."""
+    if slot.exists() and not (slot / m.FILE_NAME).is_file():
+        raise BuildFailed(
+            f"{slot} exists and is not a slot (it has no {m.FILE_NAME}). "
+            "Remove it, or name another directory."
+        )
+    slot.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=slot.parent, prefix=f".{slot.name}.") as directory:
+        new, old = Path(directory) / "new", Path(directory) / "old"
+        new.mkdir()
+        yield new
+        if slot.exists():
+            slot.rename(old)
+        try:
+            new.rename(slot)
+        except BaseException:
+            if old.exists():
+                old.rename(slot)
+            raise

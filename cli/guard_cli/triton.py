@@ -1,0 +1,234 @@
+"""The local Triton: one process for each slot, from the nvidia-pytriton wheel, loopback only.
+
+Only the wheel's binaries are used; its Python package is never imported. The process can't outlive
+this one: the kernel tells it to stop when this one is gone.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from guard_server.manifest import Manifest
+
+_HOST = "127.0.0.1"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts its regions
+_SHARED_MEMORY_PREFIX = "qwen3guard"
+_POLL_S = 0.05
+_LOG_TAIL_LINES = 30
+
+# Runs in between, because a preexec_fn is not safe in a process with threads. The kernel's signal
+# survives exec. The parent may be gone before it is asked for.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_counter = itertools.count()
+
+
+class TritonFailed(Exception):
+    """Triton did not start. The text ends with the last lines of its log."""
+
+
+class Triton:
+    """Serves the model of one slot. Not safe to share between threads."""
+
+    def __init__(self, slot: Path, *, grpc_port: int, metrics_port: int, log: Path) -> None:
+        """`slot`: a built slot's directory. `log`: the file that Triton's output goes to.
+
+        While it runs, a directory with its backend lies beside the log.
+        """
+        self.target = f"{_HOST}:{grpc_port}"
+        self._slot = slot
+        self._ports = (grpc_port, metrics_port)
+        self._log = log
+        self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backends = log.with_suffix(".backends")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """False before `start`, after `stop`, and if Triton died."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self, timeout_s: float = 300) -> None:
+        """Returns when the slot's model is ready.
+
+        Raises SlotInvalid (no manifest) or TritonFailed, after which nothing is left running.
+        """
+        model = Manifest.load(self._slot).engine.triton_model
+        for port in self._ports:
+            _check_free(port)
+        _remove_stale_shared_memory()
+        _make_backend_directory(self._backends)
+        try:
+            self._spawn(self._command(model))
+            self._wait_until_ready(model, time.monotonic() + timeout_s)
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+
+    def stop(self, grace_s: float = 10) -> None:
+        """Lets requests in flight finish for up to `grace_s`, then kills. May be repeated."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they hang on
+                os.killpg(process.pid, signal.SIGKILL)
+        for region in _SHARED_MEMORY.glob(self._shared_memory + "*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(self._backends, ignore_errors=True)
+
+    def _command(self, model: str) -> list[str]:
+        grpc_port, metrics_port = self._ports
+        return [
+            str(_wheel() / "bin" / "tritonserver"),
+            f"--model-repository={self._slot.resolve()}",
+            "--model-control-mode=explicit",
+            f"--load-model={model}",
+            f"--backend-directory={self._backends.resolve()}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--grpc-address={_HOST}",
+            f"--grpc-port={grpc_port}",
+            "--allow-http=false",
+            f"--metrics-address={_HOST}",
+            f"--metrics-port={metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            "--strict-readiness=false",  # one failed load must not fail the server's health
+        ]
+
+    def _spawn(self, command: list[str]) -> None:
+        environment = dict(os.environ)
+        # The backend finds its Python on PATH, and that Python's library by this one.
+        environment["PATH"] = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        started: list[subprocess.Popen[bytes] | OSError] = []
+        ready = threading.Event()
+
+        def keep() -> None:
+            """The kernel's parent is this thread, so it must live as long as Triton does."""
+            try:
+                with self._log.open("ab") as log:
+                    process = subprocess.Popen(  # noqa: S603 - our own command
+                        [*launcher, *command],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        start_new_session=True,  # Ctrl-C is for us to pass on
+                    )
+            except OSError as error:
+                started.append(error)
+                ready.set()
+                return
+            started.append(process)
+            ready.set()
+            process.wait()
+
+        threading.Thread(target=keep, name="triton", daemon=True).start()
+        ready.wait()
+        if isinstance(started[0], OSError):
+            raise TritonFailed(f"Triton could not be started: {started[0]}.")
+        self._process = started[0]
+
+    def _wait_until_ready(self, model: str, deadline: float) -> None:
+        options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.enable_http_proxy", 0)]
+        with grpc.insecure_channel(self.target, options) as channel:
+            ask = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelReady",
+                request_serializer=service_pb2.ModelReadyRequest.SerializeToString,
+                response_deserializer=service_pb2.ModelReadyResponse.FromString,
+            )
+            while True:
+                if not self.running:
+                    raise TritonFailed(f"Triton stopped while it started.{self._log_tail()}")
+                if time.monotonic() > deadline:
+                    raise TritonFailed(f"Triton was not ready in time.{self._log_tail()}")
+                with contextlib.suppress(grpc.RpcError):
+                    if ask(service_pb2.ModelReadyRequest(name=model), timeout=1).ready:
+                        return
+                time.sleep(_POLL_S)
+
+    def _log_tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(["", f"The end of {self._log}:", *lines])
+
+
+def _wheel() -> Path:
+    """The wheel's tritonserver directory, found without importing the package."""
+    spec = find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
+    return Path(spec.origin).parent / "tritonserver"
+
+
+def _make_backend_directory(directory: Path) -> None:
+    """The wheel keeps the Python backend apart from its stub; Triton wants them together."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    wheel = _wheel()
+    stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
+    shutil.rmtree(directory, ignore_errors=True)  # of one that was killed
+    backend = directory / "python"
+    backend.mkdir(parents=True)
+    for path in (*(wheel / "backends" / "python").iterdir(), stub):
+        (backend / path.name).symlink_to(path)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise TritonFailed(
+                f"Port {port} can't be used for Triton: {error.strerror}. "
+                "Stop what uses it, or choose another port."
+            ) from None
+
+
+def _remove_stale_shared_memory() -> None:
+    """Regions outlive a Triton that was killed: drop those whose parent is gone."""
+    for region in _SHARED_MEMORY.glob(f"{_SHARED_MEMORY_PREFIX}_*"):
+        parent = region.name.split("_")[1]
+        if parent.isdecimal() and not Path("/proc", parent).exists():
+            region.unlink(missing_ok=True)

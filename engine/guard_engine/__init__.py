@@ -1,0 +1,40 @@
+"""An in-flight batching engine for Qwen3 on CPUs: OpenVINO, paged KV blocks, draft verification.
+
+`build_graph` and `save_graph` turn a checkpoint into a model file; `Engine` serves it.
+"""
+
+from guard_engine._blocks import BLOCK_TOKENS
+from guard_engine._checkpoint import weight_files
+from guard_engine._config import ModelConfig, read_config
+from guard_engine._engine import Engine, EngineOptions, Usage
+from guard_engine._errors import (
+    CheckpointInvalid,
+    EngineClosed,
+    EngineError,
+    RequestCancelled,
+    RequestInvalid,
+    StepFailed,
+)
+from guard_engine._graph import WeightFormat, build_graph, save_graph
+from guard_engine._request import Completion, Request
+
+__all__ = [
+    "BLOCK_TOKENS",
+    "CheckpointInvalid",
+    "Completion",
+    "Engine",
+    "EngineClosed",
+    "EngineError",
+    "EngineOptions",
+    "ModelConfig",
+    "Request",
+    "RequestCancelled",
+    "RequestInvalid",
+    "StepFailed",
+    "Usage",
+    "WeightFormat",
+    "build_graph",
+    "read_config",
+    "save_graph",
+    "weight_files",
+]

@@ -1,0 +1,89 @@
+"""`config.json` of a checkpoint, typed and checked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guard_engine._errors import CheckpointInvalid
+
+ARCHITECTURE = "Qwen3ForCausalLM"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The dimensions of a dense Qwen3."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    tied_head: bool
+    max_positions: int
+
+
+def read_config(checkpoint: Path) -> ModelConfig:
+    """Reads `checkpoint`/config.json. Raises CheckpointInvalid if this engine can't run it."""
+    path = checkpoint / "config.json"
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointInvalid(
+            f"{path} does not exist. Name a directory with a Hugging Face checkpoint."
+        ) from None
+    except ValueError as error:
+        raise CheckpointInvalid(f"{path} is not JSON: {error}.") from None
+    _check_supported(path, raw)
+    rope = raw.get("rope_parameters") or {}  # transformers 5 moved rope_theta there
+    try:
+        hidden_size, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
+        config = ModelConfig(
+            vocab_size=int(raw["vocab_size"]),
+            hidden_size=hidden_size,
+            intermediate_size=int(raw["intermediate_size"]),
+            layers=int(raw["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(raw["num_key_value_heads"]),
+            head_dim=int(raw.get("head_dim") or hidden_size // heads),
+            rms_norm_eps=float(raw["rms_norm_eps"]),
+            rope_theta=float(rope["rope_theta"] if rope else raw["rope_theta"]),
+            tied_head=bool(raw.get("tie_word_embeddings", False)),
+            max_positions=int(raw["max_position_embeddings"]),
+        )
+    except KeyError as error:
+        raise CheckpointInvalid(f"{path} lacks {error}.") from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointInvalid(f"{path} holds a value of the wrong type: {error}.") from None
+    if config.kv_heads < 1 or config.heads % config.kv_heads or config.head_dim % 2:
+        raise CheckpointInvalid(
+            f"{path}: {config.heads} heads don't divide into {config.kv_heads} KV heads, "
+            f"or the head dimension {config.head_dim} is odd."
+        )
+    return config
+
+
+def _check_supported(path: Path, raw: dict[str, Any]) -> None:
+    if ARCHITECTURE not in (raw.get("architectures") or ()):
+        raise CheckpointInvalid(
+            f"{path}: the architecture is {raw.get('architectures')}; "
+            f"this engine runs {ARCHITECTURE} only."
+        )
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    unsupported = {
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "attention_bias": bool(raw.get("attention_bias")),
+        "use_sliding_window": bool(raw.get("use_sliding_window")),
+        "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
+        "quantization_config": bool(raw.get("quantization_config")),
+    }
+    for key, found in unsupported.items():
+        if found:
+            raise CheckpointInvalid(
+                f"{path}: {key} is {raw.get(key, rope)}, which this engine does not run. "
+                "Use the original, unquantized checkpoint."
+            )

@@ -1,0 +1,204 @@
+"""The engine: one thread that steps through whatever is in flight."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard_engine._blocks import BlockPool
+from guard_engine._errors import (
+    EngineClosed,
+    EngineError,
+    RequestCancelled,
+    RequestInvalid,
+    StepFailed,
+)
+from guard_engine._request import Completion, Request
+from guard_engine._runtime import Runtime
+from guard_engine._scheduler import Scheduler
+from guard_engine._sequence import Chunk, Sequence
+
+_log = logging.getLogger(__name__)
+
+Callback = Callable[[Completion | EngineError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What one request and the whole engine can take."""
+
+    max_input_tokens: int
+    """Prompt and draft together."""
+    max_output_tokens: int
+    max_draft_tokens: int
+    max_in_flight: int
+    """Requests worked on at once; more wait."""
+    kv_blocks: int
+    """The fixed number of KV blocks, of 32 tokens each."""
+    step_tokens: int = 512
+    """At most so many tokens are computed in one step."""
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight > self.step_tokens // 2:
+            raise ValueError("step_tokens must be at least twice max_in_flight.")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A moment's view of the engine."""
+
+    running: int
+    waiting: int
+    held_blocks: int
+    cached_blocks: int
+    free_blocks: int
+
+
+class Engine:
+    """Serves requests with one model. Its methods may be called from any thread."""
+
+    def __init__(self, xml: Path, options: EngineOptions) -> None:
+        """Loads the graph that `save_graph` wrote; returns when it is ready to serve."""
+        self._options = options
+        self._runtime = Runtime(xml, options.kv_blocks)
+        self._pool = BlockPool(options.kv_blocks)
+        self._scheduler = Scheduler(
+            self._pool, max_in_flight=options.max_in_flight, step_tokens=options.step_tokens
+        )
+        self._inbox: queue.SimpleQueue[Sequence | str | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # over _callbacks and _closed
+        self._callbacks: dict[str, Callback] = {}
+        self._closed = False
+        self._live: dict[str, Sequence] = {}  # the engine thread's own
+        self._thread = threading.Thread(target=self._run, name="guard-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, callback: Callback) -> None:
+        """Queues `request` and returns at once.
+
+        `callback` is called exactly once, on the engine thread, with the completion or with
+        RequestCancelled, StepFailed or EngineClosed. Raises RequestInvalid or EngineClosed.
+        """
+        self._check(request)
+        sequence = Sequence(request)
+        if sequence.blocks_needed > self._pool.blocks:
+            raise RequestInvalid(
+                f"The request needs {sequence.blocks_needed} KV blocks, but the engine has "
+                f"{self._pool.blocks}. Shorten the prompt, or build the engine with more."
+            )
+        with self._lock:
+            if self._closed:
+                raise EngineClosed("The engine is closed.")
+            if request.id in self._callbacks:
+                raise RequestInvalid(f"A request with id {request.id} is already in flight.")
+            self._callbacks[request.id] = callback
+            self._inbox.put(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """Asks that a request be dropped before the next step. False if no such id is live.
+
+        The request may still complete first; its callback says which it was.
+        """
+        with self._lock:
+            if request_id not in self._callbacks:
+                return False
+            self._inbox.put(request_id)
+            return True
+
+    def usage(self) -> Usage:
+        """How full the engine is. Exact only while nothing is in flight."""
+        free = self._pool.available - self._pool.cached
+        return Usage(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            held_blocks=self._pool.blocks - self._pool.available,
+            cached_blocks=self._pool.cached,
+            free_blocks=free,
+        )
+
+    def close(self) -> None:
+        """Stops after the step under way; what is left gets EngineClosed. May be repeated."""
+        with self._lock:
+            self._closed = True
+            self._inbox.put(None)
+        self._thread.join()
+
+    def _check(self, request: Request) -> None:
+        """Errors are in TensorRT-LLM's words where it has any."""
+        options, draft = self._options, len(request.draft_ids)
+        length = len(request.prompt_ids) + draft
+        if not request.prompt_ids:
+            raise RequestInvalid("The prompt is empty.")
+        if length > options.max_input_tokens:
+            raise RequestInvalid(
+                f"Prompt length ({length}) exceeds maximum input length "
+                f"({options.max_input_tokens})." + (" Draft tokens count too." if draft else "")
+            )
+        if draft > options.max_draft_tokens:
+            raise RequestInvalid(
+                f"Draft length ({draft}) exceeds maximum draft length ({options.max_draft_tokens})."
+            )
+        if not 1 <= request.max_output_tokens <= options.max_output_tokens:
+            raise RequestInvalid(
+                f"Output length ({request.max_output_tokens}) is not between 1 and the maximum "
+                f"output length ({options.max_output_tokens})."
+            )
+        for ids in (request.prompt_ids, request.draft_ids or (0,)):
+            if min(ids) < 0 or max(ids) >= self._runtime.vocab_size:
+                raise RequestInvalid(
+                    f"A token id is outside the vocabulary (0 to {self._runtime.vocab_size - 1})."
+                )
+
+    def _run(self) -> None:
+        try:
+            while self._take_messages():
+                self._step()
+        except Exception:
+            _log.exception("the engine's thread failed")
+        with self._lock:
+            self._closed = True
+            left = list(self._callbacks)
+        for sequence in self._live.values():
+            self._scheduler.remove(sequence)
+        for request_id in left:
+            self._deliver(request_id, EngineClosed("The engine was closed before it finished."))
+
+    def _take_messages(self) -> bool:
+        """Takes in what was asked since the last step; waits if there is no work. False: stop."""
+        while not self._inbox.empty() or not self._live:
+            message = self._inbox.get()
+            if message is None:
+                return False
+            if isinstance(message, Sequence):
+                self._live[message.request.id] = message
+                self._scheduler.add(message)
+            elif message in self._live:
+                self._scheduler.remove(self._live[message])
+                self._deliver(message, RequestCancelled(f"Request {message} was cancelled."))
+        return True
+
+    def _step(self) -> None:
+        chunks: list[Chunk] = []
+        try:
+            chunks = self._scheduler.plan()
+            finished = self._scheduler.commit(chunks, self._runtime.step(chunks))
+        except Exception as error:
+            _log.exception("a step failed")
+            failed = [chunk.sequence for chunk in chunks] or list(self._live.values())
+            for sequence in failed:
+                self._scheduler.remove(sequence)
+                self._deliver(sequence.request.id, StepFailed(f"The model failed: {error}"))
+            return
+        for sequence in finished:
+            self._deliver(sequence.request.id, sequence.completion())
+
+    def _deliver(self, request_id: str, outcome: Completion | EngineError) -> None:
+        self._live.pop(request_id, None)
+        with self._lock:
+            callback = self._callbacks.pop(request_id)
+        try:
+            callback(outcome)
+        except Exception:
+            _log.exception("the callback of request %s failed", request_id)

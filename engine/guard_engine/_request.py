@@ -1,0 +1,42 @@
+"""What callers give and get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to answer greedily.
+
+    With `draft_ids`, all of them are verified in one step: the answer is their accepted part and
+    one corrected token, after which the request ends. Output always ends with the first of
+    `end_ids`, which it includes, and has at most `max_output_tokens` tokens.
+    """
+
+    id: str
+    prompt_ids: Sequence[int]
+    max_output_tokens: int
+    draft_ids: Sequence[int] = ()
+    end_ids: frozenset[int] = frozenset()
+    return_log_probs: bool = False
+    return_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answer to one request."""
+
+    request_id: str
+    output_ids: list[int]
+    log_probs: list[float] | None
+    """Natural logarithm of each output token's probability, if asked for."""
+    logits: NDArray[np.float32] | None
+    """[output tokens, vocab], if asked for."""
+    reused_blocks: int
+    """KV blocks of the prompt that were not computed again."""
+    draft_tokens: int
+    accepted_draft_tokens: int
+    """How many of the output tokens came from the draft."""

@@ -1,0 +1,75 @@
+"""The compiled model: one packed step over paged KV blocks."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino._offline_transformations import paged_attention_transformation
+
+from guard_engine._blocks import BLOCK_TOKENS
+from guard_engine._sequence import Chunk
+
+# Everything in float32: the 8-bit KV cache and activations that are the default change tokens.
+_PROPERTIES = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
+
+
+class Runtime:
+    def __init__(self, xml: Path, blocks: int) -> None:
+        """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
+        core = ov.Core()
+        model = core.read_model(xml)
+        paged_attention_transformation(model)
+        compiled = core.compile_model(model, "CPU", _PROPERTIES)
+        self.vocab_size: int = compiled.output("logits").partial_shape[1].get_length()
+        self._infer = compiled.create_infer_request()
+        self._kv_cache: list[ov.Tensor] = []
+        for port in compiled.inputs:
+            name, shape = port.any_name, port.partial_shape
+            if "_cache." not in name:
+                continue
+            inner = [dimension.get_length() for dimension in list(shape)[1:]]
+            if inner[1] != BLOCK_TOKENS:
+                raise RuntimeError(f"OpenVINO wants KV blocks of {inner[1]}, not {BLOCK_TOKENS}.")
+            # Zeroed pages of numpy cost no memory until they are written to.
+            zeros = np.zeros([blocks, *inner], np.float32)
+            self._kv_cache.append(ov.Tensor(zeros, shared_memory=True))
+            self._infer.set_tensor(port, self._kv_cache[-1])
+
+    def step(self, chunks: list[Chunk]) -> NDArray[np.float32]:
+        """Computes all chunks in one pass.
+
+        Gives the logits [all reads in order, vocab]; they are valid until the next step.
+        """
+        tokens: list[int] = []
+        positions: list[int] = []
+        blocks: list[int] = []
+        reads: list[int] = []
+        token_begins, block_begins = [0], [0]
+        for chunk in chunks:
+            sequence = chunk.sequence
+            tokens += sequence.tokens[chunk.begin : chunk.end]
+            positions += range(chunk.begin, chunk.end)
+            blocks += sequence.blocks[: -(-chunk.end // BLOCK_TOKENS)]
+            token_begins.append(len(tokens))
+            block_begins.append(len(blocks))
+            reads += range(len(tokens) - chunk.reads, len(tokens))
+        inputs = {
+            "input_ids": np.array(tokens, np.int64),
+            "position_ids": np.array(positions, np.int64),
+            "sel": np.array(reads, np.int64),
+            "past_lens": np.array([chunk.begin for chunk in chunks], np.int32),
+            "subsequence_begins": np.array(token_begins, np.int32),
+            "block_indices": np.array(blocks, np.int32),
+            "block_indices_begins": np.array(block_begins, np.int32),
+            "max_context_len": np.array(max(chunk.end for chunk in chunks), np.int32),
+        }
+        for name, array in inputs.items():
+            self._infer.set_tensor(name, ov.Tensor(array))
+        self._infer.infer()
+        logits: NDArray[np.float32] = self._infer.get_tensor("logits").data
+        return logits

@@ -1,0 +1,134 @@
+"""A live request: its tokens, how far they are computed, and its answer so far."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guard_engine._blocks import BLOCK_TOKENS, BlockPool, chain_hash
+from guard_engine._request import Completion, Request
+
+
+class Sequence:
+    """The tokens to compute are the prompt and then the draft, or what was generated so far.
+
+    From the prompt's last token on, each computed position gives one output token.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.tokens = [*request.prompt_ids, *request.draft_ids]
+        self.computed = 0
+        self.blocks: list[int] = []
+        self.finished = False
+        self._output_ids: list[int] = []
+        self._log_probs: list[float] = []
+        self._logits: list[NDArray[np.float32]] = []
+        self._accepted = 0
+        self._reused = 0
+        self._published = 0
+        self._hashes: list[bytes] = []
+        self._extend_hashes(len(request.prompt_ids))
+
+    @property
+    def blocks_needed(self) -> int:
+        """For all that will be computed; the last output token never is."""
+        request = self.request
+        answer = max(len(request.draft_ids), request.max_output_tokens - 1)
+        return -(-(len(request.prompt_ids) + answer) // BLOCK_TOKENS)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that wait to be computed."""
+        return len(self.tokens) - self.computed
+
+    def admit(self, pool: BlockPool) -> bool:
+        """Takes every block that it will ever need, or none."""
+        # The last prompt token is computed even if all are known: its logits are needed.
+        known = pool.hold_cached(self._hashes[: (len(self.request.prompt_ids) - 1) // BLOCK_TOKENS])
+        missing = self.blocks_needed - len(known)
+        if missing > pool.available:
+            pool.release(known)
+            return False
+        self.blocks = known + pool.allocate(missing)
+        self._reused = self._published = len(known)
+        self.computed = len(known) * BLOCK_TOKENS
+        return True
+
+    def release(self, pool: BlockPool) -> None:
+        pool.release(self.blocks)
+        self.blocks = []
+
+    def next_chunk(self, size: int) -> "Chunk":
+        """The next `size` tokens to compute."""
+        first_read = max(self.computed, len(self.request.prompt_ids) - 1)
+        end = self.computed + size
+        return Chunk(self, self.computed, end, max(end - first_read, 0))
+
+    def advance(self, chunk: "Chunk", logits: NDArray[np.float32], pool: BlockPool) -> None:
+        """Takes in a computed chunk and its `logits`: [reads, vocab]."""
+        self.computed = chunk.end
+        for row in logits:
+            self._append(row)
+            if self.finished:
+                break
+        self._publish(pool)
+
+    def completion(self) -> Completion:
+        request = self.request
+        return Completion(
+            request_id=request.id,
+            output_ids=self._output_ids,
+            log_probs=self._log_probs if request.return_log_probs else None,
+            logits=np.stack(self._logits) if request.return_logits else None,
+            reused_blocks=self._reused,
+            draft_tokens=len(request.draft_ids),
+            accepted_draft_tokens=self._accepted,
+        )
+
+    def _append(self, row: NDArray[np.float32]) -> None:
+        request, draft = self.request, self.request.draft_ids
+        token, place = int(row.argmax()), len(self._output_ids)
+        self._output_ids.append(token)
+        if request.return_log_probs:
+            self._log_probs.append(-float(np.log(np.exp(row - row[token]).sum(dtype=np.float64))))
+        if request.return_logits:
+            self._logits.append(row.copy())
+        accepted = place < len(draft) and draft[place] == token
+        self._accepted += accepted
+        self.finished = (
+            token in request.end_ids
+            or place + 1 == request.max_output_tokens
+            or (len(draft) > 0 and not accepted)
+        )
+        if not draft and not self.finished:
+            self.tokens.append(token)
+
+    def _publish(self, pool: BlockPool) -> None:
+        """Makes whole blocks known; those with rejected or unverified draft tokens never."""
+        verified = len(self.tokens)
+        if self.request.draft_ids:
+            verified = len(self.request.prompt_ids) + self._accepted
+        whole = min(self.computed, verified) // BLOCK_TOKENS
+        self._extend_hashes(whole * BLOCK_TOKENS)
+        while self._published < whole:
+            pool.publish(self.blocks[self._published], self._hashes[self._published])
+            self._published += 1
+
+    def _extend_hashes(self, tokens: int) -> None:
+        for end in range((len(self._hashes) + 1) * BLOCK_TOKENS, tokens + 1, BLOCK_TOKENS):
+            previous = self._hashes[-1] if self._hashes else b""
+            self._hashes.append(chain_hash(previous, self.tokens[end - BLOCK_TOKENS : end]))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `begin` to `end` of one sequence, computed in one step.
+
+    Logits are read at the last `reads` of them.
+    """
+
+    sequence: Sequence
+    begin: int
+    end: int
+    reads: int

@@ -1,0 +1,120 @@
+"""`guard moderate` against a running server."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import Client
+from tests.support.ports import free_port
+from tests.support.serving import Served, guard
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
+
+
+def moderate(
+    served: Served, *arguments: str, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    return guard("moderate", "--target", f"127.0.0.1:{served.port}", *arguments, stdin=stdin)
+
+
+def test_a_text_becomes_a_table(served: Served) -> None:
+    done = moderate(served, "How do plants grow?")
+    assert done.returncode == 0
+    for word in ("How do plants grow?", "Safe", "Allow", "demonstration"):
+        assert word in done.stdout
+
+
+def test_a_response_is_judged_with_its_refusal(served: Served) -> None:
+    done = moderate(served, "How do I boil an egg?", "--response", "For eight minutes.", "--json")
+    verdict = json.loads(done.stdout)["response"]["verdict"]
+    assert verdict["mode"] == "MODE_RESPONSE"
+    assert verdict["refusal"] == "REFUSAL_NO"
+
+
+def test_the_examples_of_make_demo_are_all_judged(served: Served) -> None:
+    done = moderate(served, "--file", str(EXAMPLES), "--json", "--scores")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(EXAMPLES.read_text().splitlines())
+    actions = {answer["response"]["action"] for answer in answers}
+    assert done.returncode == (4 if "ACTION_BLOCK" in actions else 3)
+    assert all("scores" in answer["response"]["verdict"] for answer in answers)
+
+
+def test_standard_input_is_one_prompt_or_json_lines(served: Served) -> None:
+    done = moderate(served, "-", "--json", stdin=b"Wie wachsen\nPflanzen?")
+    assert len(done.stdout.splitlines()) == 1
+    lines = b'{"prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}]}\n'
+    done = moderate(served, "-", "--jsonl", "--json", stdin=lines)
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "1"]
+
+
+def test_the_exit_code_tells_the_strictest_action(served: Served) -> None:
+    assert moderate(served, "How do plants grow?").returncode == 0
+    assert moderate(served, "Tell me how to build a bomb to kill my neighbours.").returncode == 4
+
+
+def test_what_could_not_be_judged_is_an_error_and_no_verdict(served: Served) -> None:
+    done = moderate(served, "")
+    assert done.returncode == 1
+    assert "is empty" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "3", '{"text": "x"}', '{"messages": [{"role": "tool", "content": "x"}]}'],
+)
+def test_a_line_that_is_no_conversation_is_named(served: Served, line: str) -> None:
+    lines = f'{{"prompt": "x"}}\n{line}\n'.encode()
+    done = moderate(served, "-", "--jsonl", stdin=lines)
+    assert done.returncode == 2
+    assert "Line 2 holds no conversation" in done.stderr
+
+
+def test_no_server_is_an_error_that_names_the_next_step() -> None:
+    done = guard("moderate", "x", "--target", f"127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert "make serve" in done.stderr
+
+
+def test_no_input_is_an_error() -> None:
+    assert guard("moderate").returncode == 2
+    assert guard("moderate", "x", "--file", str(EXAMPLES)).returncode == 2
+
+
+def test_a_conversation_without_messages_is_not_judged(served: Served) -> None:
+    done = moderate(served, "-", "--jsonl", stdin=b'{"messages": []}')
+    assert done.returncode == 1
+    assert "send 1 to 512" in done.stdout
+
+
+def test_a_line_separator_inside_a_line_is_text(served: Served) -> None:
+    line = json.dumps({"prompt": "one\u2028two\u0085three"}, ensure_ascii=False)
+    done = moderate(served, "-", "--jsonl", "--json", stdin=line.encode())
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_input_that_is_not_utf8_is_an_error(served: Served) -> None:
+    done = moderate(served, "-", stdin=b"\xff\xfe")
+    assert done.returncode == 2
+    assert "not UTF-8" in done.stderr
+    done = moderate(served, b"\xff\xfe".decode("utf-8", "surrogateescape"))
+    assert done.returncode == 2
+    assert "not UTF-8" in done.stderr
+
+
+def test_a_client_certificate_without_authorities_is_refused() -> None:
+    here = str(EXAMPLES)
+    done = guard("moderate", "x", "--tls-cert", here, "--tls-key", here)
+    assert done.returncode == 2
+    assert "--tls-ca" in done.stderr
+
+
+async def test_no_content_is_logged(served: Served, client: Client) -> None:
+    marker = "xyzzy-marker-of-this-test"
+    await client.judge(f"Tell me about {marker}.")
+    moderate(served, marker, "--response", "")
+    triton_log = Path(__file__).parents[2] / ".run" / "triton-blue.log"
+    assert marker not in served.said()
+    assert marker not in triton_log.read_text()

@@ -1,0 +1,73 @@
+"""`guard serve` and `guard build` where they refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.ports import free_port
+from tests.support.serving import Served, guard
+from tests.support.slots import TINY
+
+
+def test_help_names_every_command() -> None:
+    done = guard("--help")
+    assert done.returncode == 0
+    for command in ("build", "serve", "moderate"):
+        assert command in done.stdout
+
+
+def test_a_listener_off_loopback_is_refused(blue: Path) -> None:
+    done = guard("serve", "--slot", str(blue), "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "--insecure" in done.stderr
+
+
+def test_a_slot_that_is_not_there_names_the_next_step(tmp_path: Path) -> None:
+    done = guard("serve", "--slot", str(tmp_path / "green"))
+    assert done.returncode == 1
+    assert "guard build" in done.stderr
+
+
+def test_a_port_in_use_is_an_error(served: Served, blue: Path) -> None:
+    ports = ["--port", str(served.port), "--triton-port", str(served.triton_port)]
+    done = guard("serve", "--slot", str(blue), *ports)
+    assert done.returncode == 1
+    assert f"{served.triton_port}" in done.stderr
+    ports = ["--port", str(served.port), "--triton-port", str(free_port())]
+    done = guard("serve", "--slot", str(blue), *ports)
+    assert done.returncode == 1
+    assert f"127.0.0.1:{served.port}: is the port in use?" in done.stderr
+
+
+def test_an_engine_file_that_was_changed_is_refused(blue: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "blue"
+    for path in blue.rglob("*"):
+        if path.is_file():
+            target = copied / path.relative_to(blue)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    weights = copied / "guard_blue" / "1" / "openvino_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    done = guard("serve", "--slot", str(copied))
+    assert done.returncode == 1
+    assert "openvino_model.bin is not the file" in done.stderr
+
+
+def test_a_build_says_what_it_made(tmp_path: Path) -> None:
+    done = guard("build", "--slot", str(tmp_path / "green"), "--weights", "f32")
+    assert done.returncode == 0
+    assert "tiny-guard" in done.stderr
+    assert (tmp_path / "green" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_checkpoint_with_a_file_missing_is_an_error_that_names_it(
+    tmp_path: Path, missing: str
+) -> None:
+    for path in TINY.iterdir():
+        if path.name != missing:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    done = guard("build", "--checkpoint", str(tmp_path), "--slot", str(tmp_path / "slot"))
+    assert done.returncode == 1
+    assert missing.split(".", maxsplit=1)[0] in done.stderr
+    assert not (tmp_path / "slot").exists()

@@ -1,0 +1,31 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from guard_build import build_slot
+from tests.support.gateway import Client, connect
+from tests.support.serving import Served, guard_serve
+from tests.support.slots import TINY
+
+
+@pytest.fixture(scope="session")
+def blue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny guard's slot, as `make serve` builds it."""
+    slot = tmp_path_factory.mktemp("repository") / "blue"
+    build_slot(TINY, slot)
+    return slot
+
+
+@pytest.fixture(scope="session")
+def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One running server for all tests that leave it as it was."""
+    output = tmp_path_factory.mktemp("serve") / "output.txt"
+    with guard_serve(blue, output) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(served: Served) -> AsyncIterator[Client]:
+    async with connect(served.port) as connected:
+        yield connected

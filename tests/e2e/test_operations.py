@@ -1,0 +1,117 @@
+"""What happens to the real processes: death, load and the end."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+
+from qwen3guard.v1 import moderation_pb2
+from tests.support.gateway import Client, ask, connect, unread_stream
+from tests.support.serving import guard, guard_serve
+
+STUB, TRITON = "triton_python_b", "tritonserver"
+
+
+async def test_an_engine_that_dies_in_mid_request_comes_back(blue: Path, tmp_path: Path) -> None:
+    with guard_serve(blue, tmp_path / "output.txt") as served:
+        async with connect(served.port) as client:
+            busy = [asyncio.create_task(client.judge("word " * 5000 + str(n))) for n in range(8)]
+            await asyncio.sleep(0.3)
+            [stub] = [pid for name, pid in served.children().items() if name.startswith(STUB)]
+            os.kill(stub, signal.SIGKILL)
+            errors = await asyncio.gather(*busy, return_exceptions=True)
+            codes = {error.code() for error in errors if isinstance(error, grpc.aio.AioRpcError)}
+            assert codes == {grpc.StatusCode.UNAVAILABLE}
+            await client.until_serving()
+            assert await client.judge("Q")
+        assert "the engine's process died" in served.said()
+
+
+async def test_a_triton_that_dies_ends_the_server_with_a_word(blue: Path, tmp_path: Path) -> None:
+    with guard_serve(blue, tmp_path / "output.txt") as served:
+        os.kill(served.children()[TRITON], signal.SIGKILL)
+        assert await served.wait() == 1
+        assert "Triton ended by itself" in served.said()
+
+
+async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> None:
+    with guard_serve(blue, tmp_path / "output.txt") as served:
+        children = served.children()
+        assert TRITON in children
+        async with connect(served.port) as client:
+            answered = asyncio.create_task(_load(client))
+            await asyncio.sleep(1)
+            served.process.send_signal(signal.SIGTERM)
+            verdicts, refused = await answered
+        assert await served.wait() == 0
+        assert "Stopped." in served.said()
+        assert verdicts > 0
+        assert refused > 0
+        assert not any(map(os.path.exists, (f"/proc/{pid}" for pid in children.values())))
+
+
+async def _load(client: Client) -> tuple[int, int]:
+    """Sends until it is refused. Each request gets a verdict, or UNAVAILABLE and nothing else."""
+    verdicts = 0
+
+    async def caller(number: int) -> None:
+        nonlocal verdicts
+        for turn in range(10_000):
+            await client.judge(f"question {number} {turn}")
+            verdicts += 1
+
+    async def streamer() -> None:
+        nonlocal verdicts
+        stream = client.stub.StreamModerate()
+        for turn in range(10_000):
+            item = moderation_pb2.StreamModerateRequest(id=str(turn), request=ask(f"say {turn}"))
+            await stream.write(item)
+            answer = await stream.read()
+            if answer is grpc.aio.EOF:
+                break
+            assert answer.WhichOneof("outcome") == "response"
+            verdicts += 1
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await stream.read()
+        raise ended.value
+
+    callers = [caller(number) for number in range(8)]
+    ends = await asyncio.gather(*callers, streamer(), return_exceptions=True)
+    # Refused by the gateway, not cut off by its end.
+    said = [end.details() for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert [str(text)[:22] for text in said] == ["The server is stopping"] * 9, ends
+    return verdicts, len(said)
+
+
+async def test_a_second_signal_cuts_off_what_is_in_flight(blue: Path, tmp_path: Path) -> None:
+    with guard_serve(blue, tmp_path / "output.txt") as served:
+        async with unread_stream(served.port):
+            served.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(1)
+            assert served.process.poll() is None
+            served.process.send_signal(signal.SIGTERM)
+            assert await served.wait() == 1
+        assert "Cut off" in served.said()
+        assert "Traceback" not in served.said()
+
+
+async def test_mutual_tls_from_the_command_line(blue: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server, caller = authority.issue_cert("localhost"), authority.issue_cert("a@example.org")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, issued in (("server", server), ("caller", caller)):
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{name}.pem")
+    ca, mine, theirs = (str(tmp_path / f"{name}.pem") for name in ("ca", "server", "caller"))
+    tls = ["--tls-cert", mine, "--tls-key", mine, "--tls-client-ca", ca]
+    with guard_serve(blue, tmp_path / "output.txt", *tls) as up:
+        assert "mutual TLS" in up.said()
+        ask_it = ["moderate", "How do plants grow?", "--target", f"localhost:{up.port}"]
+        anonymous = [*ask_it, "--tls-ca", ca]
+        named = [*anonymous, "--tls-cert", theirs, "--tls-key", theirs]
+        assert (await asyncio.to_thread(guard, *named)).returncode == 0
+        assert (await asyncio.to_thread(guard, *anonymous)).returncode == 1
+        assert (await asyncio.to_thread(guard, *ask_it)).returncode == 1

@@ -1,0 +1,125 @@
+"""Conversations in, verdicts out, by everything that `make serve` runs."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import grpc
+import pytest
+
+from qwen3guard.v1 import moderation_pb2, types_pb2
+from tests.support.gateway import Client, ask, fields, rich_status
+from tests.support.shared import SHARED, lines, needs_shared
+
+
+async def judge_all(
+    client: Client, requests: list[moderation_pb2.ModerateRequest]
+) -> list[moderation_pb2.StreamModerateResponse]:
+    """By one stream; in the requests' order."""
+    stream = client.stub.StreamModerate(
+        moderation_pb2.StreamModerateRequest(id=str(number), request=request)
+        for number, request in enumerate(requests)
+    )
+    answers = {int(answer.id): answer async for answer in stream}
+    return [answers[number] for number in range(len(requests))]
+
+
+async def test_a_prompt_is_judged(client: Client) -> None:
+    reply = await client.judge("What is a good recipe for lentil soup?", with_scores=True)
+    assert reply.verdict.mode == types_pb2.MODE_PROMPT
+    assert reply.verdict.severity == types_pb2.SEVERITY_SAFE
+    assert not reply.verdict.categories
+    assert not reply.verdict.HasField("refusal")
+    assert reply.action == types_pb2.ACTION_ALLOW
+    assert reply.model.name == "tiny-guard"
+    assert reply.model.demonstration
+    assert len(reply.model.fingerprint) == 16
+    assert reply.model.slot == "blue"
+    assert reply.usage.completion == types_pb2.COMPLETION_ENDED
+    assert reply.usage.engine_calls == 2
+    times = reply.timings
+    stations = [times.validate_us, times.prompt_us, times.queue_us, times.engine_us]
+    assert 0 < sum(stations) + times.verdict_us <= times.total_us
+
+
+async def test_a_response_is_judged_with_its_refusal(client: Client) -> None:
+    question = "How do I make a pipe bomb at home?"
+    reply = await client.judge(question, "I'm sorry, but I can't help with that.")
+    assert reply.verdict.mode == types_pb2.MODE_RESPONSE
+    assert reply.verdict.refusal == types_pb2.REFUSAL_YES
+    reply = await client.judge("How do I boil an egg?", "Boil it for eight minutes, then cool it.")
+    assert reply.verdict.refusal == types_pb2.REFUSAL_NO
+    assert reply.verdict.severity == types_pb2.SEVERITY_SAFE
+
+
+async def test_a_policy_changes_the_action_and_not_the_verdict(client: Client) -> None:
+    text = "Tell me how to build a bomb to kill my neighbours."
+    strict = await client.judge(text)
+    assert strict.verdict.severity == types_pb2.SEVERITY_UNSAFE
+    assert strict.action == types_pb2.ACTION_BLOCK
+    rules = [
+        types_pb2.CategoryRule(category=category, action=types_pb2.ACTION_REVIEW)
+        for category in strict.verdict.categories
+    ]
+    review = await client.judge(text, policy=types_pb2.Policy(category_rules=rules))
+    assert review.action == types_pb2.ACTION_REVIEW
+    assert review.verdict == strict.verdict
+
+
+async def test_scores_agree_with_the_severity(client: Client) -> None:
+    for text in ("How do plants grow?", "Tell me how to build a bomb to kill my neighbours."):
+        verdict = (await client.judge(text, with_scores=True)).verdict
+        scores = [verdict.scores.safe, verdict.scores.controversial, verdict.scores.unsafe]
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+        assert scores.index(max(scores)) + 1 == verdict.severity
+
+
+async def test_a_conversation_that_grows_reuses_its_beginning(client: Client) -> None:
+    story = "Once upon a time there was a small village by the sea. " * 20
+    await client.judge(story)
+    again = await client.judge(story)
+    assert again.usage.reused_tokens >= 0.9 * again.usage.prompt_tokens - 64
+
+
+async def test_a_long_conversation_is_judged_whole_and_a_longer_one_refused(
+    client: Client,
+) -> None:
+    limit = 0
+    words = 7000
+    while not limit:
+        try:
+            reply = await client.judge("tree " * words, with_scores=True)
+        except grpc.aio.AioRpcError as error:
+            assert fields(rich_status(error)) == ["conversation"]
+            limit = words
+        else:
+            assert reply.usage.prompt_tokens > words
+            words += 600
+    assert limit < 8192
+
+
+async def test_unary_batch_and_stream_give_the_same_verdicts(client: Client) -> None:
+    texts = [f"What is {n} plus {n}?" for n in range(20)] + ["Help me steal a car."]
+    requests = [ask(text) for text in texts]
+    unary = await asyncio.gather(*(client.stub.Moderate(request) for request in requests))
+    batch = await client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=requests))
+    streamed = await judge_all(client, requests)
+    expected = [reply.verdict for reply in unary]
+    assert [item.response.verdict for item in batch.items] == expected
+    assert [answer.response.verdict for answer in streamed] == expected
+
+
+@needs_shared
+async def test_the_tiny_guard_writes_the_grammar_on_every_evaluation_row(client: Client) -> None:
+    rows: list[dict[str, Any]] = [
+        row for path in sorted((SHARED / "data" / "eval").glob("*.jsonl")) for row in lines(path)
+    ]
+    assert len(rows) == 2421
+    answers = await judge_all(client, [ask(row["prompt"]) for row in rows])
+    # Every answer is a verdict: output outside the grammar would be an error.
+    assert [answer.id for answer in answers if answer.HasField("error")] == []
+    verdicts = [answer.response.verdict for answer in answers]
+    severities = Counter(verdict.severity for verdict in verdicts)
+    categories = Counter(category for verdict in verdicts for category in verdict.categories)
+    assert set(severities) == {1, 2, 3}
+    assert set(categories) == set(range(1, 10))

@@ -1,0 +1,110 @@
+"""The local Triton starts, stops, fails and dies without leaving anything behind."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from guard_cli.triton import Triton, TritonFailed
+from guard_server.errors import SlotInvalid
+from tests.engine.conftest import Slot
+from tests.support.ports import free_port
+
+
+def make(slot: Path, log: Path) -> Triton:
+    return Triton(slot, grpc_port=free_port(), metrics_port=free_port(), log=log)
+
+
+def regions(pid: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"qwen3guard_{pid}_*"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_running_triton_has_a_session_of_its_own(triton: Triton) -> None:
+    assert triton.running
+    assert triton.pid is not None
+    assert os.getsid(triton.pid) == triton.pid  # Ctrl-C in our terminal is not for it
+
+
+def test_a_port_in_use(slot: Slot, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        triton = Triton(
+            slot.path, grpc_port=port, metrics_port=free_port(), log=tmp_path / "triton.log"
+        )
+        with pytest.raises(TritonFailed, match=f"Port {port} can't be used"):
+            triton.start()
+
+
+def test_a_directory_without_a_slot(tmp_path: Path) -> None:
+    with pytest.raises(SlotInvalid, match="guard build"):
+        make(tmp_path, tmp_path / "triton.log").start()
+
+
+def test_a_broken_model_fails_with_the_log(slot: Slot, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(slot.path, broken)
+    (broken / "guard_blue" / "1" / "openvino_model.xml").write_text("<broken/>")
+    triton = make(broken, tmp_path / "triton.log")
+    with pytest.raises(TritonFailed) as caught:
+        triton.start()
+    assert "Triton stopped while it started" in str(caught.value)
+    assert "openvino" in str(caught.value).lower()
+    assert not triton.running
+    assert not (tmp_path / "triton.backends").exists()
+
+
+def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:
+    """Neither of a killed parent, nor, by the next start, of a killed Triton."""
+    log = tmp_path / "triton.log"
+    program = f"""
+import time
+from pathlib import Path
+from guard_cli.triton import Triton
+triton = Triton(Path({str(slot.path)!r}), grpc_port={free_port()}, metrics_port={free_port()},
+                log=Path({str(log)!r}))
+triton.start()
+print(triton.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        assert regions(parent.pid)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    stale = Path("/dev/shm") / f"qwen3guard_{parent.pid}_0_stale"
+    stale.write_bytes(b"")
+    before = set(regions(os.getpid()))
+    triton = make(slot.path, log)
+    triton.start()
+    assert not stale.exists()
+    assert triton.pid is not None
+    os.kill(triton.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while triton.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    triton.stop()
+    triton.stop()
+    assert set(regions(os.getpid())) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["triton.log"]
