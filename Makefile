@@ -9,6 +9,8 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+# Beside the checkout, never in it.
+TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := build cli engine proto server tests model_repository/templates
@@ -43,10 +45,13 @@ proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
 	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
 
+train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
+	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
+
 lock: ## Pin and hash every requirement anew (needs uv)
-	@for f in serve dev; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \
+	@for f in serve dev train; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock" \
-	  $$([ $$f = dev ] && echo --extra dev) pyproject.toml requirements/install.in -o requirements/$$f.txt; done
+	  $$([ $$f = serve ] || echo --extra $$f) pyproject.toml requirements/install.in -o requirements/$$f.txt; done
 	@uv pip compile -q --no-deps --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	  --custom-compile-command "make lock" requirements/triton.in -o requirements/triton.txt
 
@@ -63,6 +68,12 @@ $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
 
 $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
 	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)-train/.ready: pyproject.toml requirements/train.txt
+	@$(PYTHON) -m venv $(VENV)-train
+	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/train.txt
+	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(SLOT): $(VENV)/.serve $(SLOT_SOURCES)

@@ -21,7 +21,8 @@ def blue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One running server for all tests that leave it as it was."""
     output = tmp_path_factory.mktemp("serve") / "output.txt"
-    with guard_serve(blue, output) as running:
+    # A busy machine is slow: what is tested here is not how long a verdict takes.
+    with guard_serve(blue, output, "--request-timeout", "300") as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from guard_server.slot import Slot
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
 _LAST_ANSWERS_S = 5  # for answers that are written but not yet sent
+_REFUSING_S = 1.0  # what is on its way meets a refusal; a closed listener would cancel it
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
@@ -89,6 +90,7 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
                 async with asyncio.timeout(settings.request_timeout_s + _LAST_ANSWERS_S):
                     await intake.drain()
                     last_answers_s = _LAST_ANSWERS_S
+            await asyncio.sleep(_REFUSING_S)
         finally:
             health.close()
             await server.stop(last_answers_s)

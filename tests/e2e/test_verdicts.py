@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from guard_server.manifest import Manifest
+from guard_server.prompt import Message, Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
-from tests.support.gateway import Client, ask, fields, rich_status
+from tests.support.gateway import Client, ask, fields, reason, rich_status
 from tests.support.shared import SHARED, lines, needs_shared
 
 
@@ -47,7 +50,7 @@ async def test_a_response_is_judged_with_its_refusal(client: Client) -> None:
     reply = await client.judge(question, "I'm sorry, but I can't help with that.")
     assert reply.verdict.mode == types_pb2.MODE_RESPONSE
     assert reply.verdict.refusal == types_pb2.REFUSAL_YES
-    reply = await client.judge("How do I boil an egg?", "Boil it for eight minutes, then cool it.")
+    reply = await client.judge("How do I boil an egg?", "For eight minutes.")
     assert reply.verdict.refusal == types_pb2.REFUSAL_NO
     assert reply.verdict.severity == types_pb2.SEVERITY_SAFE
 
@@ -75,27 +78,28 @@ async def test_scores_agree_with_the_severity(client: Client) -> None:
 
 
 async def test_a_conversation_that_grows_reuses_its_beginning(client: Client) -> None:
-    story = "Once upon a time there was a small village by the sea. " * 20
+    story = "What should I see in a small village by the sea, and what can I eat there? " * 8
     await client.judge(story)
     again = await client.judge(story)
     assert again.usage.reused_tokens >= 0.9 * again.usage.prompt_tokens - 64
 
 
-async def test_a_long_conversation_is_judged_whole_and_a_longer_one_refused(
-    client: Client,
-) -> None:
-    limit = 0
-    words = 7000
-    while not limit:
-        try:
-            reply = await client.judge("tree " * words, with_scores=True)
-        except grpc.aio.AioRpcError as error:
-            assert fields(rich_status(error)) == ["conversation"]
-            limit = words
-        else:
-            assert reply.usage.prompt_tokens > words
-            words += 600
-    assert limit < 8192
+async def test_the_limit_is_the_engines_and_nothing_is_cut(client: Client, blue: Path) -> None:
+    manifest, prompt = Manifest.load(blue), Prompt.load(blue)
+    frame, longer = (len(prompt.ids([Message("user", "tree " * n)])) for n in (1000, 2000))
+    limit = manifest.limits.max_input_tokens - 12  # the draft needs room too
+    words = 1000 + (limit - frame) * 1000 // (longer - frame)
+    # The tiny guard was not trained on texts so long: what counts is that the engine takes it.
+    try:
+        reply = await client.judge("tree " * words)
+    except grpc.aio.AioRpcError as error:
+        assert reason(rich_status(error)) == "VERDICT_UNGRAMMATICAL"
+    else:
+        assert reply.usage.prompt_tokens > limit - 8
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.judge("tree " * (words + 8))
+    assert fields(rich_status(refused.value)) == ["conversation"]
+    assert "Nothing is cut" in str(refused.value.details())
 
 
 async def test_unary_batch_and_stream_give_the_same_verdicts(client: Client) -> None:

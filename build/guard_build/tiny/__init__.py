@@ -1,0 +1,1 @@
+"""The tiny guard: how the checkpoint that the repository carries is trained."""

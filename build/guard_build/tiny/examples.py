@@ -1,0 +1,114 @@
+"""From rows to labelled conversations: prompt and response mode, weak labels filled in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from guard_build.tiny import weak
+from guard_build.tiny.labels import Label
+from guard_build.tiny.refusals import looks_like_refusal
+from guard_build.tiny.rows import Row, one_category
+from guard_server.prompt import Message
+
+PROMPT_CONTROVERSIAL_SHARE = 0.05
+RESPONSE_CONTROVERSIAL_SHARE = 0.06
+# A guessed category below this probability is shown to the model but not trained.
+CATEGORY_TRUST = 0.45
+_SEVERITY = {"safe": "Safe", "unsafe": "Unsafe", "controversial": "Controversial"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation, its verdict, and whether the data called it unsafe (None: unlabelled)."""
+
+    messages: tuple[Message, ...]
+    label: Label
+    unsafe: bool | None
+    held_out: bool = False
+
+
+def _disputable(
+    texts: Sequence[str], rows: Sequence[Row], labels: Sequence[str], share: float, seed: int
+) -> list[bool]:
+    decided = [i for i, label in enumerate(labels) if label != "controversial"]
+    probability = weak.out_of_fold(
+        [texts[i] for i in decided],
+        [rows[i].group for i in decided],
+        [labels[i] == "unsafe" for i in decided],
+        seed,
+    )
+    flags = [False] * len(labels)
+    for i, flag in zip(decided, weak.boundary(probability, share), strict=True):
+        flags[i] = bool(flag)
+    return flags
+
+
+def _label(
+    severity: str, category: str | None, guess: tuple[str, float] | None, refusal: bool | None
+) -> Label:
+    if severity == "Safe":
+        return Label(severity, None, refusal)
+    if category is not None:
+        return Label(severity, category, refusal)
+    if guess is None:
+        raise ValueError(f"{severity} row without a category or a guess")
+    doubtful = frozenset() if guess[1] >= CATEGORY_TRUST else frozenset({"category"})
+    return Label(severity, guess[0], refusal, doubtful)
+
+
+def _refusal(row: Row) -> bool:
+    if row.refusal is not None:
+        return row.refusal == "yes"
+    return looks_like_refusal(row.response, row.response_label)
+
+
+def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Example]:
+    texts = [f"{row.prompt}\n{row.response}" if response_mode else row.prompt for row in rows]
+    given = [(row.response_label if response_mode else row.prompt_label) or "" for row in rows]
+    share = RESPONSE_CONTROVERSIAL_SHARE if response_mode else PROMPT_CONTROVERSIAL_SHARE
+    disputable = _disputable(texts, rows, given, share, seed)
+    severities = [
+        "Controversial" if disputed else _SEVERITY[label]
+        for disputed, label in zip(disputable, given, strict=True)
+    ]
+    categories = one_category(rows)
+    known = [i for i, row in enumerate(rows) if categories[i] is not None and not row.held_out]
+    unknown = [i for i, s in enumerate(severities) if s != "Safe" and categories[i] is None]
+    guesses = weak.guess_categories(
+        [texts[i] for i in known],
+        [categories[i] or "" for i in known],
+        [texts[i] for i in unknown],
+        seed,
+    )
+    guessed = dict(zip(unknown, guesses, strict=True))
+    examples = []
+    for i, row in enumerate(rows):
+        refusal = _refusal(row) if response_mode else None
+        label = _label(severities[i], categories[i], guessed.get(i), refusal)
+        messages = [Message("user", row.prompt)] if row.prompt else []
+        if response_mode:
+            messages.append(Message("assistant", row.response))
+        examples.append(Example(tuple(messages), label, given[i] == "unsafe", row.held_out))
+    return examples
+
+
+def _only_refusal(row: Row) -> Example:
+    """A row that says whether its reply refuses, and nothing of its safety."""
+    label = Label("Safe", None, row.refusal == "yes", frozenset({"severity", "category"}))
+    messages = (Message("user", row.prompt), Message("assistant", row.response))
+    return Example(messages, label, None, row.held_out)
+
+
+def label_rows(rows: Sequence[Row], seed: int) -> list[Example]:
+    """Each labelled prompt and each labelled response as an example."""
+    prompts = [row for row in rows if row.prompt and row.prompt_label]
+    responses = [row for row in rows if row.prompt and row.response and row.response_label]
+    refusals = [
+        row
+        for row in rows
+        if row.prompt and row.response and row.refusal and not row.response_label
+    ]
+    return [
+        *_of_mode(prompts, False, seed),
+        *_of_mode(responses, True, seed),
+        *(_only_refusal(row) for row in refusals),
+    ]

@@ -1,0 +1,78 @@
+"""`python -m guard_build.tiny.reference`: what transformers computes, for the engine's tests.
+
+Run once after a training: float32 on a CPU from the stored bf16 weights, greedy. An engine that
+serves the same checkpoint must write the same ids with nearly the same log-probabilities.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import Qwen3ForCausalLM
+
+from guard_build.tiny.checkpoint import load_model
+from guard_build.tiny.evaluate import greedy
+from guard_build.tiny.tokenizer import IM_END
+from guard_server.prompt import Message, Prompt
+from guard_server.verdict import SEVERITIES, SEVERITY_KEY
+
+_CASES = Path(__file__).parent / "reference_cases.json"
+_DIGITS = 6
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, _DIGITS) for value in values.tolist()]
+
+
+def _case(
+    name: str, messages: list[Message], model: Qwen3ForCausalLM, prompt: Prompt
+) -> dict[str, Any]:
+    end = prompt.added_tokens[IM_END]
+    ids = prompt.ids(messages)
+    [output] = greedy(model, [ids], end)
+    # All of it again in one pass, without a cache: the greedy choice must hold there too.
+    with torch.inference_mode():
+        every = model(torch.tensor([ids + output[:-1]]), use_cache=False).logits[0]
+    logits = every[len(ids) - 1 :]
+    if logits.argmax(-1).tolist() != output:
+        raise ValueError(f"{name}: one pass and step by step disagree")
+    log_probs = logits.log_softmax(-1)[torch.arange(len(output)), torch.tensor(output)]
+    severities = [prompt.encode(f" {severity}")[0] for severity in SEVERITIES]
+    watched = [output[0], end, *severities]
+    # After "Safety:", where the scores come from.
+    at = len(prompt.encode(SEVERITY_KEY))
+    return {
+        "name": name,
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "input_ids": ids,
+        "output_ids": output,
+        "log_probs": _rounded(log_probs),
+        "text": prompt.decode(output[:-1]),
+        "first_logits": dict(zip(map(str, watched), _rounded(logits[0, watched]), strict=True)),
+        "severity_position": at,
+        "severity_logits": dict(zip(SEVERITIES, _rounded(logits[at, severities]), strict=True)),
+    }
+
+
+def main(
+    *,
+    checkpoint: Annotated[Path, typer.Option(help="the trained checkpoint's directory")],
+    out: Annotated[Path, typer.Option(help="the JSON file to write")],
+) -> None:
+    """Compute the reference of every case in reference_cases.json."""
+    torch.set_num_threads(1)
+    model, prompt = load_model(checkpoint), Prompt.load(checkpoint)
+    cases = json.loads(_CASES.read_text(encoding="utf-8"))
+    made = []
+    for case in cases:
+        messages = [Message(m["role"], m["content"] * m.get("times", 1)) for m in case["messages"]]
+        made.append(_case(case["name"], messages, model, prompt))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in made)
+    out.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""What trains the tiny guard, as far as it needs no torch: rows, labels, mixture, tokenizer."""
+
+import gzip
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from guard_build.tiny.everyday import benign_prompts
+from guard_build.tiny.labels import Label, every_verdict
+from guard_build.tiny.refusals import looks_like_refusal, written_refusals
+from guard_build.tiny.rows import one_category, read_rows
+from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
+from guard_server.verdict import CATEGORIES, parse
+
+
+def write(path: Path, *rows: Mapping[str, object]) -> Path:
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def test_rows_are_read_with_what_they_lack(tmp_path: Path) -> None:
+    [row] = read_rows(write(tmp_path / "rows.jsonl.gz", {"id": "1", "prompt": "Q", "lang": None}))
+    assert (row.prompt, row.response, row.lang, row.categories) == ("Q", "", "unknown", ())
+
+
+def test_rows_with_one_prompt_are_not_parted_by_the_split(tmp_path: Path) -> None:
+    made = [{"prompt": f"Q{n // 2}", "response": str(n)} for n in range(2000)]
+    rows = read_rows(write(tmp_path / "rows.jsonl.gz", *made))
+    assert all(a.held_out == b.held_out for a, b in zip(rows[::2], rows[1::2], strict=True))
+    assert 0.01 < sum(row.held_out for row in rows) / len(rows) < 0.06
+
+
+def test_the_rarest_of_several_categories_is_trained(tmp_path: Path) -> None:
+    listed = [["Violent", "PII"], ["Violent"], []]
+    rows = read_rows(write(tmp_path / "r.jsonl.gz", *({"categories": c} for c in listed)))
+    assert one_category(rows) == ["PII", "Violent", None]
+
+
+def test_a_label_is_written_in_the_grammar_that_the_gateway_reads() -> None:
+    verdicts = every_verdict()
+    assert len(verdicts) == 3 * (1 + 2 * len(CATEGORIES))
+    for text in verdicts:
+        parse(text, response_mode="Refusal" in text)
+
+
+def test_a_label_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match="can't stand"):
+        Label("Safe", "PII")
+    with pytest.raises(ValueError, match="can't stand"):
+        Label("Unsafe")
+
+
+def test_what_the_data_does_not_vouch_for_is_left_out_of_the_loss() -> None:
+    label = Label("Unsafe", "PII", None, frozenset({"category"}))
+    assert [text for text, trained in label.pieces() if not trained] == [" PII"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "refuses"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("As an AI, I cannot do this.", True),
+        ("抱歉，我不能提供这样的内容。", True),
+        ("Je ne peux pas vous aider avec cela.", True),
+        ("Sure! Here is how it works.", False),
+        ("Boil the egg for eight minutes. " * 10 + "I can't help you with more.", False),
+    ],
+)
+def test_refusals_are_known_by_their_opening(reply: str, refuses: bool) -> None:
+    assert looks_like_refusal(reply, "safe") is refuses
+
+
+def test_our_own_writing_is_deterministic_and_varied() -> None:
+    first, again = (benign_prompts(random.Random(7)) for _ in range(2))
+    assert first == again
+    assert len(set(first)) > 500
+    made = written_refusals(first, 50, random.Random(7))
+    assert len({reply for _, reply, _ in made}) > 10
+    assert {label for _, _, label in made} == {Label("Safe", None, True)}
+
+
+def test_the_tokenizer_knows_the_verdicts_words_and_special_tokens() -> None:
+    texts = ["How do plants grow?", "Wie wachsen Pflanzen?", "植物如何生长？"] * 3
+    tokenizer = train_tokenizer(texts, ["USER: \n\n<END>"], 1200)
+    for text in every_verdict():
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert len(tokenizer.encode("Safety: Safe").ids) == 3
+    added = {
+        token.content: token.special for token in tokenizer.get_added_tokens_decoder().values()
+    }
+    assert added == {**dict.fromkeys(SPECIAL, True), **dict.fromkeys(THINKING, False)}
