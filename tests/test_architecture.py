@@ -15,6 +15,7 @@ OURS = {
     "guard_server": PROJECT / "server" / "guard_server",
     "guard_engine": PROJECT / "engine" / "guard_engine",
     "guard_build": PROJECT / "build" / "guard_build",
+    "guard_bench": PROJECT / "bench" / "guard_bench",
     "guard_cli": PROJECT / "cli" / "guard_cli",
 }
 # The builder uses the gateway's text side, so that training renders and reads as serving does.
@@ -23,7 +24,8 @@ ARROWS = {
     "guard_server": {"qwen3guard"},
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_server"},
-    "guard_cli": {"qwen3guard", "guard_server", "guard_build"},
+    "guard_bench": {"guard_engine", "guard_server"},
+    "guard_cli": {"qwen3guard", "guard_server", "guard_build", "guard_bench"},
 }
 TRAINING = {"torch", "transformers", "sklearn"}
 

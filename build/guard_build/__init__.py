@@ -1,7 +1,17 @@
 """Checkpoint -> engine -> slot: what `guard build` does. Nothing here is needed to serve."""
 
 from guard_build.errors import BuildFailed
+from guard_build.hub import Checkpoint, find_checkpoint
 from guard_build.progress import Progress, bars
 from guard_build.slot import build_slot
+from guard_engine import WeightFormat
 
-__all__ = ["BuildFailed", "Progress", "bars", "build_slot"]
+__all__ = [
+    "BuildFailed",
+    "Checkpoint",
+    "Progress",
+    "WeightFormat",
+    "bars",
+    "build_slot",
+    "find_checkpoint",
+]

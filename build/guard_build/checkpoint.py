@@ -11,7 +11,16 @@ from guard_build.errors import BuildFailed
 from guard_engine import weight_files
 from guard_server.manifest import TEMPLATE, TOKENIZER
 
-_OPTIONAL = ("generation_config.json", "model.safetensors.index.json", "tokenizer_config.json")
+_CONFIGS = (
+    "config.json",
+    TOKENIZER,
+    TEMPLATE,
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+)
+HUB_FILES = (*_CONFIGS, "model*.safetensors")
+"""Patterns of what a build reads: nothing else needs downloading."""
 _CHUNK = 1 << 22
 
 
@@ -26,10 +35,9 @@ class Packaging:
     tokenizer: bytes
 
 
-def read_packaging(checkpoint: Path) -> Packaging:
-    """Reads `checkpoint`. Raises BuildFailed for what is missing or damaged."""
+def read_packaging(checkpoint: Path, name: str) -> Packaging:
+    """Reads `checkpoint`, called `name`. Raises BuildFailed for what is missing or damaged."""
     config = _json(checkpoint / "config.json")
-    name = checkpoint.resolve().name
     return Packaging(
         name=name,
         # A model that must not moderate real traffic says so; the embedded one always is.
@@ -42,8 +50,7 @@ def read_packaging(checkpoint: Path) -> Packaging:
 
 def hash_files(checkpoint: Path, progress: Callable[[int, int], None]) -> dict[str, str]:
     """SHA-256 of each file that a build reads. `progress(done, total)` counts bytes."""
-    names = ("config.json", TOKENIZER, TEMPLATE, *_OPTIONAL)
-    paths = [checkpoint / name for name in names if (checkpoint / name).is_file()]
+    paths = [checkpoint / name for name in _CONFIGS if (checkpoint / name).is_file()]
     paths = sorted({*paths, *weight_files(checkpoint)})
     done, total = 0, sum(path.stat().st_size for path in paths)
     hashes = {}

@@ -14,6 +14,7 @@ from guard_engine import (
     ModelConfig,
     WeightFormat,
     build_graph,
+    kv_block_bytes,
     save_graph,
 )
 
@@ -24,7 +25,13 @@ _TRITON_BATCH = 64
 
 
 def engine_options(
-    config: ModelConfig, *, max_input: int, max_output: int, max_draft: int, max_in_flight: int
+    config: ModelConfig,
+    weights: WeightFormat,
+    *,
+    max_input: int,
+    max_output: int,
+    max_draft: int,
+    max_in_flight: int,
 ) -> EngineOptions:
     """Limits, and a KV cache for typical requests on every place.
 
@@ -32,8 +39,7 @@ def engine_options(
     """
     largest = -(-(max_input + max_output) // BLOCK_TOKENS)
     typical = max_in_flight * -(-_TYPICAL_TOKENS // BLOCK_TOKENS)
-    # Keys and values of all layers, in float32.
-    block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * BLOCK_TOKENS * 4
+    block_bytes = kv_block_bytes(config, weights)
     return EngineOptions(
         max_input_tokens=max_input,
         max_output_tokens=max_output,

@@ -8,8 +8,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from guard_build.checkpoint import Packaging, hash_files, read_packaging
+from guard_build.checkpoint import hash_files, read_packaging
 from guard_build.errors import BuildFailed
+from guard_build.hub import Checkpoint
 from guard_build.openvino import engine_options, write_model
 from guard_build.progress import Progress
 from guard_engine import (
@@ -27,14 +28,14 @@ _MAX_IN_FLIGHT = 32
 
 
 def build_slot(
-    checkpoint: Path,
+    checkpoint: Path | Checkpoint,
     slot: Path,
     *,
     weights: WeightFormat = "int8",
     max_input_tokens: int = 8192,
     progress: Progress = lambda stage, done, total: None,
 ) -> m.Manifest:
-    """Builds `checkpoint` for the CPU engine and makes `slot` of it.
+    """Builds `checkpoint`, a directory, for the CPU engine and makes `slot` of it.
 
     A slot that stands there is replaced once the new one is whole; until then, and if the build
     fails or is stopped, it is untouched. `max_input_tokens` (prompt and draft) is lowered to what
@@ -45,9 +46,12 @@ def build_slot(
         raise BuildFailed(
             f"{slot.name!r} can't name a slot: use lower-case letters, digits and underscores."
         )
+    if isinstance(checkpoint, Path):
+        checkpoint = Checkpoint(checkpoint, checkpoint.resolve().name)
+    directory = checkpoint.directory
     try:
-        config = read_config(checkpoint)
-        packaging = read_packaging(checkpoint)
+        config = read_config(directory)
+        packaging = read_packaging(directory, checkpoint.name)
         room = config.max_positions - _MAX_OUTPUT_TOKENS
         if room < 1 or max_input_tokens < 1:
             raise BuildFailed(
@@ -57,15 +61,16 @@ def build_slot(
             )
         options = engine_options(
             config,
+            weights,
             max_input=min(max_input_tokens, room),
             max_output=_MAX_OUTPUT_TOKENS,
             max_draft=_MAX_DRAFT_TOKENS,
             max_in_flight=_MAX_IN_FLIGHT,
         )
         with _replacing(slot) as new:
-            hashes = hash_files(checkpoint, partial(progress, "Reading the checkpoint"))
+            hashes = hash_files(directory, partial(progress, "Reading the checkpoint"))
             write_model(
-                checkpoint,
+                directory,
                 new / triton_model,
                 options=options,
                 weights=weights,
@@ -73,7 +78,19 @@ def build_slot(
             )
             (new / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
             (new / m.TOKENIZER).write_bytes(packaging.tokenizer)
-            manifest = _manifest(packaging, hashes, options, weights, triton_model, new)
+            model = m.Model(
+                name=packaging.name,
+                demonstration=packaging.demonstration,
+                checkpoint=hashes,
+                source=checkpoint.source,
+            )
+            engine = m.Engine(
+                kind="openvino",
+                version=version("openvino"),
+                weights=weights,
+                triton_model=triton_model,
+            )
+            manifest = _manifest(model, engine, options, packaging.end_ids, new)
             manifest.save(new)
     except CheckpointInvalid as error:
         raise BuildFailed(str(error)) from error
@@ -81,25 +98,17 @@ def build_slot(
 
 
 def _manifest(
-    packaging: Packaging,
-    hashes: dict[str, str],
+    model: m.Model,
+    engine: m.Engine,
     options: EngineOptions,
-    weights: WeightFormat,
-    triton_model: str,
+    end_ids: tuple[int, ...],
     slot: Path,
 ) -> m.Manifest:
     paths = sorted(path for path in slot.rglob("*") if path.is_file())
     described = {path.relative_to(slot).as_posix(): m.describe(path) for path in paths}
     return m.Manifest(
-        model=m.Model(
-            name=packaging.name, demonstration=packaging.demonstration, checkpoint=hashes
-        ),
-        engine=m.Engine(
-            kind="openvino",
-            version=version("openvino"),
-            weights=weights,
-            triton_model=triton_model,
-        ),
+        model=model,
+        engine=engine,
         limits=m.Limits(
             max_input_tokens=options.max_input_tokens,
             max_output_tokens=options.max_output_tokens,
@@ -107,7 +116,7 @@ def _manifest(
             max_in_flight=options.max_in_flight,
             kv_block_tokens=BLOCK_TOKENS,
         ),
-        tokens=m.Tokens(end_ids=packaging.end_ids),
+        tokens=m.Tokens(end_ids=end_ids),
         generation_logits=True,
         files={name: file for name, file in described.items() if file is not None},
     )

@@ -2,6 +2,7 @@
 
 import typer
 
+from guard_cli.bench import bench
 from guard_cli.build import build
 from guard_cli.moderate import moderate
 from guard_cli.serve import serve
@@ -15,3 +16,4 @@ app = typer.Typer(
 app.command()(build)
 app.command()(serve)
 app.command()(moderate)
+app.add_typer(bench, name="bench")

@@ -15,8 +15,10 @@ from guard_engine._errors import (
     RequestInvalid,
     StepFailed,
 )
-from guard_engine._graph import WeightFormat, build_graph, save_graph
+from guard_engine._graph import build_graph, save_graph
+from guard_engine._precision import kv_block_bytes
 from guard_engine._request import Completion, Request
+from guard_engine._weights import WeightFormat
 
 __all__ = [
     "BLOCK_TOKENS",
@@ -34,6 +36,7 @@ __all__ = [
     "Usage",
     "WeightFormat",
     "build_graph",
+    "kv_block_bytes",
     "read_config",
     "save_graph",
     "weight_files",

@@ -1,9 +1,12 @@
-"""Tensors of a checkpoint: safetensors, one file or sharded, memory-mapped, without torch.
+"""Tensors of a checkpoint: safetensors, one file or sharded, read on demand, without torch.
 
-The header is read by hand, because the numpy face of `safetensors` has no bfloat16.
+The header is read by hand, because the numpy face of `safetensors` has no bfloat16. Tensors are
+read and not mapped: mapped pages would count as the builder's memory until the file is closed.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,45 +19,64 @@ from guard_engine._errors import CheckpointInvalid
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES: dict[str, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-_ROWS = 4096  # converted at a time, so that an embedding never lies in memory whole as float32
+_CHUNK_VALUES = 1 << 22  # converted at a time: no embedding ever lies in memory whole as float32
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One stored tensor; `raw` is a view into the mapped file (uint16 for bfloat16)."""
+    """Where one tensor is stored."""
 
-    raw: NDArray[Any]
+    name: str
+    path: Path
+    offset: int
+    """Bytes from the start of the file."""
+    stored: str
+    """BF16, F16 or F32."""
+    shape: tuple[int, ...]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.raw.shape
+    def read(self) -> NDArray[Any]:
+        """The whole tensor as it is stored (bfloat16 as uint16). Raises CheckpointInvalid."""
+        return self._read(0, math.prod(self.shape)).reshape(self.shape)
 
     def float32(self) -> NDArray[np.float32]:
-        """The whole tensor."""
-        return _float32(self.raw)
+        """The whole tensor. Raises CheckpointInvalid."""
+        return _float32(self.read())
 
     def row_chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The tensor in chunks of rows, each with the rows that it covers."""
-        for start in range(0, self.raw.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
-            yield rows, _float32(self.raw[rows])
+        """A matrix in chunks of rows, each with the rows that it covers.
+
+        Raises CheckpointInvalid.
+        """
+        count, columns = self.shape
+        step = max(1, _CHUNK_VALUES // columns)
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            raw = self._read(start * columns, (stop - start) * columns)
+            yield slice(start, stop), _float32(raw.reshape(-1, columns))
+
+    def _read(self, start: int, count: int) -> NDArray[Any]:
+        dtype = np.dtype(_DTYPES[self.stored])
+        raw = np.fromfile(self.path, dtype, count, offset=self.offset + start * dtype.itemsize)
+        if len(raw) != count:
+            raise _cut_short(self.path, self.name)
+        return raw
 
 
 def _float32(raw: NDArray[Any]) -> NDArray[np.float32]:
     if raw.dtype == np.uint16:  # bfloat16 is the upper half of a float32
         return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32)
+    return raw.astype(np.float32, copy=False)
 
 
 class Weights:
     """All tensors below one checkpoint directory."""
 
     def __init__(self, checkpoint: Path) -> None:
-        """Maps the files. Raises CheckpointInvalid for a missing or damaged one."""
+        """Reads the files' headers. Raises CheckpointInvalid for a missing or damaged one."""
         self._checkpoint = checkpoint
         self._tensors: dict[str, Tensor] = {}
         for path in weight_files(checkpoint):
-            self._tensors |= _read_file(path)
+            self._tensors |= _read_header(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -76,7 +98,10 @@ class Weights:
 
 
 def weight_files(checkpoint: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, sorted. Raises CheckpointInvalid if there are none."""
+    """The safetensors files of a checkpoint, sorted; all of them exist.
+
+    Raises CheckpointInvalid if there are none, or if one that the index names is missing.
+    """
     if (checkpoint / SINGLE).is_file():
         return [checkpoint / SINGLE]
     index = checkpoint / INDEX
@@ -85,43 +110,73 @@ def weight_files(checkpoint: Path) -> list[Path]:
             f"{checkpoint} holds neither {SINGLE} nor {INDEX}. "
             "Fetch the checkpoint with its safetensors files."
         )
+    shards = _shards(index)
+    for shard, (tensor, count) in shards.items():
+        if not (checkpoint / shard).is_file():
+            others = f" and {count - 1} others" if count > 1 else ""
+            raise CheckpointInvalid(
+                f"{checkpoint / shard} does not exist, but {INDEX} places {tensor}{others} there. "
+                "Fetch the checkpoint again."
+            )
+    return [checkpoint / shard for shard in sorted(shards)]
+
+
+def _shards(index: Path) -> dict[str, tuple[str, int]]:
+    """Each shard with the first of its tensors and their number."""
+    damaged = CheckpointInvalid(f"{index} is damaged. Fetch the checkpoint again.")
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        counts = Counter(weight_map.values())
+        firsts = {shard: name for name, shard in sorted(weight_map.items(), reverse=True)}
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointInvalid(f"{index} is damaged. Fetch the checkpoint again.") from None
-    return [checkpoint / str(name) for name in sorted(names)]
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointInvalid(f"{path} does not exist. Fetch the checkpoint again.")
-    size = path.stat().st_size
-    damaged = CheckpointInvalid(f"{path} is damaged or cut short. Fetch the checkpoint again.")
-    if size < 8:
+        raise damaged from None
+    # A shard lies beside its index: no other file may be pulled in by a name with a path.
+    if not counts or any(not isinstance(n, str) or n != Path(n).name or not n for n in counts):
         raise damaged
-    data = np.memmap(path, np.uint8, "r")
-    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-    try:
-        header = json.loads(data[8:start].tobytes()) if start <= size else None
-    except ValueError:
-        header = None
+    return {shard: (firsts[shard], counts[shard]) for shard in counts}
+
+
+def _read_header(path: Path) -> dict[str, Tensor]:
+    damaged = CheckpointInvalid(f"{path} is damaged or cut short. Fetch the checkpoint again.")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        if not 8 < start <= size:
+            raise damaged
+        try:
+            header = json.loads(stream.read(start - 8))
+        except ValueError:
+            raise damaged from None
     if not isinstance(header, dict):
         raise damaged
     header.pop("__metadata__", None)
-    return {name: _tensor(path, name, entry, data[start:]) for name, entry in header.items()}
+    return {name: _tensor(path, name, entry, start, size) for name, entry in header.items()}
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: NDArray[np.uint8]) -> Tensor:
-    if entry["dtype"] not in _DTYPES:
+def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
+    try:
+        stored, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = isinstance(stored, str) and all(
+            type(n) is int and n >= 0 for n in (*shape, begin, end)
+        )
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
         raise CheckpointInvalid(
-            f"{path}: the tensor {name} is {entry['dtype']}; this engine reads BF16, F16 and F32. "
+            f"{path}: the entry of the tensor {name} is damaged. Fetch the checkpoint again."
+        )
+    if stored not in _DTYPES:
+        raise CheckpointInvalid(
+            f"{path}: the tensor {name} is {stored}; this engine reads BF16, F16 and F32. "
             "Use the original, unquantized checkpoint."
         )
-    dtype = np.dtype(_DTYPES[entry["dtype"]])
-    begin, end = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    if end > len(data) or end - begin != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
-        raise CheckpointInvalid(
-            f"{path} is damaged or cut short at the tensor {name}. Fetch the checkpoint again."
-        )
-    return Tensor(data[begin:end].view(dtype).reshape(shape))
+    length = math.prod(shape) * np.dtype(_DTYPES[stored]).itemsize
+    if start + end > size or end - begin != length:
+        raise _cut_short(path, name)
+    return Tensor(name, path, start + begin, stored, shape)
+
+
+def _cut_short(path: Path, name: str) -> CheckpointInvalid:
+    return CheckpointInvalid(
+        f"{path} is damaged or cut short at the tensor {name}. Fetch the checkpoint again."
+    )

@@ -12,7 +12,11 @@ ARCHITECTURE = "Qwen3ForCausalLM"
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The dimensions of a dense Qwen3."""
+    """The dimensions of a dense Qwen3.
+
+    With `tied_head` the head is the embedding, whether or not the files hold a `lm_head.weight`:
+    the configuration decides, as it does in the official recipe.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -38,6 +42,8 @@ def read_config(checkpoint: Path) -> ModelConfig:
         ) from None
     except ValueError as error:
         raise CheckpointInvalid(f"{path} is not JSON: {error}.") from None
+    if not isinstance(raw, dict):
+        raise CheckpointInvalid(f"{path} is not a JSON object.")
     _check_supported(path, raw)
     rope = raw.get("rope_parameters") or {}  # transformers 5 moved rope_theta there
     try:
@@ -57,9 +63,12 @@ def read_config(checkpoint: Path) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointInvalid(f"{path} lacks {error}.") from None
-    except (TypeError, ValueError) as error:
-        raise CheckpointInvalid(f"{path} holds a value of the wrong type: {error}.") from None
-    if config.kv_heads < 1 or config.heads % config.kv_heads or config.head_dim % 2:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointInvalid(f"{path} holds a value that can't be used: {error}.") from None
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"):
+        if getattr(config, name) < 1:
+            raise CheckpointInvalid(f"{path}: {getattr(config, name)} {name} is no model.")
+    if config.heads % config.kv_heads or config.head_dim % 2:
         raise CheckpointInvalid(
             f"{path}: {config.heads} heads don't divide into {config.kv_heads} KV heads, "
             f"or the head dimension {config.head_dim} is odd."
@@ -74,10 +83,13 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
             f"this engine runs {ARCHITECTURE} only."
         )
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointInvalid(f"{path}: the rotary parameters are {rope}, which is no object.")
     unsupported = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(raw.get("attention_bias")),
         "use_sliding_window": bool(raw.get("use_sliding_window")),
+        "layer_types": not set(raw.get("layer_types") or ()) <= {"full_attention"},
         "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
         "quantization_config": bool(raw.get("quantization_config")),
     }

@@ -63,7 +63,7 @@ class Engine:
         """Loads the graph that `save_graph` wrote; returns when it is ready to serve."""
         self._options = options
         self._runtime = Runtime(xml, options.kv_blocks)
-        self._pool = BlockPool(options.kv_blocks)
+        self._pool = BlockPool(options.kv_blocks, self._runtime.copy_tokens)
         self._scheduler = Scheduler(
             self._pool, max_in_flight=options.max_in_flight, step_tokens=options.step_tokens
         )

@@ -6,19 +6,16 @@ The graph is stateful and attends by scaled dot product. That form can be saved 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino import Type, opset13
 from openvino.op.util import Variable, VariableInfo
 
-from guard_engine._checkpoint import Tensor, Weights
+from guard_engine._checkpoint import Weights
 from guard_engine._config import ModelConfig, read_config
+from guard_engine._weights import Node, WeightFormat, matrix
 
-WeightFormat = Literal["int8", "f32"]
-Node = Any  # OpenVINO's own annotation of its factory functions is `Node`, of their results too
 _MASKED = np.float32(-65504)  # as far down as half precision goes
 
 
@@ -32,8 +29,8 @@ def build_graph(
 
     Inputs: `input_ids`, `attention_mask`, `position_ids` [batch, tokens] int64, `beam_idx` [batch]
     int32, and `sel` [n] int64: which of all tokens to compute logits for. Output: `logits`
-    [n, vocab] float32. `int8` stores matrices with one symmetric scale for each output channel.
-    `progress(done, total)` is called after each layer. Raises CheckpointInvalid.
+    [n, vocab] float32. The graph's runtime information names the weights, under `guard`,
+    `weights`. `progress(done, total)` is called after each layer. Raises CheckpointInvalid.
     """
     config = read_config(checkpoint)
     builder = _Builder(config, Weights(checkpoint), weights)
@@ -50,6 +47,7 @@ def build_graph(
     result = opset13.result(logits)
     result.output(0).set_names({"logits"})
     model = ov.Model([result], builder.sinks, list(inputs.values()), "qwen3")
+    model.set_rt_info(weights, ["guard", "weights"])
     # OpenVINO numbers nodes through the whole process: number them anew, so that one checkpoint
     # always gives the same file. The paged attention pass looks for the inputs' own names.
     for number, node in enumerate(model.get_ordered_ops()):
@@ -170,28 +168,7 @@ class _Builder:
         return opset13.matmul(x, self._matrix(name, rows, columns)(), False, True)
 
     def _matrix(self, name: str, rows: int, columns: int) -> Callable[[], Node]:
-        """The matrix as a function that gives its float32 node.
-
-        Each use decompresses for itself: the plugin fuses a decompression with one consumer only.
-        """
-        tensor = self._weights.get(name, rows, columns)
-        if self._kind == "f32":
-            node = opset13.constant(tensor.float32(), shared_memory=True)
-            return lambda: node
-        values, scales = _quantize(tensor)
-        stored = opset13.constant(values, shared_memory=True)
-        scale = opset13.constant(scales, shared_memory=True)
-        return lambda: opset13.multiply(opset13.convert(stored, "f32"), scale)
-
-
-def _quantize(tensor: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    values = np.empty(tensor.shape, np.int8)
-    scales = np.empty((tensor.shape[0], 1), np.float32)
-    for rows, chunk in tensor.row_chunks():
-        largest = np.abs(chunk).max(axis=1, keepdims=True)
-        scales[rows] = np.where(largest > 0, largest / 127, 1)
-        values[rows] = np.rint(chunk / scales[rows]).astype(np.int8)
-    return values, scales
+        return matrix(self._weights.get(name, rows, columns), self._kind)
 
 
 def _ints(value: int | list[int]) -> Node:

@@ -1,21 +1,17 @@
 """The compiled model: one packed step over paged KV blocks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import Type
 from openvino._offline_transformations import paged_attention_transformation
 
 from guard_engine._blocks import BLOCK_TOKENS
+from guard_engine._precision import properties
 from guard_engine._sequence import Chunk
-
-# Everything in float32: the 8-bit KV cache and activations that are the default change tokens.
-_PROPERTIES = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-}
 
 
 class Runtime:
@@ -23,11 +19,13 @@ class Runtime:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
         core = ov.Core()
         model = core.read_model(xml)
+        wanted = properties(model)
         paged_attention_transformation(model)
-        compiled = core.compile_model(model, "CPU", _PROPERTIES)
+        compiled = core.compile_model(model, "CPU", wanted)
         self.vocab_size: int = compiled.output("logits").partial_shape[1].get_length()
         self._infer = compiled.create_infer_request()
-        self._kv_cache: list[ov.Tensor] = []
+        # Each [blocks, KV heads, tokens, dim]; bfloat16 as uint16, which numpy can at least copy.
+        self._kv_cache: list[NDArray[Any]] = []
         for port in compiled.inputs:
             name, shape = port.any_name, port.partial_shape
             if "_cache." not in name:
@@ -35,10 +33,16 @@ class Runtime:
             inner = [dimension.get_length() for dimension in list(shape)[1:]]
             if inner[1] != BLOCK_TOKENS:
                 raise RuntimeError(f"OpenVINO wants KV blocks of {inner[1]}, not {BLOCK_TOKENS}.")
+            stored = port.get_element_type()
             # Zeroed pages of numpy cost no memory until they are written to.
-            zeros = np.zeros([blocks, *inner], np.float32)
-            self._kv_cache.append(ov.Tensor(zeros, shared_memory=True))
-            self._infer.set_tensor(port, self._kv_cache[-1])
+            pages = np.zeros([blocks, *inner], np.uint16 if stored == Type.bf16 else np.float32)
+            self._kv_cache.append(pages)
+            self._infer.set_tensor(port, ov.Tensor(pages, ov.Shape(list(pages.shape)), stored))
+
+    def copy_tokens(self, source: int, target: int, tokens: int) -> None:
+        """Copies keys and values, in all layers, of the first `tokens` of a block."""
+        for cache in self._kv_cache:
+            cache[target, :, :tokens] = cache[source, :, :tokens]
 
     def step(self, chunks: list[Chunk]) -> NDArray[np.float32]:
         """Computes all chunks in one pass.

@@ -24,10 +24,17 @@ class Scheduler:
 
     def plan(self) -> list[Chunk]:
         """The next step: never empty while there is work."""
-        while self.waiting and len(self.running) < self._max_in_flight:
-            if not self.waiting[0].admit(self._pool):
+        coming = {name for sequence in self.running for name in sequence.coming}
+        for sequence in list(self.waiting):
+            if len(self.running) == self._max_in_flight:
+                break
+            if sequence.awaits(self._pool, coming):
+                continue  # another request in flight computes what both begin with
+            if not sequence.admit(self._pool):
                 break  # nobody overtakes: a large request would wait for ever
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            coming.update(sequence.coming)
         return self._share_out() if self.running else []
 
     def _share_out(self) -> list[Chunk]:

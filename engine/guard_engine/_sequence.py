@@ -1,5 +1,6 @@
 """A live request: its tokens, how far they are computed, and its answer so far."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,20 +43,39 @@ class Sequence:
         """Tokens that wait to be computed."""
         return len(self.tokens) - self.computed
 
+    def awaits(self, pool: BlockPool, coming: Set[bytes]) -> bool:
+        """Whether the first block that it would have to compute is among those `coming`."""
+        names = self._hashes[: self._reusable]
+        known = pool.known(names)
+        return known < len(names) and names[known] in coming
+
+    @property
+    def coming(self) -> list[bytes]:
+        """Names of the prompt's whole blocks that it is still to compute."""
+        return self._hashes[self._published :]
+
     def admit(self, pool: BlockPool) -> bool:
         """Takes every block that it will ever need, or none."""
-        # The last prompt token is computed even if all are known: its logits are needed.
-        known = pool.hold_cached(self._hashes[: (len(self.request.prompt_ids) - 1) // BLOCK_TOKENS])
+        known = pool.hold_known(self._hashes[: self._reusable])
         missing = self.blocks_needed - len(known)
         if missing > pool.available:
             pool.release(known)
             return False
-        self.blocks = known + pool.allocate(missing)
         self._reused = self._published = len(known)
         self.computed = len(known) * BLOCK_TOKENS
+        following = self.tokens[self.computed : self.computed + BLOCK_TOKENS]
+        del following[len(self.request.prompt_ids) - 1 - self.computed :]
+        new, copied = pool.allocate_copying(missing, self._name(len(known)), following)
+        self.blocks = known + new
+        self.computed += copied
         return True
 
     def release(self, pool: BlockPool) -> None:
+        """Gives its blocks back, the begun one with what is final in it."""
+        whole = self._published
+        begun = self.tokens[whole * BLOCK_TOKENS : self._final]
+        if begun:
+            pool.publish(self.blocks[whole], self._name(whole), begun)
         pool.release(self.blocks)
         self.blocks = []
 
@@ -104,16 +124,34 @@ class Sequence:
         if not draft and not self.finished:
             self.tokens.append(token)
 
-    def _publish(self, pool: BlockPool) -> None:
-        """Makes whole blocks known; those with rejected or unverified draft tokens never."""
+    @property
+    def _reusable(self) -> int:
+        """Whole blocks that it may share.
+
+        The last prompt token is computed even if all are known: its logits are needed.
+        """
+        return (len(self.request.prompt_ids) - 1) // BLOCK_TOKENS
+
+    @property
+    def _final(self) -> int:
+        """Computed tokens that stay: rejected or unverified draft tokens never do."""
         verified = len(self.tokens)
         if self.request.draft_ids:
             verified = len(self.request.prompt_ids) + self._accepted
-        whole = min(self.computed, verified) // BLOCK_TOKENS
+        return min(self.computed, verified)
+
+    def _name(self, blocks: int) -> bytes:
+        """Of the last of so many whole blocks."""
+        return self._hashes[blocks - 1] if blocks else b""
+
+    def _publish(self, pool: BlockPool) -> None:
+        """Makes whole final blocks known."""
+        whole = self._final // BLOCK_TOKENS
         self._extend_hashes(whole * BLOCK_TOKENS)
-        while self._published < whole:
-            pool.publish(self.blocks[self._published], self._hashes[self._published])
-            self._published += 1
+        for place in range(self._published, whole):
+            tokens = self.tokens[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS]
+            pool.publish(self.blocks[place], self._name(place), tokens)
+        self._published = max(self._published, whole)
 
     def _extend_hashes(self, tokens: int) -> None:
         for end in range((len(self._hashes) + 1) * BLOCK_TOKENS, tokens + 1, BLOCK_TOKENS):

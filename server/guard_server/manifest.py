@@ -22,12 +22,20 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Source(_Model):
+    """Where the checkpoint was downloaded from."""
+
+    hub_id: str = Field(description="org/name")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="The commit, never a branch.")
+
+
 class Model(_Model):
     """The checkpoint: its name as replies carry it, and the hash of each of its files."""
 
     name: str = Field(min_length=1)
     demonstration: bool = Field(description="True for a model that must not moderate real traffic.")
     checkpoint: dict[str, str] = Field(description="File name -> SHA-256, hexadecimal.")
+    source: Source | None = Field(default=None, description="None for a plain directory.")
 
 
 class Engine(_Model):
@@ -35,7 +43,7 @@ class Engine(_Model):
 
     kind: Literal["openvino", "tensorrt-llm"]
     version: str
-    weights: Literal["f32", "int8", "fp8", "w8a8", "w8a16", "bf16"]
+    weights: Literal["f32", "int8", "int8-g128", "fp8", "w8a8", "w8a16", "bf16"]
     triton_model: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Its name in Triton.")
 
 

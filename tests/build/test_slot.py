@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from guard_build import BuildFailed, bars, build_slot
+from guard_build import BuildFailed, WeightFormat, bars, build_slot
 from guard_build.openvino import engine_options
 from guard_engine import ModelConfig
 from guard_server.manifest import Manifest
 from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint
+
+OTHERS: tuple[WeightFormat, ...] = ("int8-g128", "bf16", "f32")
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def test_the_same_build_has_the_same_fingerprint(checkpoint: Path, tmp_path: Pat
     slot = tmp_path / "blue"
     first = build_slot(checkpoint, slot)
     assert build_slot(checkpoint, slot).fingerprint == first.fingerprint
-    assert build_slot(checkpoint, slot, weights="f32").fingerprint != first.fingerprint
+    others = {build_slot(checkpoint, slot, weights=kind).fingerprint for kind in OTHERS}
+    assert len(others | {first.fingerprint}) == 4
 
 
 def test_limits(checkpoint: Path, tmp_path: Path) -> None:
@@ -70,8 +73,9 @@ def test_limits(checkpoint: Path, tmp_path: Path) -> None:
 def test_the_kv_cache_of_a_4b_model_holds_one_maximal_request() -> None:
     config = ModelConfig(151936, 2560, 9728, 36, 32, 8, 128, 1e-6, 1e6, True, 40960)
     limits = {"max_output": 64, "max_draft": 24, "max_in_flight": 32}
-    assert engine_options(config, max_input=8192, **limits).kv_blocks == 258
-    assert engine_options(config, max_input=1024, **limits).kv_blocks == 113  # 1 GiB
+    assert engine_options(config, "f32", max_input=8192, **limits).kv_blocks == 258
+    assert engine_options(config, "f32", max_input=1024, **limits).kv_blocks == 113  # 1 GiB
+    assert engine_options(config, "bf16", max_input=1024, **limits).kv_blocks == 227
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard_engine import CheckpointInvalid, build_graph
+from guard_engine import CheckpointInvalid, WeightFormat, build_graph
 from tests.support.checkpoints import write_checkpoint, write_safetensors
 
 
@@ -28,6 +28,10 @@ def refusal(checkpoint: Path) -> str:
         ("quantization_config", {"quant_method": "fp8"}),
         ("num_key_value_heads", 3),
         ("vocab_size", "many"),
+        ("num_hidden_layers", 0),
+        ("hidden_size", -48),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("rope_parameters", ["default"]),
     ],
 )
 def test_unsupported_config(tmp_path: Path, key: str, value: object) -> None:
@@ -57,11 +61,83 @@ def test_missing_tensor(tmp_path: Path) -> None:
     assert "lacks the tensor model.layers.1.self_attn.q_norm.weight" in refusal(tmp_path)
 
 
+def test_missing_head(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    assert "lacks the tensor lm_head.weight" in refusal(tmp_path)
+
+
 def test_tensor_of_the_wrong_shape(tmp_path: Path) -> None:
     reference = write_checkpoint(tmp_path)
     reference.tensors["model.norm.weight"] = np.ones(47, np.float32)
     write_safetensors(tmp_path / "model.safetensors", reference.tensors, "F32")
     assert "model.norm.weight is [47], but config.json makes it [48]" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8-g128"])
+def test_what_is_no_number(tmp_path: Path, kind: WeightFormat) -> None:
+    reference = write_checkpoint(tmp_path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    reference.tensors[name][3, 4] = np.nan
+    write_safetensors(tmp_path / "model.safetensors", reference.tensors, "F32")
+    with pytest.raises(CheckpointInvalid, match=f"{name} holds values that are no numbers"):
+        build_graph(tmp_path, weights=kind)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": None},
+        {"dtype": ["BF16"]},
+        {"shape": 48},
+        {"shape": [-48]},
+        {"shape": ["48"]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0.0, 96.0]},
+    ],
+    ids=str,
+)
+def test_a_damaged_entry_of_the_header(tmp_path: Path, change: dict[str, object]) -> None:
+    write_checkpoint(tmp_path)
+    entry = change_entry(tmp_path / "model.safetensors", "model.norm.weight", change)
+    assert f"the entry of the tensor {entry} is damaged" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("shift", [(10**12, 10**12), (2, 0)], ids=["beyond the end", "backwards"])
+def test_offsets_that_do_not_fit(tmp_path: Path, shift: tuple[int, int]) -> None:
+    write_checkpoint(tmp_path)
+    offsets: dict[str, object] = {"data_offsets": [shift[0], shift[1] + 96]}
+    entry = change_entry(tmp_path / "model.safetensors", "model.norm.weight", offsets)
+    assert f"cut short at the tensor {entry}" in refusal(tmp_path)
+
+
+def test_a_shard_cut_short(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, shards=3)
+    path = tmp_path / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"{path} is damaged or cut short at the tensor model.layers." in refusal(tmp_path)
+
+
+def test_a_tensor_that_its_shard_lacks(tmp_path: Path) -> None:
+    reference = write_checkpoint(tmp_path, shards=2)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    file = index["weight_map"]["model.norm.weight"]
+    held = {n: x for n, x in reference.tensors.items() if index["weight_map"][n] == file}
+    del held["model.norm.weight"]
+    write_safetensors(tmp_path / file, held, "BF16")
+    assert "lacks the tensor model.norm.weight" in refusal(tmp_path)
+
+
+def change_entry(path: Path, tensor: str, change: dict[str, object]) -> str:
+    """Rewrites one entry of a file's header."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header[tensor] |= change
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+    return tensor
 
 
 def test_unknown_dtype(tmp_path: Path) -> None:
@@ -93,11 +169,24 @@ def test_damaged_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     assert "config.json does not exist" in refusal(tmp_path)
     write_checkpoint(tmp_path, shards=2)
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    assert "model-00002-of-00002.safetensors does not exist" in refusal(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    assert "model.safetensors.index.json is damaged" in refusal(tmp_path)
+    missing = "model-00002-of-00002.safetensors"
+    (tmp_path / missing).unlink()
+    said = refusal(tmp_path)
+    assert f"{tmp_path / missing} does not exist, but model.safetensors.index.json places" in said
+    assert "places model.layers.0.input_layernorm.weight and 11 others there" in said
     (tmp_path / "model.safetensors.index.json").unlink()
     assert "holds neither model.safetensors nor" in refusal(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    assert "is not JSON" in refusal(tmp_path)
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "is not a JSON object" in refusal(tmp_path) or "is not JSON" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["{}", "[]", "{", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": []}']
+    + [json.dumps({"weight_map": {"a": name}}) for name in ("../a.safetensors", "/etc/x", "")],
+)
+def test_a_damaged_index(tmp_path: Path, index: str) -> None:
+    write_checkpoint(tmp_path, shards=2)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert "model.safetensors.index.json is damaged" in refusal(tmp_path)

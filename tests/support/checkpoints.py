@@ -45,7 +45,7 @@ def write_checkpoint(
         **changes,
     }
     tensors = {
-        name: _stored(values, stored)
+        name: as_stored(values, stored)
         for name, values in _random_tensors(config, np.random.default_rng(seed)).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -69,15 +69,16 @@ def write_checkpoint(
 
 def write_safetensors(path: Path, tensors: dict[str, Array], stored: Stored) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
+    parts: list[bytes] = []
+    end = 0
     for name, values in tensors.items():
         raw = _raw(values, stored).tobytes()
-        offsets = [len(data), len(data) + len(raw)]
+        offsets = [end, end := end + len(raw)]
         header[name] = {"dtype": stored, "shape": list(values.shape), "data_offsets": offsets}
-        data += raw
+        parts.append(raw)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
 
 
 def _random_tensors(config: dict[str, Any], random: np.random.Generator) -> dict[str, Array]:
@@ -123,7 +124,7 @@ def _raw(values: Array, stored: Stored) -> NDArray[Any]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to nearest even
 
 
-def _stored(values: Array, stored: Stored) -> Array:
+def as_stored(values: Array, stored: Stored) -> Array:
     """The values as they are after a round through storage."""
     raw = _raw(values, stored)
     if stored == "BF16":

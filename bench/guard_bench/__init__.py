@@ -1,0 +1,1 @@
+"""What the engine reaches on this machine: made-up checkpoints of true shapes, load, and tables."""

@@ -1,0 +1,101 @@
+"""A worker process, seen from the driver."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, cast
+
+_PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")  # as vLLM's manual for CPUs asks
+
+
+class Worker:
+    """Runs `command` in `directory`, and loads its engine."""
+
+    def __init__(self, command: list[str], directory: Path, log: Path, preload: bool) -> None:
+        """Returns once the engine is loaded. Raises RuntimeError if it can't be."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
+        found = _libraries(Path(command[0]).parents[1]) if preload else []
+        if found:
+            environment["LD_PRELOAD"] = ":".join(found)
+        self._log = log
+        self._rss: list[int] = []
+        self._preloaded = [Path(path).name for path in found]
+        begun = time.monotonic()
+        with log.open("w") as stream:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+            )
+        self._stdin = cast(IO[str], self._process.stdin)
+        self._stdout = cast(IO[str], self._process.stdout)
+        self._versions = self._answer()["versions"]
+        self._load_s = time.monotonic() - begun
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Gives the worker's answer. Raises RuntimeError if it died."""
+        self._stdin.write(json.dumps(task) + "\n")
+        self._stdin.flush()
+        return self._answer()
+
+    def facts(self) -> dict[str, Any]:
+        """What the worker is, and the memory it took: loaded, and at the end."""
+        return {
+            "versions": self._versions,
+            "preloaded": self._preloaded,
+            "load_s": self._load_s,
+            "rss_mib_loaded": self._rss[0],
+            "rss_mib_end": self._rss[-1],
+        }
+
+    def close(self) -> None:
+        """Ends the worker."""
+        self._stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended; {self._log} says why.")
+        answer: dict[str, Any] = json.loads(line)
+        self._rss.append(answer["rss_mib"])
+        return answer
+
+
+def cpu_seconds(pid: int | None) -> float:
+    """Processor time so far: of one process, or (None) of the whole machine with its interrupts."""
+    tick = os.sysconf("SC_CLK_TCK")
+    if pid is not None:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(after_name[11]) + int(after_name[12])) / tick
+    user, nice, system, _idle, _wait, *rest = Path("/proc/stat").read_text().split()[1:9]
+    return sum(map(int, (user, nice, system, *rest))) / tick
+
+
+def _libraries(environment: Path) -> list[str]:
+    """Those of _PRELOADED that are there, in the environment or in the system's folders."""
+    folders = [environment / "lib", *sorted(Path("/usr/lib").glob("*-linux-gnu"))]
+    found = []
+    for name in _PRELOADED:
+        paths = [folder / name for folder in folders if (folder / name).exists()]
+        if paths:
+            found.append(str(paths[0]))
+        else:
+            sys.stderr.write(f"{name} is not installed: vLLM runs without it\n")
+    return found

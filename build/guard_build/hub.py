@@ -1,0 +1,74 @@
+"""Where a checkpoint comes from: a directory, or a model hub at a pinned commit."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from guard_build.checkpoint import HUB_FILES
+from guard_build.errors import BuildFailed
+from guard_server.manifest import Source
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on this machine."""
+
+    directory: Path
+    name: str
+    source: Source | None = None
+    """The hub that it was downloaded from; None for a plain directory."""
+
+
+def find_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Checkpoint:
+    """`checkpoint` is a directory, or else a hub id (`org/name`), which is downloaded.
+
+    `revision` is a branch, a tag or a commit of the hub's; what it names is pinned to the commit.
+    Where the hub can't be reached, what it gave before is used. Raises BuildFailed.
+    """
+    directory = Path(checkpoint)
+    if directory.is_dir():
+        if revision is not None:
+            raise BuildFailed(f"{directory} is a directory: only a hub id has a revision.")
+        return Checkpoint(directory, directory.resolve().name)
+    if directory.exists() or not _HUB_ID.fullmatch(str(checkpoint)):
+        raise BuildFailed(f"{checkpoint} is neither a directory nor a hub id (org/name).")
+    return _download(str(checkpoint), revision or constants.DEFAULT_REVISION)
+
+
+def _download(repository: str, revision: str) -> Checkpoint:
+    """Files are kept in the hub's own cache, and downloaded only once."""
+    hub = constants.ENDPOINT
+    try:
+        # A bar over bytes is drawn by the hub's own client.
+        directory = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=[*HUB_FILES])
+        )
+    except RevisionNotFoundError as error:
+        raise BuildFailed(f"{repository} at {hub} has no revision {revision}.") from error
+    except RepositoryNotFoundError as error:
+        raise BuildFailed(
+            f"{hub} has no {repository} for you, and there is no such directory here. If it is "
+            "private or gated, set HF_TOKEN to a token that may read it."
+        ) from error
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise BuildFailed(
+            f"Could not download {repository} at revision {revision}: {hub} could not be reached "
+            f"or did not answer as a hub does ({_first_cause(error)}), and no earlier download is "
+            "whole. Without a network, download the checkpoint elsewhere and pass its directory: "
+            "guard build --checkpoint DIR"
+        ) from error
+    # The cache names a snapshot by its commit, whatever was asked for.
+    source = Source(hub_id=repository, revision=directory.name)
+    return Checkpoint(directory, repository.split("/")[1], source)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
