@@ -15,7 +15,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers soak clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,7 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
-soak: $(VENV)/.serve ## 50,000 mixed requests with cancellations: no block lost, memory flat (some minutes)
+soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory flat
 	@$(BIN)/python -m guard_bench.soak
 
 clean: ## Remove everything that make made
