@@ -9,13 +9,16 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SERVICES := $(shell grep -l '^service ' $(PROTOS))
+CONTRACT := .run/contract.binpb
+OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers clean
+.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,11 +42,26 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
-	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --python_out=proto --mypy_out=quiet:proto $(PROTOS)
-	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
+proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients' service config from proto/
+	@$(BIN)/buf generate --template proto/buf.gen.yaml -o $(OUT)
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
+	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
+	@$(BIN)/python proto/api_docs.py $(CONTRACT) $(OUT)/docs/api.md
+
+proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
+	@rm -rf .run/generated && mkdir -p .run/generated/proto
+	@$(MAKE) -s proto OUT=.run/generated
+	@for at in proto/qwen3guard clients/go/guardpb docs/api.md; do \
+	  diff -r --exclude='*.proto' --exclude=__pycache__ .run/generated/$$at $$at \
+	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
+
+proto-rules: $(VENV)/.dev
+	@sh proto/rules.sh
+
+$(CONTRACT): $(VENV)/.dev $(PROTOS)
+	@mkdir -p $(@D)
+	@$(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) --include_imports --include_source_info \
+	  -o $@ $(PROTOS)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard

@@ -1,0 +1,3 @@
+module qwen3guard/clients/go
+
+go 1.25.0
