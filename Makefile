@@ -11,12 +11,14 @@ GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathli
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
 SERVICES := $(shell grep -l '^service ' $(PROTOS))
 CONTRACT := .run/contract.binpb
+SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
+  clients/java/src/main/resources/qwen3guard/client clients/python/qwen3guard_client)
 OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers build cli clients/python engine proto server tests model_repository/templates
 
 .PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers clean
 
@@ -30,13 +32,16 @@ demo: $(VENV)/.serve ## Moderate a handful of conversations (needs `make serve` 
 	@# The exit code tells the strictest action (3: review, 4: block): for a demo, all is well.
 	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
 
-test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test against the real Triton
+test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run every test against the real Triton
 	@$(BIN)/python -m pytest
+
+clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples and tools against running servers
+	@$(BIN)/python -m pytest tests/conformance
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli clients/python engine/guard_engine server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -47,11 +52,12 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
 	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
 	@$(BIN)/python proto/api_docs.py $(CONTRACT) $(OUT)/docs/api.md
+	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
 proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
 	@rm -rf .run/generated && mkdir -p .run/generated/proto
 	@$(MAKE) -s proto OUT=.run/generated
-	@for at in proto/qwen3guard clients/go/guardpb docs/api.md; do \
+	@for at in proto/qwen3guard clients/go/guardpb docs/api.md $(SERVICE_CONFIGS); do \
 	  diff -r --exclude='*.proto' --exclude=__pycache__ .run/generated/$$at $$at \
 	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
 
