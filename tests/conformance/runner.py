@@ -29,7 +29,7 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
         for outcome in stream:
             outcomes.append(outcome)
             if len(outcomes) == case["leave_after"]:
-                stream.close()  # type: ignore[attr-defined]
+                stream.close()
                 break
         return outcomes
 

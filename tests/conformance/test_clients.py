@@ -40,6 +40,8 @@ async def conforms(
 
 async def test_go(servers: Faults, tmp_path: Path, needs: Callable[..., None]) -> None:
     needs("go", "gcc")
+    vet = await asyncio.create_subprocess_exec("go", "vet", "./...", cwd=CLIENTS / "go")
+    assert await vet.wait() == 0
     command = ["go", "test", "-race", "-count=1", "-v", "-run=TestConformance", "."]
     assert await conforms(command, CLIENTS / "go", servers, tmp_path) == set()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import grpc
@@ -33,8 +34,9 @@ class AsyncStream:
         try:
             while True:
                 try:
-                    async for outcome in self._connected():
-                        yield outcome
+                    async with aclosing(self._connected()) as outcomes:
+                        async for outcome in outcomes:
+                            yield outcome
                     break
                 except grpc.RpcError as error:
                     failed = from_rpc(error)
@@ -54,7 +56,7 @@ class AsyncStream:
             self._exhausted = True
             self._end_if_done()
 
-    async def _connected(self) -> AsyncIterator[Outcome]:
+    async def _connected(self) -> AsyncGenerator[Outcome, None]:
         outbox = self._outbox = asyncio.Queue()
         for message in self._flight.left_behind():
             outbox.put_nowait(message)

@@ -1,7 +1,7 @@
 """The client for threads."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -76,7 +76,7 @@ class Client:
             self._patiently(lambda left: self._stub.BatchModerate(asked, timeout=left), timeout)
         )
 
-    def stream(self, given: Iterable[str | ModerateRequest]) -> Iterator[Outcome]:
+    def stream(self, given: Iterable[str | ModerateRequest]) -> Generator[Outcome, None, None]:
         """Judges many conversations over one stream, up to 64 at a time.
 
         Gives the outcomes as they come. What meets an overload is sent again later; what has no

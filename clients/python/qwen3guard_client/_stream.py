@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import grpc
 
@@ -29,7 +29,7 @@ class Stream:
         self._over = False
         self._failed: BaseException | None = None  # of the caller's own iterable
 
-    def outcomes(self, requests: Iterator[ModerateRequest]) -> Iterator[Outcome]:
+    def outcomes(self, requests: Iterator[ModerateRequest]) -> Generator[Outcome, None, None]:
         threading.Thread(target=self._pump, args=[requests], daemon=True).start()
         try:
             while True:

@@ -31,7 +31,7 @@ public final class GuardStream implements AutoCloseable {
   private Connection connection; // null while there is none; guarded by this, as is what follows
   private long sent;
   private int failures; // connections that broke without an answer between them
-  private boolean cancelled;
+  private boolean ended; // by the caller
 
   GuardStream(Channel channel) {
     stub = ModerationServiceGrpc.newStub(channel);
@@ -61,6 +61,7 @@ public final class GuardStream implements AutoCloseable {
   public void close() {
     room.acquireUninterruptibly(WINDOW);
     synchronized (this) {
+      ended = true;
       if (connection != null) {
         connection.requests.onCompleted();
         connection = null;
@@ -71,15 +72,15 @@ public final class GuardStream implements AutoCloseable {
 
   /** Gives up what is in flight: its futures fail with CANCELLED. */
   public synchronized void cancel() {
-    cancelled = true;
+    ended = true;
     if (connection != null) {
       connection.requests.cancel("given up by the caller", null);
     }
   }
 
   private synchronized void send(Item item) {
-    if (cancelled) {
-      fail(item, GuardException.of(Status.Code.CANCELLED, "the stream was given up", null));
+    if (ended) {
+      fail(item, GuardException.of(Status.Code.CANCELLED, "the stream was ended", null));
       return;
     }
     if (connection == null) {
