@@ -81,7 +81,7 @@ def stream_moderate(texts: Sequence[str]) -> Calls:
 
 def infer(model: str, asked: Sequence[Generation], path: str) -> Calls:
     """The engine's own requests, to Triton's stream or through the proxy."""
-    requests = [infer_request(model, "", wanted).SerializeToString() for wanted in asked]
+    requests = [infer_request(model, "", wanted) for wanted in asked]
 
     def request(n: int) -> bytes:
         # Fields may come in any order: the id is put before all that could look like it.
