@@ -9,6 +9,7 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SERVICES := proto/qwen3guard/v1/moderation.proto proto/qwen3guard/v1/deployment.proto
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
@@ -43,7 +44,7 @@ proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
 	  --python_out=proto --mypy_out=quiet:proto $(PROTOS)
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
+	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto $(SERVICES)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
