@@ -4,6 +4,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from guard_server.admission import Caller
+from guard_server.cache import Judged, VerdictCache
 from guard_server.errors import (
     DeadlinePassed,
     RequestInvalid,
@@ -47,31 +49,41 @@ class Moderated:
     written: Written
     prompt_tokens: int
     slot: Slot
+    cached: bool
 
 
 class Moderator:
     """Judges conversations by the slots that have the traffic."""
 
     def __init__(
-        self, router: Router, shadow: Shadow, *, allow_slot_choice: bool, request_timeout_s: float
+        self,
+        router: Router,
+        shadow: Shadow,
+        cache: VerdictCache | None,
+        *,
+        allow_slot_choice: bool,
+        request_timeout_s: float,
     ) -> None:
         self._router = router
         self._shadow = shadow
+        self._cache = cache
         self._allow_slot_choice = allow_slot_choice
         self._timeout_s = request_timeout_s
 
-    async def moderate(self, conversation: Conversation, watch: Stopwatch) -> Moderated:
+    async def moderate(
+        self, conversation: Conversation, caller: Caller, watch: Stopwatch
+    ) -> Moderated:
         """Raises a GuardError if there is no verdict. Cancelling it frees the engine's place."""
         try:
             async with asyncio.timeout(self._timeout_s) as bound:
-                return await self._moderate(conversation, watch, bound)
+                return await self._moderate(conversation, caller, watch, bound)
         except TimeoutError:
             raise DeadlinePassed(
                 f"No verdict within the server's {self._timeout_s:g} s. Try again later."
             ) from None
 
     async def _moderate(
-        self, conversation: Conversation, watch: Stopwatch, bound: asyncio.Timeout
+        self, conversation: Conversation, caller: Caller, watch: Stopwatch, bound: asyncio.Timeout
     ) -> Moderated:
         if conversation.slot and not self._allow_slot_choice:
             raise SlotNotAllowed(
@@ -80,23 +92,28 @@ class Moderator:
             )
         route = self._router.choose(conversation.slot, conversation.routing_key)
         try:
-            return await self._ask(route, conversation, watch, bound)
+            return await self._ask(route, conversation, caller, watch, bound)
         except Unavailable:
             other = self._router.another(route, conversation.routing_key)
             if conversation.slot or other is None:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
             route.counts.retried_elsewhere += 1
-            return await self._ask(other, conversation, watch, bound)
+            return await self._ask(other, conversation, caller, watch, bound)
 
     async def _ask(
-        self, route: Route, conversation: Conversation, watch: Stopwatch, bound: asyncio.Timeout
+        self,
+        route: Route,
+        conversation: Conversation,
+        caller: Caller,
+        watch: Stopwatch,
+        bound: asyncio.Timeout,
     ) -> Moderated:
         """Judges by one slot, and counts what comes of it."""
         counts, begun = route.counts, time.perf_counter_ns()
         with route.request():
             try:
-                moderated = await _judge(route.slot, conversation, watch)
+                moderated = await self._judge(route.slot, conversation, caller, watch)
             except asyncio.CancelledError:
                 if bound.expired():
                     counts.failed[DeadlinePassed.__name__] += 1
@@ -115,19 +132,42 @@ class Moderator:
         self._shadow.offer(conversation, moderated.verdict, route, spent_us)
         return moderated
 
+    async def _judge(
+        self, slot: Slot, conversation: Conversation, caller: Caller, watch: Stopwatch
+    ) -> Moderated:
+        prompt = await slot.prompt_ids(conversation.messages)
+        watch.passed("prompt")
+        with_scores = conversation.with_scores and slot.protocol.offers_scores
 
-async def _judge(slot: Slot, conversation: Conversation, watch: Stopwatch) -> Moderated:
-    prompt = await slot.prompt_ids(conversation.messages)
-    watch.passed("prompt")
-    scores = None
-    async with slot.places.place():
-        watch.passed("queue")
-        written = await slot.protocol.write(prompt, response_mode=conversation.response_mode)
-        if conversation.with_scores and slot.protocol.offers_scores:
-            scores = await slot.protocol.scores(prompt)
-            written.engine_calls += 1
-    watch.passed("engine")
-    verdict = parse(written.text, response_mode=conversation.response_mode)
-    action = conversation.policy.action(verdict)
-    watch.passed("verdict")
-    return Moderated(verdict, action, scores, written, len(prompt), slot)
+        async def ask() -> Judged:
+            scores = None
+            async with slot.places.place(caller):
+                watch.passed("queue")
+                written = await slot.protocol.write(
+                    prompt, response_mode=conversation.response_mode
+                )
+                if with_scores:
+                    scores = await slot.protocol.scores(prompt)
+                    written.engine_calls += 1
+            watch.passed("engine")
+            verdict = parse(written.text, response_mode=conversation.response_mode)
+            return Judged(verdict, scores, written)
+
+        if self._cache is None:
+            judged = await ask()
+        else:
+            key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
+            judged = await self._cache.get(key, ask)
+        if judged.cached:
+            watch.passed("engine")  # or the wait for another's call of it
+        action = conversation.policy.action(judged.verdict)
+        watch.passed("verdict")
+        return Moderated(
+            judged.verdict,
+            action,
+            judged.scores,
+            judged.written,
+            len(prompt),
+            slot,
+            judged.cached,
+        )

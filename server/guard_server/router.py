@@ -17,6 +17,7 @@ from typing import Self
 
 import structlog
 
+from guard_server.admission import Limits
 from guard_server.counts import ShadowCounts, SlotCounts
 from guard_server.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
 from guard_server.readiness import Readiness
@@ -88,6 +89,7 @@ class Router:
         traffic: Traffic,
         *,
         strict_completion: bool = False,
+        limits: Limits | None = None,
         changed: Callable[[bool], None] = lambda serving: None,
         repairs: Path | None = None,
     ) -> None:
@@ -96,6 +98,7 @@ class Router:
         Raises SlotInvalid.
         """
         self._strict_completion = strict_completion
+        self._limits = limits
         self._changed = changed
         self._repairs = repairs
         self._traffic = traffic
@@ -187,7 +190,11 @@ class Router:
 
     def _load(self, name: str, entry: SlotTraffic) -> Slot:
         slot = Slot(
-            entry.directory, entry.triton, name=name, strict_completion=self._strict_completion
+            entry.directory,
+            entry.triton,
+            name=name,
+            strict_completion=self._strict_completion,
+            limits=self._limits,
         )
         if entry.fingerprint not in (None, slot.fingerprint):
             raise SlotInvalid(

@@ -12,10 +12,14 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
 
-from guard_server import service, traffic
-from guard_server.admission import Intake
+from guard_server import kserve, service, traffic
+from guard_server.admission import Intake, Limits
+from guard_server.cache import VerdictCache
+from guard_server.desk import Desk
 from guard_server.health import Health
+from guard_server.metrics import Metrics, exported
 from guard_server.moderation import Moderator
 from guard_server.router import Router
 from guard_server.settings import Settings
@@ -28,6 +32,11 @@ _REFUSING_S = 1.0  # what is on its way meets a refusal; a closed listener would
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
+    # A caller that is gone without a word is found out, and one that pings is borne with.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 ]
 
 _log = structlog.get_logger(__name__)
@@ -62,10 +71,11 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
 
     Raises SlotInvalid, TrafficInvalid or OSError if it can't start.
     """
-    health = Health(service.NAME)
+    health = Health(service.NAME, kserve.NAME)
     router = Router(
         _traffic(settings),
         strict_completion=settings.strict_completion,
+        limits=Limits(settings.max_in_flight, settings.queue_per_place),
         changed=lambda serving: health.set(serving=serving),
         repairs=settings.status,
     )
@@ -73,24 +83,41 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
     moderator = Moderator(
         router,
         shadow,
+        VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
+        if settings.cache_mib
+        else None,
         allow_slot_choice=settings.allow_slot_choice,
         request_timeout_s=settings.request_timeout_s,
     )
+    metrics = Metrics() if settings.metrics_port else None
+    desk = Desk(moderator, metrics)
     intake = Intake()
     # Without it, a second server on the port is a mistake, not a worker.
-    server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(settings.reuse_port))])
-    server.add_generic_rpc_handlers((service.ModerationService(moderator, intake).handler(),))
+    options = [
+        *_OPTIONS,
+        ("grpc.so_reuseport", int(settings.reuse_port)),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+    ]
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers((service.ModerationService(desk, intake).handler(),))
+    face = kserve.InferenceService(desk, intake, router)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(face, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (service.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+    names = (service.NAME, kserve.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     port = _listen(server, settings)
-    async with router:
+    async with contextlib.AsyncExitStack() as stack:
+        if metrics is not None and settings.metrics_port:
+            stack.enter_context(exported(settings.metrics_port, metrics.registry))
+        await stack.enter_async_context(router)
         await server.start()
         background = []
         if settings.traffic is not None:
             background.append(router.follow(traffic.changes(settings.traffic)))
         if settings.status is not None:
             background.append(Publisher(settings.status, router).run())
+        if metrics is not None:
+            background.append(metrics.watch(router))
         tasks = [asyncio.create_task(work) for work in background]
         last_answers_s = 0.0
         try:

@@ -40,6 +40,23 @@ class Settings(BaseSettings):
         gt=0,
         description="The longest that a request may take, whatever its own deadline.",
     )
+    max_in_flight: int | None = Field(
+        default=None, gt=0, description="Requests that a slot works on; else as its manifest says."
+    )
+    queue_per_place: float = Field(
+        default=1.0, ge=0, description="Requests that may wait, for each that a slot works on."
+    )
+    max_connection_age_s: float = Field(
+        default=300,
+        gt=0,
+        description="Then a connection takes no new call, so that callers spread out anew; calls "
+        "and streams that it has are not cut.",
+    )
+    cache_mib: float = Field(default=64, ge=0, description="The verdict cache's size; 0: off.")
+    cache_ttl_s: float = Field(default=300, gt=0, description="No older verdict is given again.")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Prometheus metrics on loopback; else none."
+    )
     status: Path | None = Field(
         default=None,
         description="A directory that gateways of one port share: each tells its state there, and "

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from guard_server.admission import Places
+from guard_server.admission import Limits, Places
 from guard_server.engine_client import EngineClient
 from guard_server.errors import RequestInvalid, Violation
 from guard_server.manifest import TEMPLATE, TOKENIZER, Manifest
 from guard_server.prompt import ASSISTANT, USER, Message, Prompt
 from guard_server.protocol import VerdictProtocol
-from guard_server.validation import MAX_BATCH_ITEMS
 
-_QUEUE_PER_PLACE = 8
 # Longer texts are tokenized beside the event loop (tokenizers lets go of Python's lock).
 _LONG_TEXT = 8192
 _WARM_UP = (
@@ -26,7 +24,13 @@ class Slot:
     """Use it as an async context manager: inside, the stream to its engine is kept open."""
 
     def __init__(
-        self, directory: Path, triton: str, *, name: str = "", strict_completion: bool = False
+        self,
+        directory: Path,
+        triton: str,
+        *,
+        name: str = "",
+        strict_completion: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         """Reads and checks the slot's files; its name is the directory's unless given.
 
@@ -41,9 +45,9 @@ class Slot:
         self.protocol = VerdictProtocol(
             self.manifest, self.prompt, self.engine, strict_completion=strict_completion
         )
-        places = self.manifest.limits.max_in_flight
-        # The largest batch can wait as a whole.
-        self.places = Places(places, queue=max(_QUEUE_PER_PLACE * places, MAX_BATCH_ITEMS))
+        limits = limits or Limits()
+        self._max_in_flight = limits.max_in_flight or self.manifest.limits.max_in_flight
+        self.places = Places(self._max_in_flight, limits.queue_per_place)
         # One for each mode. They are rendered here, so that a template that can't is refused.
         self.warm_up = tuple(
             (self.prompt.ids(messages), messages[-1].role == ASSISTANT) for messages in _WARM_UP
@@ -54,7 +58,7 @@ class Slot:
 
         `rank` counts them from 0.
         """
-        places, rest = divmod(self.manifest.limits.max_in_flight, processes)
+        places, rest = divmod(self._max_in_flight, processes)
         self.places.resize(max(1, places + (rank < rest)))
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:

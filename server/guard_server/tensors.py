@@ -45,7 +45,7 @@ def infer_request(model: str, request_id: str, wanted: Generation) -> bytes:
     return b"".join(
         (
             _constant(model, wanted.end_id, wanted.max_tokens, tuple(wanted.draft), wanted.logits),
-            service_pb2.ModelInferRequest(id=request_id).SerializeToString(),
+            _encoded(service_pb2.ModelInferRequest(id=request_id)),
             _prompt_head(len(wanted.prompt)),
             prompt,
         )
@@ -58,7 +58,7 @@ def stop_request(model: str, request_id: str) -> bytes:
     for name in ("input_ids", "input_lengths", "request_output_len"):
         _add(request, name, "INT32", [1])
     _add(request, "stop", "BOOL", [True])
-    return request.SerializeToString()
+    return _encoded(request)
 
 
 def generated(response: service_pb2.ModelInferResponse) -> Generated:
@@ -102,7 +102,7 @@ def _constant(
         outputs.append("generation_logits")
     for name in outputs:
         request.outputs.add(name=name)
-    return request.SerializeToString()
+    return _encoded(request)
 
 
 @lru_cache(maxsize=8192)
@@ -112,8 +112,13 @@ def _prompt_head(tokens: int) -> bytes:
     _add(request, "input_lengths", "INT32", [tokens])
     request.inputs.add(name="input_ids", datatype="INT32", shape=[1, tokens])
     size = tokens * _INT32.itemsize
-    raw = service_pb2.ModelInferRequest(raw_input_contents=[bytes(size)]).SerializeToString()
-    return request.SerializeToString() + raw[: len(raw) - size]
+    raw = _encoded(service_pb2.ModelInferRequest(raw_input_contents=[bytes(size)]))
+    return _encoded(request) + raw[: len(raw) - size]
+
+
+def _encoded(request: service_pb2.ModelInferRequest) -> bytes:
+    encoded: bytes = request.SerializeToString()
+    return encoded
 
 
 def _add(

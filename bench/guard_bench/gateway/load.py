@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import grpc
 import numpy as np
@@ -68,14 +69,14 @@ async def asking(target: str, calls: Calls, connections: int) -> AsyncIterator[A
                 for stream in streams:
                     await stream.close()
         else:
-            stubs = [channel.unary_unary(calls.path) for channel in channels]
+            stubs: list[Any] = [channel.unary_unary(calls.path) for channel in channels]
             yield lambda n: asyncio.ensure_future(_unary(stubs[n % connections], calls, n))
     finally:
         for channel in channels:
             await channel.close()
 
 
-async def _unary(stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes], calls: Calls, n: int) -> str:
+async def _unary(stub: Any, calls: Calls, n: int) -> str:
     try:
         return calls.read(await stub(calls.request(n), timeout=calls.timeout_s))[1]
     except grpc.aio.AioRpcError as error:
@@ -87,7 +88,7 @@ class _Stream:
 
     def __init__(self, channel: grpc.aio.Channel, calls: Calls) -> None:
         self._calls = calls
-        self._call = channel.stream_stream(calls.path)()
+        self._call: Any = channel.stream_stream(calls.path)()
         self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._waiting: dict[bytes, asyncio.Future[str]] = {}
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -53,7 +54,7 @@ def _until_serving(process: "subprocess.Popen[bytes]", target: str, log: Path) -
     deadline = time.monotonic() + _READY_S
     options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(target, options) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 reply = health.Check(health_pb2.HealthCheckRequest(), timeout=1)

@@ -26,7 +26,7 @@ class _Upstream:
     """One stream to Triton for everybody."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._call = channel.stream_stream(INFER)()
+        self._call: Any = channel.stream_stream(INFER)()
         self._outgoing: deque[bytes] = deque()
         self._written = asyncio.Event()
         self.waiting: dict[bytes, Callable[[bytes], None]] = {}
@@ -63,7 +63,7 @@ async def main(target: str) -> None:
             upstream.send(request, answer.set_result)
             return await answer  # type: ignore[no-any-return]
 
-        async def stream(_requests: object, context: _Context) -> None:
+        async def stream(_requests: object, context: Any) -> None:
             answers: asyncio.Queue[bytes] = asyncio.Queue()
 
             async def write() -> None:
