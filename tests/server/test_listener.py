@@ -33,6 +33,7 @@ async def test_reflection_lists_the_services(tiny_serve: TinyServe) -> None:
         names = {service.name for service in services.list_services_response.service}
         assert names == {
             SERVICE,
+            "inference.GRPCInferenceService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }

@@ -19,9 +19,12 @@ _STOP_S = 15
 
 @contextmanager
 def gateway(slot: Path, triton: str, log: Path, **settings: str) -> Iterator[str]:
-    """Runs `python -m guard_server` before a Triton; gives its address once it is ready."""
+    """Runs `python -m guard_server` before a Triton; gives its address once it is ready.
+
+    Without a verdict cache, unless it is set.
+    """
     port = _free_port()
-    given = {"slot": str(slot), "triton": triton, "port": str(port), **settings}
+    given = {"slot": str(slot), "triton": triton, "port": str(port), "cache_mib": "0", **settings}
     environment = {f"GUARD_{name.upper()}": value for name, value in given.items()}
     with log.open("w") as output:
         process = subprocess.Popen(
