@@ -13,6 +13,7 @@ from rich.console import Console
 
 from guard_build import Progress, bars
 from guard_build.verify import (
+    GOLDEN_SET,
     IN_FLIGHT,
     RELEASE_SIZE,
     DataInvalid,
@@ -29,6 +30,7 @@ from guard_build.verify import (
 from guard_cli.build import slot_directory
 from guard_cli.options import RUN, fail, shown
 from guard_cli.triton import Triton, TritonFailed
+from guard_server import log
 from guard_server.errors import SlotInvalid
 from guard_server.manifest import Manifest
 from guard_server.slot import Slot
@@ -56,7 +58,12 @@ class _Outcome(BaseModel):
 def verify(
     candidate: Annotated[Path, typer.Argument(help="The slot to be verified: name or directory.")],
     against: Annotated[Path, typer.Option(help="The slot that it is compared with.")],
-    data: Annotated[Path, typer.Option(help="Conversations, JSON Lines, perhaps labelled.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Conversations, JSON Lines, perhaps labelled; the golden set if not given."
+        ),
+    ] = GOLDEN_SET,
     min_agreement: Annotated[
         float | None,
         typer.Option(help="Agreement that is enough, instead of the rule's own.", min=0, max=1),
@@ -77,26 +84,26 @@ def verify(
     """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
     err = Console(stderr=True)
     ours, theirs = slot_directory(candidate), slot_directory(against)
+    log.configure("console")
     try:
         items = load_items(data)
-        for directory in (ours, theirs):
-            Manifest.load(directory).check(directory)
+        manifests = Manifest.load(ours), Manifest.load(theirs)
+        for manifest, directory in zip(manifests, (ours, theirs), strict=True):
+            manifest.check(directory)
         with (
             _running(err, ours, triton, "candidate") as ours_at,
             _running(err, theirs, against_triton, "reference") as theirs_at,
             bars(err) as progress,
         ):
-            slots = (
-                Slot(ours, ours_at, strict_completion=True),
-                Slot(theirs, theirs_at, strict_completion=True),
+            report = asyncio.run(
+                _compare(items, (ours, ours_at), (theirs, theirs_at), in_flight, progress)
             )
-            report = asyncio.run(_compare(items, *slots, in_flight, progress))
     except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
-    same = same_checkpoint(slots[0].manifest, slots[1].manifest)
+    same = same_checkpoint(*manifests)
     outcome = _Outcome(
-        candidate=slots[0].fingerprint,
-        reference=slots[1].fingerprint,
+        candidate=manifests[0].fingerprint,
+        reference=manifests[1].fingerprint,
         data=data.name,
         release_gate=len(items) >= RELEASE_SIZE,
         same_checkpoint=same,
@@ -118,8 +125,8 @@ def _running(err: Console, slot: Path, target: str | None, role: str) -> Iterato
         yield target
         return
     grpc_port, metrics_port = _free_ports()
-    log = RUN / f"triton-verify-{role}.log"
-    triton = Triton(slot, grpc_port=grpc_port, metrics_port=metrics_port, log=log)
+    output = RUN / f"triton-verify-{role}.log"
+    triton = Triton(slot, grpc_port=grpc_port, metrics_port=metrics_port, log=output)
     with err.status(f"Starting Triton for {shown(slot)} ..."):
         triton.start()
     try:
@@ -129,11 +136,22 @@ def _running(err: Console, slot: Path, target: str | None, role: str) -> Iterato
 
 
 async def _compare(
-    items: tuple[Item, ...], ours: Slot, theirs: Slot, in_flight: int, progress: Progress
+    items: tuple[Item, ...],
+    ours: tuple[Path, str],
+    theirs: tuple[Path, str],
+    in_flight: int,
+    progress: Progress,
 ) -> Report:
-    async with ours, theirs:
+    async with (
+        Slot(*ours, strict_completion=True) as candidate,
+        Slot(*theirs, strict_completion=True) as reference,
+    ):
         return await compare(
-            items, slot_judge(ours), slot_judge(theirs), in_flight=in_flight, progress=progress
+            items,
+            slot_judge(candidate),
+            slot_judge(reference),
+            in_flight=in_flight,
+            progress=progress,
         )
 
 

@@ -104,7 +104,8 @@ def _severity(outcome: _Outcome) -> str | None:
 
 def _shown(outcome: _Outcome) -> str:
     if isinstance(outcome, GuardError):
-        return f"no verdict ({type(outcome).__name__}): {outcome}"
+        happened = str(outcome).split(". ")[0].rstrip(".")  # then it says what a caller should do
+        return f"no verdict ({type(outcome).__name__}: {happened})"
     verdict: Verdict = outcome.verdict
     parts = [verdict.severity, ", ".join(verdict.categories) or "None"]
     if verdict.refusal is not None:

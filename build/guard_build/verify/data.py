@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from guard_server.prompt import ASSISTANT, SYSTEM, Message
 from guard_server.verdict import CATEGORIES
 
+GOLDEN_SET = Path(__file__).parents[1] / "data" / "golden.jsonl"
+"""Of the project's own writing: every category, both modes, refusals, many languages."""
+
 
 class DataInvalid(Exception):
     """A file that holds no conversations to verify with; the text says where and why."""
