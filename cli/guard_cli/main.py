@@ -6,6 +6,7 @@ from guard_cli.bench import bench
 from guard_cli.build import build
 from guard_cli.moderate import moderate
 from guard_cli.serve import serve
+from guard_cli.verify import verify
 
 app = typer.Typer(
     help="Qwen3Guard Server: build a slot, serve it, and moderate by it.",
@@ -16,4 +17,5 @@ app = typer.Typer(
 app.command()(build)
 app.command()(serve)
 app.command()(moderate)
+app.command()(verify)
 app.add_typer(bench, name="bench")
