@@ -34,7 +34,7 @@ test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test ag
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_control server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)

@@ -13,6 +13,7 @@ PROJECT = Path(__file__).parents[1]
 OURS = {
     "qwen3guard": PROJECT / "proto" / "qwen3guard",
     "guard_server": PROJECT / "server" / "guard_server",
+    "guard_control": PROJECT / "server" / "guard_control",
     "guard_engine": PROJECT / "engine" / "guard_engine",
     "guard_build": PROJECT / "build" / "guard_build",
     "guard_bench": PROJECT / "bench" / "guard_bench",
@@ -22,10 +23,11 @@ OURS = {
 ARROWS = {
     "qwen3guard": set(),
     "guard_server": {"qwen3guard"},
+    "guard_control": {"qwen3guard", "guard_server", "guard_build"},
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_server"},
     "guard_bench": {"guard_engine", "guard_server"},
-    "guard_cli": {"qwen3guard", "guard_server", "guard_build", "guard_bench"},
+    "guard_cli": {"qwen3guard", "guard_server", "guard_control", "guard_build", "guard_bench"},
 }
 TRAINING = {"torch", "transformers", "sklearn"}
 

@@ -21,7 +21,7 @@ from guard_server.admission import Limits
 from guard_server.counts import ShadowCounts, SlotCounts
 from guard_server.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
 from guard_server.readiness import Readiness
-from guard_server.slot import Slot
+from guard_server.slot import Slot, SlotFiles
 from guard_server.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _log = structlog.get_logger(__name__)
@@ -103,13 +103,16 @@ class Router:
         self._repairs = repairs
         self._traffic = traffic
         self._share = (0, 1)  # this process's rank, and how many share the engines
-        self._loaded = {name: self._load(name, entry) for name, entry in traffic.slots.items()}
+        self._first = {
+            name: self._slot(name, entry, SlotFiles.load(entry.directory))
+            for name, entry in traffic.slots.items()
+        }
         self._retired: dict[asyncio.Task[None], Route] = {}
         self.routes: dict[str, Route] = {}
         self.refused: str | None = None  # why the newest traffic is not followed
 
     async def __aenter__(self) -> Self:
-        await self._follow(self._traffic, self._loaded)
+        await self._follow(self._traffic, self._first)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -171,12 +174,12 @@ class Router:
             try:
                 if isinstance(traffic, TrafficInvalid):
                     raise traffic
-                new = {
-                    name: await asyncio.to_thread(self._load, name, entry)
-                    for name, entry in traffic.slots.items()
-                    if name not in self.routes or not entry.same_slot(self.routes[name].entry)
-                }
-            except (TrafficInvalid, SlotInvalid, OSError) as error:
+                new = {}
+                for name, entry in traffic.slots.items():
+                    if name not in self.routes or not entry.same_slot(self.routes[name].entry):
+                        files = await asyncio.to_thread(SlotFiles.load, entry.directory)
+                        new[name] = self._slot(name, entry, files)
+            except Exception as error:  # whatever is wrong, the slots that serve go on
                 self.refused = str(error)
                 _log.error("traffic refused", reason=str(error), still_follows=self.generation)
                 continue
@@ -188,20 +191,21 @@ class Router:
     def _eligible(self) -> Iterable[Route]:
         return (route for route in self.routes.values() if route.entry.weight and route.ready)
 
-    def _load(self, name: str, entry: SlotTraffic) -> Slot:
-        slot = Slot(
+    def _slot(self, name: str, entry: SlotTraffic, files: SlotFiles) -> Slot:
+        fingerprint = files.manifest.fingerprint
+        if entry.fingerprint not in (None, fingerprint):
+            raise SlotInvalid(
+                f"{entry.directory} holds {fingerprint}, but {entry.fingerprint} is wanted. "
+                "It was built anew meanwhile: deploy it again."
+            )
+        return Slot(
             entry.directory,
             entry.triton,
             name=name,
             strict_completion=self._strict_completion,
             limits=self._limits,
+            files=files,
         )
-        if entry.fingerprint not in (None, slot.fingerprint):
-            raise SlotInvalid(
-                f"{entry.directory} holds {slot.fingerprint}, but {entry.fingerprint} is wanted. "
-                "It was built anew meanwhile: deploy it again."
-            )
-        return slot
 
     async def _follow(self, traffic: Traffic, new: dict[str, Slot]) -> None:
         before = self.routes

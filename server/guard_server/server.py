@@ -119,6 +119,8 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
         if metrics is not None:
             background.append(metrics.watch(router))
         tasks = [asyncio.create_task(work) for work in background]
+        for task in tasks:
+            task.add_done_callback(_tell_if_failed)
         last_answers_s = 0.0
         try:
             yield Gateway(port, router)
@@ -135,6 +137,11 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, shadow.close(), return_exceptions=True)
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("background work failed: restart the gateway", exc_info=error)
 
 
 def _traffic(settings: Settings) -> traffic.Traffic:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,21 @@ _WARM_UP = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SlotFiles:
+    """A slot's own files, read and checked."""
+
+    manifest: Manifest
+    prompt: Prompt
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Takes a while with a large tokenizer. Raises SlotInvalid."""
+        manifest = Manifest.load(directory)
+        manifest.check(directory, TEMPLATE, TOKENIZER)
+        return cls(manifest, Prompt.load(directory))
+
+
 class Slot:
     """Use it as an async context manager: inside, the stream to its engine is kept open."""
 
@@ -31,16 +47,16 @@ class Slot:
         name: str = "",
         strict_completion: bool = False,
         limits: Limits | None = None,
+        files: SlotFiles | None = None,
     ) -> None:
-        """Reads and checks the slot's files; its name is the directory's unless given.
-
-        Raises SlotInvalid.
+        """Its name is the directory's unless given. `files`: those of the directory, if they are
+        read already. Raises SlotInvalid.
         """
+        files = files or SlotFiles.load(directory)
         self.name = name or directory.name
-        self.manifest = Manifest.load(directory)
-        self.manifest.check(directory, TEMPLATE, TOKENIZER)
+        self.manifest = files.manifest
         self.fingerprint = self.manifest.fingerprint
-        self.prompt = Prompt.load(directory)
+        self.prompt = files.prompt
         self.engine = EngineClient(triton, self.manifest.engine.triton_model)
         self.protocol = VerdictProtocol(
             self.manifest, self.prompt, self.engine, strict_completion=strict_completion
