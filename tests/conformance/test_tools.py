@@ -23,7 +23,7 @@ async def test_grpcurl(served: Served, needs: Callable[..., None]) -> None:
     needs("go")
     listed = (await grpcurl(served, "list")).split()
     assert {"qwen3guard.v1.ModerationService", "grpc.health.v1.Health"} <= set(listed)
-    described = await grpcurl(served, "describe", "qwen3guard.v1.ModerationService.Moderate")
+    described = await grpcurl(served, "describe", "qwen3guard.v1.ModerationService")
     assert "rpc Moderate ( .qwen3guard.v1.ModerateRequest )" in described
     health = await grpcurl(
         served,

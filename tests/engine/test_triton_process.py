@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guard_cli.triton import Triton, TritonFailed
+from guard_control.triton import Triton, TritonFailed
 from guard_server.errors import SlotInvalid
 from tests.engine.conftest import Slot
 from tests.support.ports import free_port
@@ -75,7 +75,7 @@ def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from guard_cli.triton import Triton
+from guard_control.triton import Triton
 triton = Triton(Path({str(slot.path)!r}), grpc_port={free_port()}, metrics_port={free_port()},
                 log=Path({str(log)!r}))
 triton.start()

@@ -36,7 +36,11 @@ type ModerateRequest struct {
 	WithScores bool `protobuf:"varint,3,opt,name=with_scores,json=withScores,proto3" json:"with_scores,omitempty"`
 	// For operators: the slot that shall answer, instead of the one that has the traffic. Refused
 	// with PERMISSION_DENIED unless the server was started with `--allow-slot-choice`.
-	Slot          string `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	Slot string `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Keeps a caller on one side of a swap: requests with the same key are judged by the same slot as
+	// long as the traffic's weights stay, and a change of weights moves no more keys than it must. At
+	// most 128 bytes. Empty: the slot is drawn by weight for each request.
+	RoutingKey    string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -95,6 +99,13 @@ func (x *ModerateRequest) GetWithScores() bool {
 func (x *ModerateRequest) GetSlot() string {
 	if x != nil {
 		return x.Slot
+	}
+	return ""
+}
+
+func (x *ModerateRequest) GetRoutingKey() string {
+	if x != nil {
+		return x.RoutingKey
 	}
 	return ""
 }
@@ -516,13 +527,15 @@ var File_qwen3guard_v1_moderation_proto protoreflect.FileDescriptor
 
 const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\n" +
-	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xb1\x01\n" +
+	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xd2\x01\n" +
 	"\x0fModerateRequest\x12:\n" +
 	"\fconversation\x18\x01 \x03(\v2\x16.qwen3guard.v1.MessageR\fconversation\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n" +
 	"\vwith_scores\x18\x03 \x01(\bR\n" +
 	"withScores\x12\x12\n" +
-	"\x04slot\x18\x04 \x01(\tR\x04slot\"\x81\x02\n" +
+	"\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n" +
+	"\vrouting_key\x18\x05 \x01(\tR\n" +
+	"routingKey\"\x81\x02\n" +
 	"\x10ModerateResponse\x120\n" +
 	"\averdict\x18\x01 \x01(\v2\x16.qwen3guard.v1.VerdictR\averdict\x12-\n" +
 	"\x06action\x18\x02 \x01(\x0e2\x15.qwen3guard.v1.ActionR\x06action\x12.\n" +

@@ -902,7 +902,10 @@ type Usage struct {
 	// Calls of the engine for the verdict and, if asked for, its scores.
 	EngineCalls uint32 `protobuf:"varint,6,opt,name=engine_calls,json=engineCalls,proto3" json:"engine_calls,omitempty"`
 	// How the verdict was brought to its end.
-	Completion    Completion `protobuf:"varint,7,opt,name=completion,proto3,enum=qwen3guard.v1.Completion" json:"completion,omitempty"`
+	Completion Completion `protobuf:"varint,7,opt,name=completion,proto3,enum=qwen3guard.v1.Completion" json:"completion,omitempty"`
+	// True if this request cost no engine call: an equal prompt was judged by the same model a moment
+	// before, or was just being judged. Then the counts of engine calls, draft and reuse are 0.
+	Cached        bool `protobuf:"varint,8,opt,name=cached,proto3" json:"cached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -984,6 +987,13 @@ func (x *Usage) GetCompletion() Completion {
 		return x.Completion
 	}
 	return Completion_COMPLETION_UNSPECIFIED
+}
+
+func (x *Usage) GetCached() bool {
+	if x != nil {
+		return x.Cached
+	}
+	return false
 }
 
 // Where the time went, in microseconds, measured in the gateway.
@@ -1110,7 +1120,7 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x12\n" +
 	"\x04slot\x18\x03 \x01(\tR\x04slot\x12$\n" +
-	"\rdemonstration\x18\x04 \x01(\bR\rdemonstration\"\xad\x02\n" +
+	"\rdemonstration\x18\x04 \x01(\bR\rdemonstration\"\xc5\x02\n" +
 	"\x05Usage\x12#\n" +
 	"\rprompt_tokens\x18\x01 \x01(\rR\fpromptTokens\x12#\n" +
 	"\rreused_tokens\x18\x02 \x01(\rR\freusedTokens\x12%\n" +
@@ -1120,7 +1130,8 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"\fengine_calls\x18\x06 \x01(\rR\vengineCalls\x129\n" +
 	"\n" +
 	"completion\x18\a \x01(\x0e2\x19.qwen3guard.v1.CompletionR\n" +
-	"completion\"\xb9\x01\n" +
+	"completion\x12\x16\n" +
+	"\x06cached\x18\b \x01(\bR\x06cached\"\xb9\x01\n" +
 	"\aTimings\x12\x1f\n" +
 	"\vvalidate_us\x18\x01 \x01(\x04R\n" +
 	"validateUs\x12\x1b\n" +

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import grpc
 
-from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateRequest
+from qwen3guard.v1.moderation_pb2 import (
+    ModerateRequest,
+    StreamModerateRequest,
+    StreamModerateResponse,
+)
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._flight import WINDOW, Again, Flight, Item
 from qwen3guard_client._requests import Outcome, as_request
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 _Given = Iterable[str | ModerateRequest] | AsyncIterable[str | ModerateRequest]
 _Outbox = asyncio.Queue[StreamModerateRequest | None]  # None: the end
+_Call = grpc.aio.StreamStreamCall[StreamModerateRequest, StreamModerateResponse]
 
 
 class AsyncStream:
@@ -61,7 +66,8 @@ class AsyncStream:
         for message in self._flight.left_behind():
             outbox.put_nowait(message)
         self._end_if_done()
-        call = self._stub.StreamModerate(_until_the_end(outbox))
+        call = self._stub.StreamModerate()
+        writer = asyncio.create_task(_write(call, outbox))
         try:
             async for answer in call:
                 outcome = self._flight.answered(answer)
@@ -72,6 +78,7 @@ class AsyncStream:
                 yield outcome
                 self._end_if_done()
         finally:
+            writer.cancel()
             call.cancel()
 
     def _send_again(self, again: Again) -> None:
@@ -91,6 +98,9 @@ async def _each(given: _Given) -> AsyncIterator[str | ModerateRequest]:
             yield request
 
 
-async def _until_the_end(outbox: _Outbox) -> AsyncIterator[StreamModerateRequest]:
-    while (message := await outbox.get()) is not None:
-        yield message
+async def _write(call: _Call, outbox: _Outbox) -> None:
+    # Why a call can't be written to, its reading side says.
+    with suppress(grpc.RpcError, asyncio.InvalidStateError):
+        while (message := await outbox.get()) is not None:
+            await call.write(message)
+        await call.done_writing()

@@ -30,6 +30,7 @@ def request(
     conversation: Iterable[Message] = (),
     policy: Policy | None = None,
     with_scores: bool = False,
+    routing_key: str = "",
     slot: str = "",
 ) -> ModerateRequest:
     """A prompt, with the response to it if that is to be judged; or a whole conversation."""
@@ -38,7 +39,13 @@ def request(
         messages.append(Message(role=ROLE_USER, content=prompt))
     if response is not None:
         messages.append(Message(role=ROLE_ASSISTANT, content=response))
-    return ModerateRequest(conversation=messages, policy=policy, with_scores=with_scores, slot=slot)
+    return ModerateRequest(
+        conversation=messages,
+        policy=policy,
+        with_scores=with_scores,
+        routing_key=routing_key,
+        slot=slot,
+    )
 
 
 def as_request(given: str | ModerateRequest) -> ModerateRequest:
