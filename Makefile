@@ -87,7 +87,7 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green
+	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."

@@ -2,6 +2,8 @@ package guard_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,9 +22,10 @@ import (
 
 // plan is what tests/conformance gives to each language's runner.
 type plan struct {
-	Servers map[string]string
-	Passed  string // the file that takes the names of the cases that passed
-	Cases   []testCase
+	Servers   map[string]string
+	Authority string // PEM, of the server that is called "tls"
+	Passed    string // the file that takes the names of the cases that passed
+	Cases     []testCase
 }
 
 type testCase struct {
@@ -53,7 +56,7 @@ func TestConformance(t *testing.T) {
 	}
 	var passed []string
 	for _, c := range p.Cases {
-		if t.Run(c.Name, func(t *testing.T) { c.run(t, p.Servers[c.Server]) }) {
+		if t.Run(c.Name, func(t *testing.T) { c.run(t, &p) }) {
 			passed = append(passed, c.Name)
 		}
 	}
@@ -63,8 +66,16 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func (c *testCase) run(t *testing.T, target string) {
-	client, err := guard.NewClient(target, guard.WithInsecure())
+func (c *testCase) run(t *testing.T, p *plan) {
+	security := guard.WithInsecure()
+	if c.Server == "tls" {
+		authorities := x509.NewCertPool()
+		if pem, err := os.ReadFile(p.Authority); err != nil || !authorities.AppendCertsFromPEM(pem) {
+			t.Fatal(err)
+		}
+		security = guard.WithTLS(&tls.Config{RootCAs: authorities})
+	}
+	client, err := guard.NewClient(p.Servers[c.Server], security)
 	if err != nil {
 		t.Fatal(err)
 	}

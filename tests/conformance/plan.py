@@ -35,10 +35,15 @@ def cases() -> list[dict[str, Any]]:
     return found
 
 
-def write(path: Path, servers: dict[str, str]) -> Path:
+def write(path: Path, servers: dict[str, str], authority: Path) -> Path:
     """The plan for one runner. Gives the file that takes the names of the cases that passed."""
     passed = path.with_suffix(".passed.json")
-    plan = {"servers": servers, "passed": str(passed), "cases": cases()}
+    plan = {
+        "servers": servers,
+        "authority": str(authority),
+        "passed": str(passed),
+        "cases": cases(),
+    }
     path.write_text(json.dumps(plan), encoding="utf-8")
     return passed
 

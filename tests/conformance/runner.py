@@ -9,16 +9,24 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from qwen3guard.v1.moderation_pb2 import ModerateRequest
 from qwen3guard_client import AsyncClient, Client, GuardError, Outcome
 
 Case = dict[str, Any]
+PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-8"))
+
+
+def connection(case: Case) -> dict[str, Any]:
+    if case["server"] != "tls":
+        return {"insecure": True}
+    return {"credentials": grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())}
 
 
 def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
-    with Client(target, insecure=True) as client:
+    with Client(target, **connection(case)) as client:
         match case["call"]:
             case "moderate":
                 return [Outcome(0, client.moderate(requests[0], timeout=case["timeout_s"]))]
@@ -35,7 +43,7 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
 
 
 async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
-    async with AsyncClient(target, insecure=True) as client:
+    async with AsyncClient(target, **connection(case)) as client:
         match case["call"]:
             case "moderate":
                 call = client.moderate(requests[0], timeout=case["timeout_s"])
@@ -103,24 +111,22 @@ def check(at: str, expected: Any, got: Any) -> None:
 
 
 async def main(kind: str) -> int:
-    plan = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text())  # noqa: ASYNC240
-
     async def threads(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
         return await asyncio.to_thread(sync, case, target, requests)
 
     passed = []
-    for case in plan["cases"]:
+    for case in PLAN["cases"]:
         if kind == "sync" and case["cancel_after_s"]:
             print(f"skip  {case['name']}: a thread can't be cancelled")
             continue
         try:
-            await run(case, plan["servers"][case["server"]], aio if kind == "aio" else threads)
+            await run(case, PLAN["servers"][case["server"]], aio if kind == "aio" else threads)
         except Exception:
             print(f"FAIL  {case['name']}\n{traceback.format_exc()}")
         else:
             passed.append(case["name"])
             print(f"ok    {case['name']}", flush=True)
-    Path(plan["passed"]).write_text(json.dumps(passed))  # noqa: ASYNC240
+    Path(PLAN["passed"]).write_text(json.dumps(passed))  # noqa: ASYNC240
     return 0
 
 

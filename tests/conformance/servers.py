@@ -11,15 +11,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
 from tokenizers import Tokenizer
 
+from guard_server.server import serving
+from guard_server.settings import Settings
+from guard_server.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 from tests.support.gateway import connect, gateway
 from tests.support.ports import free_port
 from tests.support.slots import TINY, tiny_files, write_slot
 
 _TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
-_END = _TOKENIZER.token_to_id("<|im_end|>")
+_END, _END_OF_TEXT = (int(_TOKENIZER.token_to_id(t) or 0) for t in ("<|im_end|>", "<|endoftext|>"))
 _ORDER = re.compile(r"\[engine: (\w+) (.*?)\]|\[engine: (\w+)\]")
 
 
@@ -28,11 +32,9 @@ class FaultEngine:
 
     def __init__(self) -> None:
         self.held: list[str] = []  # ids of requests that were never answered
-        self._kill: Callable[[], None] | None = None
+        self.on_kill: Callable[[], None] | None = None
+        self.on_swap: Callable[[], None] | None = None
         self._full: Counter[str] = Counter()
-
-    def on_kill(self, kill: Callable[[], None]) -> None:
-        self._kill = kill
 
     def answer(self, asked: Asked) -> Answer:
         text = _TOKENIZER.decode(asked.prompt, skip_special_tokens=False)
@@ -57,10 +59,14 @@ class FaultEngine:
                     return "Maximum queue size of 8 has been reached"
                 return asked.draft
             case "server":  # is killed
-                if not self._kill:
+                if not self.on_kill:
                     return asked.draft
-                self._kill()
+                self.on_kill()
                 return None
+            case "traffic":  # goes to the other slot
+                if self.on_swap:
+                    self.on_swap()
+                return asked.draft
         raise AssertionError(f"no such order: {found}")
 
 
@@ -69,6 +75,7 @@ class Faults:
     """The fault engine, its gateways, and what the cases know them by."""
 
     servers: dict[str, str]
+    authority: Path  # PEM, of the server that is called "tls"
     engine: FakeEngine
     orders: FaultEngine
 
@@ -76,8 +83,7 @@ class Faults:
 @asynccontextmanager
 async def faults(directory: Path) -> AsyncIterator[Faults]:
     slot = directory / "blue"
-    end_ids = (_END, _TOKENIZER.token_to_id("<|endoftext|>"))
-    write_slot(slot, *tiny_files(), end_ids)
+    _write(slot)
     orders = FaultEngine()
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(fake_engine(orders.answer))
@@ -86,9 +92,49 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         servers = {"faults": steady.port}
         for name in ("killed once", "killed in a stream"):
             servers[name] = await stack.enter_async_context(_killable(slot, steady.port))
+        servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
         servers["nobody"] = free_port()
         addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}
-        yield Faults(addresses, engine, orders)
+        authority, certificate = trustme.CA(), directory / "server.pem"
+        issued = authority.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+        authority.cert_pem.write_to_path(directory / "ca.pem")
+        tls = {"tls_cert": certificate, "tls_key": certificate}
+        secure = await stack.enter_async_context(gateway(slot, engine.port, **tls))
+        addresses["tls"] = f"localhost:{secure.port}"
+        yield Faults(addresses, directory / "ca.pem", engine, orders)
+
+
+def _write(slot: Path) -> None:
+    write_slot(slot, *tiny_files(), (_END, _END_OF_TEXT))
+
+
+@asynccontextmanager
+async def _swapped(directory: Path) -> AsyncIterator[int]:
+    """The port of a server with a blue and a green slot. Blue's engine has the traffic moved."""
+    orders = FaultEngine()
+    async with fake_engine(orders.answer) as blue, fake_engine(orders.answer) as green:
+        blue.delay_s = green.delay_s = 0.005  # a stream shall take longer than a change of traffic
+        for name in ("blue", "green"):
+            _write(directory / name)
+
+        def move(weights: dict[str, int], generation: int) -> None:
+            slots = {
+                name: SlotTraffic(
+                    directory=directory / name,
+                    triton=f"127.0.0.1:{engine.port}",
+                    weight=weights[name],
+                )
+                for name, engine in (("blue", blue), ("green", green))
+            }
+            save(Traffic(generation=generation, slots=slots), directory / FILE_NAME)
+
+        move({"blue": 1, "green": 0}, 1)
+        orders.on_swap = lambda: move({"blue": 0, "green": 1}, 2)
+        settings = Settings(traffic=directory / FILE_NAME, port=0)
+        async with serving(settings) as running, connect(running.port) as client:
+            await client.until_serving()
+            yield running.port
 
 
 @asynccontextmanager
@@ -121,7 +167,7 @@ async def _killable(slot: Path, successor: int) -> AsyncIterator[int]:
                 up_reader, up_writer = await asyncio.open_connection("127.0.0.1", backend)
                 await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
 
-        orders.on_kill(kill)
+        orders.on_kill = kill
         try:
             async with connect(port) as client:
                 await client.channel.channel_ready()

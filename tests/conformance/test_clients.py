@@ -25,7 +25,7 @@ async def conforms(
 ) -> set[str]:
     """Runs one runner. Gives the names of the cases that did not pass."""
     path = tmp_path / "plan.json"
-    passed = await asyncio.to_thread(plan.write, path, servers.servers)
+    passed = await asyncio.to_thread(plan.write, path, servers.servers, servers.authority)
     environment = {**os.environ, "GUARD_CONFORMANCE": str(path), "PYTHONPATH": python}
     process = await asyncio.create_subprocess_exec(*command, cwd=directory, env=environment)
     assert await process.wait() == 0

@@ -13,6 +13,7 @@ import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 import com.google.protobuf.util.JsonFormat;
 import io.grpc.Status;
+import io.grpc.TlsChannelCredentials;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -49,7 +50,7 @@ class ConformanceTest {
       String server = testCase.get("server").getAsString();
       String target = plan.getAsJsonObject("servers").get(server).getAsString();
       try {
-        run(testCase, target);
+        run(testCase, target, Path.of(plan.get("authority").getAsString()));
         passed.add(name);
         System.out.println("ok    " + name);
       } catch (AssertionError | RuntimeException failed) {
@@ -60,16 +61,21 @@ class ConformanceTest {
     assertEquals(plan.getAsJsonArray("cases").size(), passed.size());
   }
 
-  private static void run(JsonObject testCase, String target) throws Exception {
+  private static void run(JsonObject testCase, String target, Path authority) throws Exception {
     List<ModerateRequest> requests = new ArrayList<>();
     for (JsonElement request : testCase.getAsJsonArray("requests")) {
-      var builder = ModerateRequest.newBuilder();
-      JsonFormat.parser().merge(request.toString(), builder);
-      requests.add(builder.build());
+      var read = ModerateRequest.newBuilder();
+      JsonFormat.parser().merge(request.toString(), read);
+      requests.add(read.build());
     }
     Duration timeout = Duration.ofMillis((long) (1000 * testCase.get("timeout_s").getAsDouble()));
     Got got;
-    try (GuardClient client = GuardClient.builder(target).insecure().timeout(timeout).build()) {
+    GuardClient.Builder builder = GuardClient.builder(target).timeout(timeout).insecure();
+    if (testCase.get("server").getAsString().equals("tls")) {
+      builder.credentials(
+          TlsChannelCredentials.newBuilder().trustManager(authority.toFile()).build());
+    }
+    try (GuardClient client = builder.build()) {
       got = call(testCase, client, requests);
     }
     JsonElement ends = testCase.get("ends");
