@@ -58,7 +58,7 @@ proto-check: proto-rules ## Hold the contract to its rules, and what is generate
 	@rm -rf .run/generated && mkdir -p .run/generated/proto
 	@$(MAKE) -s proto OUT=.run/generated
 	@for at in proto/qwen3guard clients/go/guardpb docs/api.md $(SERVICE_CONFIGS); do \
-	  diff -r --exclude='*.proto' --exclude=__pycache__ .run/generated/$$at $$at \
+	  diff -r --exclude='*.proto' --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
 	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
 
 proto-rules: $(VENV)/.dev

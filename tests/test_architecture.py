@@ -9,6 +9,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 OURS = {
     "qwen3guard": PROJECT / "proto" / "qwen3guard",
+    "qwen3guard_client": PROJECT / "clients" / "python" / "qwen3guard_client",
     "guard_server": PROJECT / "server" / "guard_server",
     "guard_control": PROJECT / "server" / "guard_control",
     "guard_engine": PROJECT / "engine" / "guard_engine",
@@ -19,6 +20,7 @@ OURS = {
 # The builder uses the gateway's text side, so that training renders and reads as serving does.
 ARROWS = {
     "qwen3guard": set(),
+    "qwen3guard_client": {"qwen3guard"},
     "guard_server": {"qwen3guard"},
     "guard_control": {"qwen3guard", "guard_server", "guard_build"},
     "guard_engine": set(),

@@ -65,7 +65,7 @@ func (s *stream) run(ctx context.Context) error {
 		failed := asError(err)
 		s.failures++
 		if failed.Code != codes.Unavailable || s.failures == maxAttempts ||
-			!pause(ctx, jittered(reconnectBackoff<<s.failures)) {
+			!pause(ctx, jittered(reconnectBackoff<<(s.failures-1))) {
 			return failed
 		}
 	}

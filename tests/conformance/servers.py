@@ -90,8 +90,9 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         steady = await stack.enter_async_context(gateway(slot, engine.port))
         await steady.until_serving()
         servers = {"faults": steady.port}
-        for name in ("killed once", "killed in a stream"):
-            servers[name] = await stack.enter_async_context(_killable(slot, steady.port))
+        killed = ("killed once", "killed in a stream")
+        ports = (stack.enter_async_context(_killable(slot, steady.port)) for _ in killed)
+        servers |= zip(killed, await asyncio.gather(*ports), strict=True)
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
         servers["nobody"] = free_port()
         addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}

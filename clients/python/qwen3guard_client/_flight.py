@@ -73,7 +73,7 @@ class Flight:
         self._failures += 1
         if not isinstance(error, Unavailable) or self._failures == MAX_ATTEMPTS:
             raise error
-        return jittered(_RECONNECT_BACKOFF_S * 2.0**self._failures)
+        return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (self._failures - 1))
 
     def left_behind(self) -> list[StreamModerateRequest]:
         """What to send over a new connection."""

@@ -109,9 +109,9 @@ public final class GuardStream implements AutoCloseable {
       }
       left = List.copyOf(broken.inFlight.values());
       broken.inFlight.clear();
+      backoff = Retry.jittered(RECONNECT_BACKOFF.multipliedBy(1L << failures));
       failures++;
       again = error.code() == Status.Code.UNAVAILABLE && failures < Retry.MAX_ATTEMPTS;
-      backoff = Retry.jittered(RECONNECT_BACKOFF.multipliedBy(1L << failures));
     }
     if (again) {
       Retry.later(backoff, () -> left.forEach(this::send));
