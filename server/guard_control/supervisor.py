@@ -7,7 +7,7 @@ gateway processes' states and Tritons' logs.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from guard_control.events import Events
 from guard_control.plane import ControlPlane
 from guard_control.slots import LocalSlots
 from guard_control.workers import Workers, check_port
-from guard_server import traffic
+from guard_server import metrics, traffic
 from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.manifest import Manifest
 from guard_server.settings import Settings
@@ -87,12 +87,19 @@ async def supervising(
         await _start_slots(slots, begin)
         plane.begin(begin.weights, begin.generation)
         await gateways.start(_START_S)
-        async with service.listening(plane, control_port):
-            yield plane
-            await gateways.stop()
+        with _metrics(settings, gateways):
+            async with service.listening(plane, control_port):
+                yield plane
+                await gateways.stop()
     finally:
         await gateways.kill()
         await slots.stop_all()
+
+
+def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[None]:
+    if settings.metrics_port is None:
+        return contextlib.nullcontext()
+    return metrics.exported(settings.metrics_port, metrics.merged(gateways.metrics))
 
 
 async def _start_slots(slots: LocalSlots, begin: Begin) -> None:

@@ -26,6 +26,7 @@ class Served:
     port: int
     triton_port: int
     control_port: int
+    metrics_port: int
     output: Path
 
     def said(self) -> str:
@@ -55,9 +56,9 @@ class Served:
 @contextmanager
 def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
     """Starts it and waits for its banner."""
-    port, triton_port, control_port = free_port(), free_port(), free_port()
+    port, triton_port, control_port, metrics_port = (free_port() for _ in range(4))
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
-    ports += ["--control-port", str(control_port)]
+    ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
     with output.open("wb") as stream:
         process = subprocess.Popen(
             [str(GUARD), "serve", "--slot", str(slot), *ports, *options],
@@ -65,7 +66,7 @@ def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200"},
         )
-    served = Served(process, port, triton_port, control_port, output)
+    served = Served(process, port, triton_port, control_port, metrics_port, output)
     try:
         deadline = time.monotonic() + 120
         while "is ready" not in served.said():
