@@ -14,6 +14,14 @@ from guard_bench.gateway import traffic
 from guard_bench.gateway.asked import ask_all, replay
 from guard_bench.gateway.load import Sample, closed_loop, open_loop
 from guard_bench.gateway.null_slot import MODEL, write_null_slot
+from guard_bench.gateway.perf import (
+    CONCURRENCY,
+    REQUEST_RATES,
+    PerfAnalyzer,
+    Target,
+    conversations_file,
+    tensors_file,
+)
 from guard_bench.gateway.processes import gateway, proxy
 from guard_server.tensors import Generation
 
@@ -182,6 +190,25 @@ class Bench:
             "engine, through the gateway", "engine, directly"
         )
         ratios["verdicts with a second ask, share"] = asked.asked_again
+
+    def perf(self, analyzer: PerfAnalyzer) -> dict[str, Any]:
+        """perf_analyzer's sweeps over both: points by target, for each way of load."""
+        found: dict[str, Any] = {"machine": machine.describe(), "concurrency": {}, "rate": {}}
+        with self._null(_PLACES) as (slot, triton), self._gateway(slot, triton) as address:
+            texts, asked = self._prompts(slot, triton)
+            of_gateway, of_triton = self._run / "conversations.json", self._run / "tensors.json"
+            conversations_file(texts, of_gateway)
+            tensors_file(asked, of_triton)
+            targets = (
+                Target("gateway", address, "qwen3guard", of_gateway, streaming=False),
+                Target("Triton", triton, MODEL, of_triton, streaming=True),
+            )
+            for target in targets:
+                for kind, settings in (("concurrency", CONCURRENCY), ("rate", REQUEST_RATES)):
+                    rates = kind == "rate"
+                    points = analyzer.sweep(target, settings, rates=rates, progress=self._progress)
+                    found[kind][target.name] = [asdict(point) for point in points]
+        return found
 
     @contextmanager
     def _null(self, places: int, rate: float = 0) -> Iterator[tuple[Path, str]]:
