@@ -16,7 +16,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers bench-swap clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/engine-peers.json
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
+
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+	@$(BIN)/guard bench swap --json docs/swaps.json
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green

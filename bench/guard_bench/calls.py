@@ -51,10 +51,8 @@ class Caller:
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._seed = seed
         self._numbers = itertools.count()
-        # Typed for blocking channels only.
         self._stubs: list[Any] = [
-            moderation_pb2_grpc.ModerationServiceStub(channel)  # type: ignore[arg-type]
-            for channel in channels
+            moderation_pb2_grpc.ModerationServiceStub(channel) for channel in channels
         ]
         self._streams = [_Stream(self._stubs[n % len(channels)]) for n in range(_STREAMS)]
 
@@ -146,7 +144,7 @@ class _Stream:
 
     async def ask(self, name: str, request: pb.ModerateRequest) -> pb.ModerateResponse:
         """Raises _Failed, TimeoutError or AioRpcError."""
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[pb.ModerateResponse] = asyncio.get_running_loop().create_future()
         self._waiting[name] = answer
         async with asyncio.timeout(_DEADLINE_S):
             async with self._writing:

@@ -42,7 +42,7 @@ class Served:
 def build(slot: Path, weights: str) -> None:
     """Builds the tiny guard into `slot`, once. Raises CalledProcessError."""
     if not (slot / "manifest.json").exists():
-        command = [_GUARD, "build", "--slot", slot, "--weights", weights]
+        command = [str(_GUARD), "build", "--slot", str(slot), "--weights", weights]
         subprocess.run(command, check=True)  # noqa: S603 - our own command
 
 
@@ -52,7 +52,7 @@ async def serving(slot: Path, workers: int, log: Path) -> AsyncIterator[Served]:
     with _process(slot, workers, log) as (process, port, control_port):
         target = f"127.0.0.1:{control_port}"
         async with grpc.aio.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
-            stub: Any = deployment_pb2_grpc.DeploymentServiceStub(channel)  # type: ignore[arg-type]
+            stub: Any = deployment_pb2_grpc.DeploymentServiceStub(channel)
             served = Served(f"127.0.0.1:{port}", stub)
             end = time.monotonic() + _START_S
             while not await _ready(served):
@@ -76,7 +76,8 @@ def _process(
 ) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
     port, control, triton = _free_ports()
     command = [
-        *(_GUARD, "serve", "--slot", slot, "--workers", str(workers), "--port", str(port)),
+        *(str(_GUARD), "serve", "--slot", str(slot), "--workers", str(workers)),
+        *("--port", str(port)),
         *("--control-port", str(control), "--triton-port", str(triton)),
     ]
     with log.open("wb") as stream:

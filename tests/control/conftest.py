@@ -58,4 +58,4 @@ def operate(swapping: Served) -> Operate:
 async def controlling(served: Served) -> AsyncIterator[Any]:
     """DeploymentService's stub."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.control_port}") as channel:
-        yield deployment_pb2_grpc.DeploymentServiceStub(channel)  # type: ignore[arg-type]
+        yield deployment_pb2_grpc.DeploymentServiceStub(channel)

@@ -20,7 +20,7 @@ def requests(answered: int, failed: int = 0, milliseconds: int = 10) -> Window:
     ("candidate", "active", "said"),
     [
         (requests(100), requests(1000), []),
-        (requests(100, milliseconds=19), requests(1000), []),
+        (requests(100, milliseconds=18), requests(1000), []),
         (requests(100, milliseconds=30), requests(1000), ["p99"]),
         (requests(100, failed=1), requests(1000), ["error rate"]),
         (requests(100, failed=1), requests(1000, failed=10), []),

@@ -118,7 +118,9 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
 
             while not blue.reloads:
                 await asyncio.gather(*(fails() for _ in range(8)))
+            await until(lambda: len(blue.reloads) == 2)
             await until(lambda: [s.slots["blue"].ready for s in told(file)] == both, timeout=30)
+            await asyncio.gather(*(fails() for _ in range(8)))  # they don't any more
             assert blue.reloads == ["unload", "load"]
 
 

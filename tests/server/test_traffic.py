@@ -133,9 +133,7 @@ async def test_a_slot_comes_and_goes_again(
             assert set(await slots_of(two.client, "Q", count=5)) == {"green"}
         # The same name for another place is another slot.
         before = two.router.routes["green"]
-        moved = two.file.slots["green"].model_copy(
-            update={"triton": two.file.slots["blue"].triton}
-        )
+        moved = two.file.slots["green"].model_copy(update={"triton": two.file.slots["blue"].triton})
         await two.follow({"blue": 0, "green": 100}, green=moved)
         assert two.router.routes["green"] is not before
         await two.until_ready("green")
@@ -175,3 +173,8 @@ async def test_a_config_map_is_followed_by_its_link(
     await until(lambda: len(found) == 2)
     assert found[1] == file.traffic
     watching.cancel()
+
+
+def test_the_config_map_that_deploy_shows_is_traffic() -> None:
+    shown = traffic.load(SCHEMA.parent / "kubernetes" / "traffic.json")
+    assert shown.weights == {"blue": 95, "green": 5}
