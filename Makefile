@@ -16,7 +16,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers perf soak clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers bench-swap perf soak clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with pe
 
 soak: $(VENV)/.serve ## 100,000 calls with random deadlines and cancels, then look for what is left
 	@$(BIN)/guard bench soak
+
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+	@$(BIN)/guard bench swap --json docs/swaps.json
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run model_repository/blue model_repository/green

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import grpc
 import typer
-from guard_bench.swap import Plan
-from guard_bench.swap import measure as measure_swaps
 from rich.console import Console
 
 from guard_bench.engine import measure, prepare
+from guard_bench.swap import Plan
+from guard_bench.swap import measure as measure_swaps
 from guard_bench.table import show, show_swaps
+from guard_cli import bench_gateway
 from guard_cli.options import RUN, fail
 
 bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=True)
@@ -83,3 +84,7 @@ def swap(
         report.save(json)
     if report.failed or report.lost or report.wrong_slot:
         raise typer.Exit(1)
+
+
+for command in (bench_gateway.gateway, bench_gateway.load, bench_gateway.perf, bench_gateway.soak):
+    bench.command()(command)

@@ -19,7 +19,7 @@ from guard_control.supervisor import begin_again, begin_with, supervising
 from guard_control.triton import TritonFailed
 from guard_control.workers import WorkersFailed
 from guard_server import log, traffic
-from guard_server.errors import SlotInvalid
+from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.settings import Settings
 
 _READY_S = 180
@@ -101,11 +101,10 @@ def serve(
         fail("; ".join(problem["msg"] for problem in error.errors()), code=2)
     log.configure(settings.log_format)
     console = Console(stderr=True)
-    begin = begin_with(slot_directory(slot)) if slot else begin_again(run)
-    if begin is None:
-        begin = begin_with(slot_directory(Path("blue")))
     server = _Server(console, settings, control_port)
     try:
+        begin = begin_again(run) if slot is None else None
+        begin = begin or begin_with(slot_directory(slot or Path("blue")).resolve())
         asyncio.run(
             server.run(
                 supervising(
@@ -118,6 +117,8 @@ def serve(
                 )
             )
         )
+    except TrafficInvalid as error:
+        fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
     except (SlotInvalid, TritonFailed, WorkersFailed, NotMade, OSError) as error:
         fail(str(error))
     except asyncio.CancelledError:

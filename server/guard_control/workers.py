@@ -63,6 +63,11 @@ class Workers:
         """Of each process that runs and has told its state."""
         return [found for found in status.read(self._status) if found.pid in self._running]
 
+    def all_told(self) -> bool:
+        """Whether every process that runs has told its state: a silent one may do anything."""
+        told = {found.pid for found in self.statuses()}
+        return bool(told) and told == self._running.keys()
+
     async def stop(self) -> None:
         """Has each refuse what is new and finish what it has accepted."""
         self._stopping = True
