@@ -77,7 +77,7 @@ def _process(
     port, control, triton = _free_ports()
     command = [
         *(str(_GUARD), "serve", "--slot", str(slot), "--workers", str(workers)),
-        *("--port", str(port)),
+        *("--port", str(port), "--metrics-port", "0", "--cache-mib", "0"),
         *("--control-port", str(control), "--triton-port", str(triton)),
     ]
     with log.open("wb") as stream:

@@ -46,7 +46,7 @@ async def test_the_queues_last_room_is_taken_from_whoever_has_most_of_it() -> No
         many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(4)]
         await asyncio.sleep(0)
         few = asyncio.create_task(places.take(Caller("few")))
-        await asyncio.sleep(0)
+        await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
         assert [task.done() for task in many] == [False, False, False, True]
         with pytest.raises(Overloaded, match="by you"):
             await many[3]

@@ -49,7 +49,8 @@ async def ask_all(slot: Path, triton: str, texts: list[str], in_flight: int) -> 
     model = manifest.engine.triton_model
     asked = Asked(model, [], [])
     waiting = iter(texts)
-    async with _Recorder(triton, model) as engine:
+    engine = _Recorder(triton, model)
+    async with engine:
         protocol = VerdictProtocol(manifest, prompt, engine)
         await asyncio.sleep(0)  # the stream begins
 
