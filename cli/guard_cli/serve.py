@@ -19,7 +19,7 @@ from guard_control.supervisor import begin_again, begin_with, supervising
 from guard_control.triton import TritonFailed
 from guard_control.workers import WorkersFailed
 from guard_server import log, traffic
-from guard_server.errors import SlotInvalid
+from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.settings import Settings
 
 _READY_S = 180
@@ -46,6 +46,9 @@ def serve(
             "the next slot's two after these."
         ),
     ] = 18001,
+    metrics_port: Annotated[
+        int, typer.Option(help="Port on loopback for Prometheus; 0: no metrics.", min=0, max=65535)
+    ] = 9464,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain: use TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
     tls_client_ca: Annotated[
@@ -64,6 +67,13 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(help="Seconds that a request may take at most.", min=0.1)
     ] = 30,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(help="Requests that a slot works on; else as its manifest says.", min=1),
+    ] = None,
+    cache_mib: Annotated[
+        float, typer.Option(help="Size of the cache of verdicts; 0 turns it off.", min=0)
+    ] = 64,
     log_format: Annotated[
         Literal["console", "json"], typer.Option(help="The gateway's log lines.")
     ] = "console",
@@ -82,17 +92,19 @@ def serve(
             allow_slot_choice=allow_slot_choice,
             strict_completion=strict_completion,
             request_timeout_s=request_timeout,
+            max_in_flight=max_in_flight,
+            cache_mib=cache_mib,
+            metrics_port=metrics_port or None,
             log_format=log_format,
         )
     except ValidationError as error:
         fail("; ".join(problem["msg"] for problem in error.errors()), code=2)
     log.configure(settings.log_format)
     console = Console(stderr=True)
-    begin = begin_with(slot_directory(slot)) if slot else begin_again(run)
-    if begin is None:
-        begin = begin_with(slot_directory(Path("blue")))
     server = _Server(console, settings, control_port)
     try:
+        begin = begin_again(run) if slot is None else None
+        begin = begin or begin_with(slot_directory(slot or Path("blue")).resolve())
         asyncio.run(
             server.run(
                 supervising(
@@ -105,6 +117,8 @@ def serve(
                 )
             )
         )
+    except TrafficInvalid as error:
+        fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
     except (SlotInvalid, TritonFailed, WorkersFailed, NotMade, OSError) as error:
         fail(str(error))
     except asyncio.CancelledError:
@@ -162,6 +176,11 @@ class _Server:
             f"Gateway  {settings.host}:{settings.port}  gRPC, {security}"
             + (f", {processes} processes" if processes > 1 else ""),
             f"Control  127.0.0.1:{self._control_port}  guard slots, deploy, promote, rollback",
+            *(
+                [f"Metrics  http://127.0.0.1:{settings.metrics_port}/metrics"]
+                if settings.metrics_port
+                else []
+            ),
             f"Triton   {slot.triton.target}  log: {shown(slot.triton.log)}",
             f"Model    {manifest.model.name}  {manifest.fingerprint}  slot {slot.name}",
             f"Engine   {manifest.engine.kind} {manifest.engine.version}, {manifest.engine.weights}",

@@ -52,12 +52,11 @@ class ControlPlane:
 
     def ready(self, name: str) -> bool:
         """Whether every gateway process follows the traffic and gets verdicts of the slot."""
-        workers = self.workers.statuses()
-        return bool(workers) and all(
+        return self.workers.all_told() and all(
             worker.generation == self.traffic.generation
             and name in worker.slots
             and worker.slots[name].ready
-            for worker in workers
+            for worker in self.workers.statuses()
         )
 
     def in_flight(self, name: str) -> int:
@@ -121,7 +120,7 @@ class ControlPlane:
         if weights != self.traffic.weights:
             await self.set_weights(weights)
         await self._until(
-            lambda: not self.in_flight(name),
+            lambda: self.workers.all_told() and not self.in_flight(name),
             _DRAIN_S,
             f"{name} still has requests in flight after {_DRAIN_S:g} s.",
         )
@@ -132,7 +131,10 @@ class ControlPlane:
         left = {key: entry for key, entry in self.traffic.slots.items() if key != name}
         await self._write(left, self.shadow)
         await self._until(
-            lambda: not any(name in worker.closing for worker in self.workers.statuses()),
+            lambda: (
+                self.workers.all_told()
+                and not any(name in worker.closing for worker in self.workers.statuses())
+            ),
             _DRAIN_S,
             f"A gateway process holds on to {name}.",
         )
@@ -160,8 +162,9 @@ class ControlPlane:
             return [worker.refused for worker in self.workers.statuses() if worker.refused]
 
         def followed() -> bool:
-            return bool(refusals()) or all(
-                worker.generation == new.generation for worker in self.workers.statuses()
+            return bool(refusals()) or (
+                self.workers.all_told()
+                and all(w.generation == new.generation for w in self.workers.statuses())
             )
 
         late = "A gateway process does not follow the traffic. Its log says more."

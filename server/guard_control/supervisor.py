@@ -5,9 +5,8 @@ gateway processes' states and Tritons' logs.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from guard_control.events import Events
 from guard_control.plane import ControlPlane
 from guard_control.slots import LocalSlots
 from guard_control.workers import Workers, check_port
-from guard_server import traffic
-from guard_server.errors import SlotInvalid, TrafficInvalid
+from guard_server import metrics, traffic
 from guard_server.manifest import Manifest
 from guard_server.settings import Settings
 
@@ -39,25 +37,20 @@ def begin_with(slot: Path) -> Begin:
 
 
 def begin_again(run: Path) -> Begin | None:
-    """Where the last run ended, if there was one and its slots with traffic are what they were.
+    """Where the last run ended; None if there was none. Slots without traffic are not started.
 
-    Slots without traffic are not started.
+    Raises TrafficInvalid.
     """
     path = run / traffic.FILE_NAME
     if not path.exists():
         return None
-    with contextlib.suppress(TrafficInvalid, SlotInvalid):
-        last = traffic.load(path)
-        serving = {name: entry for name, entry in last.slots.items() if entry.weight}
-        for entry in serving.values():
-            if Manifest.load(entry.directory).fingerprint != entry.fingerprint:
-                return None
-        return Begin(
-            {name: entry.directory for name, entry in serving.items()},
-            {name: entry.weight for name, entry in serving.items()},
-            last.generation + 1,
-        )
-    return None
+    last = traffic.load(path)
+    serving = {name: entry for name, entry in last.slots.items() if entry.weight}
+    return Begin(
+        {name: entry.directory for name, entry in serving.items()},
+        {name: entry.weight for name, entry in serving.items()},
+        last.generation + 1,
+    )
 
 
 @asynccontextmanager
@@ -76,6 +69,7 @@ async def supervising(
     Raises SlotInvalid, TritonFailed, WorkersFailed or OSError if it can't start.
     """
     check_port(settings.host, settings.port)
+    check_port(service.HOST, control_port)
     await asyncio.to_thread(run.mkdir, parents=True, exist_ok=True)
     events = Events()
     path = run / traffic.FILE_NAME
@@ -87,12 +81,19 @@ async def supervising(
         await _start_slots(slots, begin)
         plane.begin(begin.weights, begin.generation)
         await gateways.start(_START_S)
-        async with service.listening(plane, control_port):
-            yield plane
-            await gateways.stop()
+        with _metrics(settings, gateways):
+            async with service.listening(plane, control_port):
+                yield plane
+                await gateways.stop()
     finally:
         await gateways.kill()
         await slots.stop_all()
+
+
+def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return metrics.exported(settings.metrics_port, metrics.merged(gateways.metrics))
 
 
 async def _start_slots(slots: LocalSlots, begin: Begin) -> None:

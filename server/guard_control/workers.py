@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from guard_control.events import Events
 from guard_control.process import bound
-from guard_server import status
+from guard_server import metrics, status
 from guard_server.settings import Settings
 from guard_server.status import WorkerStatus
 
@@ -28,7 +28,11 @@ class Workers:
         """`settings` of each process; `status` among them must be set."""
         assert settings.status is not None  # noqa: S101  (the supervisor sets it)
         self._status = settings.status
-        self._environment = _environment(settings.model_copy(update={"reuse_port": count > 1}))
+        self.metrics = settings.status.with_name("metrics")  # where each writes its own
+        self._environment = {
+            **_environment(settings.model_copy(update={"reuse_port": count > 1})),
+            metrics.SHARED: str(self.metrics),
+        }
         self._count = count
         self._events = events
         self._running: dict[int, asyncio.subprocess.Process] = {}
@@ -39,6 +43,9 @@ class Workers:
         """Returns when each has told its state. Raises WorkersFailed."""
         self._status.mkdir(parents=True, exist_ok=True)
         for old in self._status.glob("*.json"):
+            old.unlink()
+        self.metrics.mkdir(exist_ok=True)
+        for old in self.metrics.glob("*.db"):
             old.unlink()
         first = [await self._spawn() for _ in range(self._count)]
         self._keepers = [asyncio.create_task(self._keep(process)) for process in first]
@@ -55,6 +62,11 @@ class Workers:
     def statuses(self) -> list[WorkerStatus]:
         """Of each process that runs and has told its state."""
         return [found for found in status.read(self._status) if found.pid in self._running]
+
+    def all_told(self) -> bool:
+        """Whether every process that runs has told its state: a silent one may do anything."""
+        told = {found.pid for found in self.statuses()}
+        return bool(told) and told == self._running.keys()
 
     async def stop(self) -> None:
         """Has each refuse what is new and finish what it has accepted."""
@@ -95,6 +107,7 @@ class Workers:
             begun = loop.time()
             code = await process.wait()
             self._running.pop(process.pid, None)
+            metrics.forget(self.metrics, process.pid)
             if self._stopping:
                 return
             if loop.time() - begun > _STEADY_S:

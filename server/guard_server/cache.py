@@ -18,7 +18,7 @@ from typing import Any
 from guard_server.protocol import Written
 from guard_server.verdict import Verdict
 
-_ENTRY_BYTES = 1024  # an entry with its keys and the longest verdict takes less
+_ENTRY_BYTES = 1536  # an entry with its keys and the longest verdict takes less
 _DIGEST_BYTES = 16
 
 

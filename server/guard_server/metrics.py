@@ -1,23 +1,25 @@
 """Prometheus metrics. No label has more values than the contract, the slots or the codes have.
 
-Where PROMETHEUS_MULTIPROC_DIR is set, every process of this server writes below that directory, and
-each of them, or their supervisor, serves the sum of all.
+Where PROMETHEUS_MULTIPROC_DIR is set, the process only writes below that directory, and the
+supervisor of all such processes serves their sum.
 """
 
 import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from guard_server.errors import VerdictUngrammatical
 from guard_server.moderation import Moderated, Stopwatch
 from guard_server.router import Route, Router
 from guard_server.slot import Slot
 
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _HOST = "127.0.0.1"
 _SAMPLE_S = 1.0
 _US = 1e-6
@@ -128,15 +130,26 @@ class Metrics:
         return histogram
 
 
+def shared() -> bool:
+    """Whether this process writes its metrics for another one, which serves them."""
+    return SHARED in os.environ
+
+
+def merged(directory: Path) -> CollectorRegistry:
+    """The sum of what all processes write below `directory`."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
+    return registry
+
+
+def forget(directory: Path, pid: int) -> None:
+    """Takes the gauges of a process that has ended out of the sum; its counters stay."""
+    mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def exported(port: int, registry: CollectorRegistry) -> Iterator[None]:
-    """Serves the registry on loopback, or the sum of all processes' where they share one.
-
-    Raises OSError if the port can't be had.
-    """
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    """Serves a registry on loopback. Raises OSError if the port can't be had."""
     try:
         server, thread = start_http_server(port, _HOST, registry)
     except OSError as error:

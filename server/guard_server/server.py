@@ -19,7 +19,7 @@ from guard_server.admission import Intake, Limits
 from guard_server.cache import VerdictCache
 from guard_server.desk import Desk
 from guard_server.health import Health
-from guard_server.metrics import Metrics, exported
+from guard_server.metrics import Metrics, exported, shared
 from guard_server.moderation import Moderator
 from guard_server.router import Router
 from guard_server.settings import Settings
@@ -107,7 +107,7 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
     reflection.enable_server_reflection(names, server)
     port = _listen(server, settings)
     async with contextlib.AsyncExitStack() as stack:
-        if metrics is not None and settings.metrics_port:
+        if metrics is not None and settings.metrics_port and not shared():
             stack.enter_context(exported(settings.metrics_port, metrics.registry))
         await stack.enter_async_context(router)
         await server.start()

@@ -41,7 +41,7 @@ class Shadow:
             return
         places = route.slot.places
         if not (route.ready and places.spare and answered_by.slot.places.spare) or (
-            len(self._tasks) >= max(1, places.size * _SHARE_OF_PLACES)
+            len(self._tasks) >= max(1, int(places.size * _SHARE_OF_PLACES))
         ):
             route.shadow.dropped += 1
             return

@@ -43,6 +43,7 @@ class SlotStatus(_Model):
     weight: int
     ready: bool
     in_flight: int
+    places: int  # this process's part of the engine's
     answered: int
     failed: dict[str, int]
     cancelled: int
@@ -133,6 +134,7 @@ def _slot(route: Route) -> SlotStatus:
         weight=route.entry.weight,
         ready=route.ready,
         in_flight=route.in_flight,
+        places=route.slot.places.size,
         answered=counts.answered,
         failed=counts.failed,
         cancelled=counts.cancelled,

@@ -63,20 +63,18 @@ def stop_request(model: str, request_id: str) -> bytes:
 
 def generated(response: service_pb2.ModelInferResponse) -> Generated:
     """Reads an answer. Raises ValueError if it is not in the contract's form."""
-    raw = {
-        output.name: (tuple(output.shape), data)
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    names = [output.name for output in response.outputs]
+    raw = dict(zip(names, response.raw_output_contents, strict=True))
     if "output_ids" not in raw or "sequence_length" not in raw:
         raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
     length = _first(raw, "sequence_length")
-    ids = np.frombuffer(raw["output_ids"][1], _INT32)[:length].tolist()
+    ids = np.frombuffer(raw["output_ids"], _INT32)[:length].tolist()
     if len(ids) != length or min(ids, default=0) < 0:
         raise ValueError(f"output_ids does not hold {length} token ids")
     logits = None
     if "generation_logits" in raw:
-        shape, data = raw["generation_logits"]
-        logits = np.frombuffer(data, _FLOAT32).reshape(-1, *shape[-1:])
+        shape = response.outputs[names.index("generation_logits")].shape
+        logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(-1, *shape[-1:])
     return Generated(
         ids=ids,
         logits=logits,
@@ -129,6 +127,6 @@ def _add(
     request.raw_input_contents.append(np.array(values, dtype).tobytes())
 
 
-def _first(raw: dict[str, tuple[tuple[int, ...], bytes]], name: str) -> int:
-    data = raw.get(name, ((), b""))[1]
-    return int(np.frombuffer(data, _INT32)[0]) if data else 0
+def _first(raw: dict[str, bytes], name: str) -> int:
+    data = raw.get(name)
+    return int.from_bytes(data[: _INT32.itemsize], "little", signed=True) if data else 0

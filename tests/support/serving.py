@@ -26,6 +26,7 @@ class Served:
     port: int
     triton_port: int
     control_port: int
+    metrics_port: int
     output: Path
 
     def said(self) -> str:
@@ -53,19 +54,22 @@ class Served:
 
 
 @contextmanager
-def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
-    """Starts it and waits for its banner."""
-    port, triton_port, control_port = free_port(), free_port(), free_port()
+def guard_serve(
+    slot: Path | None, output: Path, *options: str, port: int = 0, keep_run: bool = False
+) -> Iterator[Served]:
+    """Starts it and waits for its banner. Without a slot it goes on where the last one ended."""
+    port = port or free_port()
+    triton_port, control_port, metrics_port = (free_port() for _ in range(3))
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
-    ports += ["--control-port", str(control_port)]
+    ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [str(GUARD), "serve", "--slot", str(slot), *ports, *options],
+            [str(GUARD), "serve", *(["--slot", str(slot)] if slot else []), *ports, *options],
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200"},
         )
-    served = Served(process, port, triton_port, control_port, output)
+    served = Served(process, port, triton_port, control_port, metrics_port, output)
     try:
         deadline = time.monotonic() + 120
         while "is ready" not in served.said():
@@ -76,7 +80,8 @@ def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
-        shutil.rmtree(RUN / str(port), ignore_errors=True)
+        if not keep_run:
+            shutil.rmtree(RUN / str(port), ignore_errors=True)
 
 
 def guard(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

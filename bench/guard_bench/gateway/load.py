@@ -19,6 +19,7 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # each channel is a connection of its own
     ("grpc.enable_http_proxy", 0),
 ]
+SHED = "RESOURCE_EXHAUSTED"
 _SETTLE_S = 30  # for what is still in flight when the time is over
 
 # Calls with one number never meet: numbers go on from run to run.
@@ -46,6 +47,19 @@ class Sample:
     def rate(self) -> float:
         """Verdicts a second."""
         return len(self.latencies.get("OK", [])) / self.seconds
+
+    def summary(self) -> dict[str, Any]:
+        """For a report. Latencies are of verdicts, and of calls that were shed."""
+        return {
+            "rate": self.rate,
+            "statuses": self.statuses,
+            "p50_s": self.quantile_s(0.5),
+            "p99_s": self.quantile_s(0.99),
+            "shed_p50_s": self.quantile_s(0.5, SHED),
+            "shed_p99_s": self.quantile_s(0.99, SHED),
+            "late_s": self.late_s,
+            "others_cpu": self.others_cpu,
+        }
 
     def quantile_s(self, q: float, status: str = "OK") -> float:
         """NaN without a call of that status."""

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _READY_S = 60
 _STOP_S = 15
+_pids: dict[str, int] = {}
 
 
 @contextmanager
@@ -34,11 +35,17 @@ def gateway(slot: Path, triton: str, log: Path, **settings: str) -> Iterator[str
             stderr=subprocess.STDOUT,
         )
     target = f"127.0.0.1:{port}"
+    _pids[target] = process.pid
     try:
         _until_serving(process, target, log)
         yield target
     finally:
         _stop(process)
+
+
+def pid_of(target: str) -> int:
+    """The process of a gateway that runs."""
+    return _pids[target]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 No two conversations are equal: what is measured is never a verdict that was cached.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ MODERATE = "/qwen3guard.v1.ModerationService/Moderate"
 STREAM_MODERATE = "/qwen3guard.v1.ModerationService/StreamModerate"
 PROXY = "/guard_bench.Proxy/Infer"
 STREAM_PROXY = "/guard_bench.Proxy/StreamInfer"
+
+Conversation = str | Sequence[types_pb2.Message]  # a string is one prompt
 
 ID_BYTES = 16
 ID_TAG = b"\x1a\x10"  # field 3, ID_BYTES long: the id of a ModelInferRequest, and of a response
@@ -60,17 +62,17 @@ class Calls:
     """A unary call's deadline."""
 
 
-def moderate(texts: Sequence[str]) -> Calls:
-    """Unary; after the last text comes the first again."""
-    requests = [_moderate(text).SerializeToString() for text in texts]
+def moderate(asked: Iterable[Conversation]) -> Calls:
+    """Unary; after the last conversation comes the first again."""
+    requests = [_moderate(one).SerializeToString() for one in asked]
     return Calls(MODERATE, False, lambda n: requests[n % len(requests)], _read_moderate)
 
 
-def stream_moderate(texts: Sequence[str]) -> Calls:
+def stream_moderate(asked: Iterable[Conversation]) -> Calls:
     """The same over a stream."""
     requests = [
-        moderation_pb2.StreamModerateRequest(request=_moderate(text)).SerializeToString()
-        for text in texts
+        moderation_pb2.StreamModerateRequest(request=_moderate(one)).SerializeToString()
+        for one in asked
     ]
 
     def request(n: int) -> bytes:
@@ -95,9 +97,10 @@ def id_of(n: int) -> bytes:
     return b"%016x" % n
 
 
-def _moderate(text: str) -> moderation_pb2.ModerateRequest:
-    message = types_pb2.Message(role=types_pb2.ROLE_USER, content=text)
-    return moderation_pb2.ModerateRequest(conversation=[message])
+def _moderate(asked: Conversation) -> moderation_pb2.ModerateRequest:
+    if isinstance(asked, str):
+        asked = [types_pb2.Message(role=types_pb2.ROLE_USER, content=asked)]
+    return moderation_pb2.ModerateRequest(conversation=asked)
 
 
 def _read_moderate(data: bytes) -> tuple[bytes, str]:
