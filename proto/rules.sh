@@ -27,12 +27,14 @@ compile "$contract" "$work/new.binpb"
 $bin/buf lint "$work/new.binpb" --config proto/buf.yaml
 compile tests/conformance/previous "$work/previous.binpb"
 breaking "$work/previous.binpb" "the frozen contract, tests/conformance/previous"
-for main in origin/main main; do
-    # A main without rules has promised nothing yet.
-    git cat-file -e "$main:proto/buf.yaml" 2>/dev/null || continue
-    mkdir "$work/main"
-    git archive "$main" proto | tar -x -C "$work/main"
-    compile "$work/main/proto" "$work/main.binpb"
-    breaking "$work/main.binpb" "the contract on $main"
-    break
+
+# Main's states, not only its last one: in CI the change is on main already.
+main=$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || echo HEAD)
+for commit in $(git log --first-parent -n 10 --format=%h "$main" -- proto/qwen3guard); do
+    # A state without rules has promised nothing yet.
+    git cat-file -e "$commit:proto/buf.yaml" 2>/dev/null || continue
+    mkdir "$work/$commit"
+    git archive "$commit" proto | tar -x -C "$work/$commit"
+    compile "$work/$commit/proto" "$work/$commit.binpb"
+    breaking "$work/$commit.binpb" "the contract on main, $commit"
 done
