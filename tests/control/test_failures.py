@@ -55,8 +55,12 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         assert found["blue"].counts.retried_elsewhere <= len(in_flight)
         assert found["blue"].counts.retried_elsewhere == sum(found["blue"].counts.failed.values())
         events.cancel()
+        code, said = await asyncio.to_thread(operate, "drain", "blue")
+        assert code == 0, said
+        assert (await slots(control))["green"].weight == 10
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
-        await control.Drain(pb.DrainRequest(slot="green", stop=True))
+        code, said = await asyncio.to_thread(operate, "drain", "green", "--stop")
+        assert code == 0, said
         assert list(await slots(control)) == ["blue"]
 
 
