@@ -83,7 +83,7 @@ async def supervising(
         await gateways.start(_START_S)
         async with service.listening(plane, control_port):
             yield plane
-            await gateways.stop()
+        await gateways.stop()  # after a swap has ended, which asks them
     finally:
         await gateways.kill()
         await slots.stop_all()
