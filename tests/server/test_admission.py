@@ -66,9 +66,15 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
     async with places.place():
         with pytest.raises(Overloaded, match="deadline"):
             await places.take(Caller("hasty", time.monotonic() + 0.1))
-        patient = asyncio.create_task(places.take(Caller("patient", time.monotonic() + 60)))
+        many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(8)]
+        await asyncio.sleep(0)
+        # Its turn comes after one of the many, not after all of them.
+        patient = asyncio.create_task(places.take(Caller("patient", time.monotonic() + 1)))
         await asyncio.sleep(0)
         assert not patient.done()
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
     await patient
 
 
