@@ -12,13 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from guard_bench import machine
 from guard_bench.calls import Call, Caller, calling
-from guard_bench.load import CpuClock
 from guard_bench.server import Served, build, serving
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _CAPACITY_IN_FLIGHT = 32
-_FOLLOWS = 30  # times that the traffic is changed to see how fast it is followed
-_REST_S = 2.0
 Progress = Callable[[str], None]
 
 
@@ -29,13 +26,19 @@ class Plan:
     swaps: int = 20
     deploys: int = 0
     """Whole deployments (Triton started, verified, the old one stopped) after the swaps."""
-    before_s: float = 4.0
+    before_s: float = 3.0
     """Load without any change, before each swap: what the swap is compared with."""
     pause_s: float = 1.0
     load: float = 0.5
     """Share of the capacity."""
     workers: int = 2
     capacity_s: float = 8.0
+    rest_s: float = 1.0
+    """After each swap, before the next span without any change."""
+    follows: int = 30
+    """Times that the traffic is changed to see how fast it is followed."""
+    verify_with: Path | None = None
+    """Conversations that a candidate is verified with, if not the golden set."""
     max_factor: float = 4.0
 
 
@@ -75,7 +78,6 @@ class Report:
     """Of all swaps' calls together."""
     follow_ms: tuple[float, float] = (0.0, 0.0)
     """Median and longest, from SetTraffic's call to its reply: every process follows."""
-    others_cpu: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -87,7 +89,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         found = asdict(self) | {"lost": self.lost, "ratio": self.ratio}
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        path.write_text(json.dumps(found, indent=2, default=str) + "\n")
 
 
 async def measure(plan: Plan, directory: Path, progress: Progress) -> Report:
@@ -95,15 +97,20 @@ async def measure(plan: Plan, directory: Path, progress: Progress) -> Report:
     blue, green = directory / "blue", directory / "green"
     await asyncio.to_thread(build, blue, "int8")
     await asyncio.to_thread(build, green, "f32")
-    report = Report(plan, machine.describe())
     progress("starting the server")
-    async with (
-        serving(blue, plan.workers, directory / "serve.log") as served,
-        calling(served.target, seed=1) as caller,
-    ):
+    async with serving(blue, plan.workers, directory / "serve.log") as served:
+        return await measure_served(plan, served, blue, green, progress)
+
+
+async def measure_served(
+    plan: Plan, served: Served, blue: Path, green: Path, progress: Progress
+) -> Report:
+    """The same for a server that runs, with `blue` alone."""
+    report = Report(plan, machine.describe())
+    async with calling(served.target, seed=1) as caller:
         progress("preparing green")
         await _swap(served.control.Deploy(_deployment(green, plan, prepare=True)))
-        report.follow_ms = await _follow(served)
+        report.follow_ms = await _follow(served, plan.follows)
         await served.weights(blue=50, green=50)
         progress("capacity")
         warm = await caller.closed_loop(_CAPACITY_IN_FLIGHT, 1)
@@ -112,9 +119,7 @@ async def measure(plan: Plan, directory: Path, progress: Progress) -> Report:
         report.capacity = len(found) / plan.capacity_s
         report.rate = plan.load * report.capacity
         await served.weights(blue=100)
-        clock = CpuClock()
         await _under_load(report, plan, served, caller, (blue, green), progress)
-        report.others_cpu = clock.others()
     return report
 
 
@@ -133,7 +138,7 @@ async def _under_load(
     allowed: list[tuple[float, set[str]]] = [(0.0, {slots[0].name})]  # from when on
     spans: list[tuple[float, float, float, str]] = []  # calm since, begun, ended, to
     names = [slots[(turn + 1) % 2] for turn in range(plan.swaps + plan.deploys)]
-    await asyncio.sleep(_REST_S)
+    await asyncio.sleep(plan.rest_s)
     for number, slot in enumerate(names):
         whole = number >= plan.swaps
         progress(f"{'deployment' if whole else 'swap'} {number + 1} of {len(names)}")
@@ -149,7 +154,7 @@ async def _under_load(
         ended = loop.time()
         allowed.append((ended, {slot.name}))
         spans.append((calm, begun, ended, slot.name))
-        await asyncio.sleep(_REST_S)
+        await asyncio.sleep(plan.rest_s)
     end.set()
     await load
     _judge(report, plan, calls, allowed, spans)
@@ -200,9 +205,9 @@ def _p99_ms(latencies: Sequence[float]) -> float:
     return sorted(latencies)[min(len(latencies) - 1, int(0.99 * len(latencies)))] * 1000
 
 
-async def _follow(served: Served) -> tuple[float, float]:
+async def _follow(served: Served, times: int) -> tuple[float, float]:
     """Between two allowed states."""
-    found = [1000 * await served.weights(blue=50 + turn % 2, green=50) for turn in range(_FOLLOWS)]
+    found = [1000 * await served.weights(blue=50 + turn % 2, green=50) for turn in range(times)]
     return statistics.median(found), max(found)
 
 
@@ -220,6 +225,7 @@ def _no_failures(calls: Sequence[Call]) -> None:
 def _deployment(slot: Path, plan: Plan, *, prepare: bool) -> pb.DeployRequest:
     return pb.DeployRequest(
         directory=str(slot.resolve()),
+        data=str(plan.verify_with or ""),
         shift=_shift(plan, keep_old=False),
         prepare_only=prepare,
     )

@@ -48,7 +48,7 @@ def show_swaps(report: Swaps, console: Console) -> None:
     console.print(
         f"{facts['cpu']}, {facts['cores']} cores shared with the load; {plan.workers} gateway "
         f"processes; capacity {report.capacity:.0f}/s with both slots loaded, load "
-        f"{report.rate:.0f}/s, half unary, half by streams; others' CPU {report.others_cpu:.0%}"
+        f"{report.rate:.0f}/s, half unary, half by streams"
     )
     failed = sum(report.failed.values())
     console.print(

@@ -5,7 +5,7 @@ import typer
 from guard_cli.bench import bench
 from guard_cli.build import build
 from guard_cli.moderate import moderate
-from guard_cli.operate import deploy, promote, rollback, shadow, slots
+from guard_cli.operate import deploy, drain, promote, rollback, shadow, slots
 from guard_cli.serve import serve
 from guard_cli.verify import verify
 
@@ -24,4 +24,5 @@ app.command()(deploy)
 app.command()(promote)
 app.command()(rollback)
 app.command()(shadow)
+app.command()(drain)
 app.add_typer(bench, name="bench")

@@ -1,6 +1,6 @@
-"""`guard slots`, `deploy`, `promote`, `rollback` and `shadow`: clients of DeploymentService."""
+"""What operators do with the slots of a running server: clients of DeploymentService."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -8,13 +8,12 @@ from typing import Annotated, Any, NoReturn
 import grpc
 import typer
 from google.protobuf.duration_pb2 import Duration
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from guard_cli.build import slot_directory
 from guard_cli.options import fail
+from guard_cli.slots_table import table
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 
@@ -41,7 +40,7 @@ def slots(
     out = Console()
     with _service(control) as service:
         listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
-        out.print(_table(listed))
+        out.print(table(listed))
         for worker in listed.workers:
             if worker.refused:
                 out.print(f"[red]Gateway process {worker.pid}:[/] {escape(worker.refused)}")
@@ -144,6 +143,17 @@ def shadow(
             Console().print("Nothing is shadowed any more.")
 
 
+def drain(
+    slot: Annotated[str, typer.Argument(help="A slot that runs.")],
+    stop: Annotated[bool, typer.Option("--stop", help="Then stop its Triton.")] = False,
+    control: Control = _CONTROL,
+) -> None:
+    """Take a slot's traffic away and wait until nothing is in flight there."""
+    with _service(control) as service:
+        service.Drain(pb.DrainRequest(slot=slot, stop=stop))
+        Console().print(f"{slot} is {'stopped' if stop else 'idle'}.")
+
+
 @contextmanager
 def _service(control: str) -> Iterator[Any]:
     """The stub. What the service refuses ends the command, with the reason."""
@@ -200,53 +210,3 @@ def _duration(seconds: float) -> Duration:
     duration = Duration()
     duration.FromMicroseconds(round(seconds * 1e6))
     return duration
-
-
-def _table(listed: pb.ListSlotsResponse) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("Slot", "State", "Model", "Engine"):
-        table.add_column(name)
-    for name in ("Weight", "In flight", "Answered", "Failed", "p50", "p99", "Shadow"):
-        table.add_column(name, justify="right")
-    for slot in listed.slots:
-        counts = slot.counts
-        table.add_row(
-            slot.name,
-            pb.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower()
-            + (f", {slot.restarts} restarts" if slot.restarts else ""),
-            f"{slot.model}\n{slot.fingerprint}",
-            slot.engine,
-            str(slot.weight),
-            str(counts.in_flight),
-            str(counts.answered),
-            _failures(counts.failed.items()),
-            _ms(counts.p50),
-            _ms(counts.p99),
-            _shadow_cell(slot),
-        )
-    table.caption = f"{len(listed.workers)} gateway processes, traffic {listed.generation}" + (
-        f"; `guard rollback` gives the traffic to {listed.rollback_to}"
-        if listed.rollback_to
-        else ""
-    )
-    return table
-
-
-def _failures(failed: Iterable[tuple[str, int]]) -> str:
-    return "\n".join(f"{count} {name}" for name, count in failed) or "0"
-
-
-def _ms(duration: Duration) -> str:
-    return f"{duration.ToMicroseconds() / 1000:.1f} ms"
-
-
-def _shadow_cell(slot: pb.SlotInfo) -> str:
-    found = slot.shadow
-    lines = [f"{slot.shadow_share:.0%}"] if slot.shadow_share else []
-    if found.compared:
-        lines.append(f"{found.agreed} of {found.compared} agree")
-        differ = {pair: n for pair, n in found.severities.items() if len(set(pair.split("/"))) > 1}
-        lines += [f"{n} {pair}" for pair, n in sorted(differ.items())]
-    if found.dropped or found.failed:
-        lines.append(f"{found.dropped} dropped, {found.failed} failed")
-    return "\n".join(lines) or "-"

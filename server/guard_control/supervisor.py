@@ -84,7 +84,7 @@ async def supervising(
         with _metrics(settings, gateways):
             async with service.listening(plane, control_port):
                 yield plane
-                await gateways.stop()
+            await gateways.stop()  # after a swap has ended, which asks them
     finally:
         await gateways.kill()
         await slots.stop_all()

@@ -83,6 +83,7 @@ class Workers:
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+        await asyncio.gather(*(process.wait() for process in self._running.values()))
         await self._end()
 
     async def _end(self) -> None:

@@ -107,28 +107,34 @@ class Places:
     def _check_deadline(self, caller: Caller) -> None:
         if caller.deadline is None:
             return
-        if time.monotonic() + self._wait_s() + self._held_s > caller.deadline:
-            raise self._overloaded("The server is too busy to answer before the call's deadline.")
+        if time.monotonic() + self._wait_s(caller) + self._held_s > caller.deadline:
+            raise self._overloaded(
+                caller, "The server is too busy to answer before the call's deadline."
+            )
 
     def _make_room(self, caller: Caller) -> None:
         if self.waiting < max(1, round(self.size * self._queue_per_place)):
             return
         name, longest = max(self._lanes.items(), key=lambda item: len(item[1]))
         if len(longest) <= len(self._lanes.get(caller.name, ())) + 1:
-            raise self._overloaded("The server is at its limit.")
+            raise self._overloaded(caller, "The server is at its limit.")
         turn = longest[-1]
         self._forget(name, turn)
         if not turn.done():
-            turn.set_exception(self._overloaded("The server is at its limit, much of it by you."))
+            error = self._overloaded(Caller(name), "The server is at its limit, much of it by you.")
+            turn.set_exception(error)
 
-    def _wait_s(self) -> float:
-        """How long one more in the queue would wait, as far as can be told."""
-        return (self.waiting + 1) * self._held_s / self.size
+    def _wait_s(self, caller: Caller) -> float:
+        """How long one more of this caller would wait, as far as can be told."""
+        own = len(self._lanes.get(caller.name, ()))
+        others = (lane for name, lane in self._lanes.items() if name != caller.name)
+        before = own + sum(min(len(lane), own + 1) for lane in others)  # by turns
+        return (before + 1) * self._held_s / self.size
 
-    def _overloaded(self, what: str) -> Overloaded:
+    def _overloaded(self, caller: Caller, what: str) -> Overloaded:
         self.shed += 1
         least, most = _RETRY_S
-        return Overloaded(f"{what} Try again later.", min(max(least, self._wait_s()), most))
+        return Overloaded(f"{what} Try again later.", min(max(least, self._wait_s(caller)), most))
 
 
 class _Place:

@@ -30,25 +30,27 @@ class Stream(Generic[R, A]):
         self._begin = begin
         self._closed = closed
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._answers: asyncio.Queue[A | None] = asyncio.Queue()
+        self._writing = asyncio.Lock()
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Ends with what ended the reading, after everything read is answered."""
         reader = asyncio.create_task(self._read())
-        reader.add_done_callback(self._perhaps_last)
-        self._reader = reader
-        closer = asyncio.create_task(self._stop_reading())
+        closed = asyncio.create_task(self._closed.wait())
         try:
-            while (answer := await self._answers.get()) is not None:
-                await self._context.write(answer)
-                self._room.release()
-            if reader.cancelled():
+            await asyncio.wait({reader, closed}, return_when=asyncio.FIRST_COMPLETED)
+            cut_short = not reader.done()
+            if cut_short:
+                reader.cancel()
+                await asyncio.wait({reader})
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
+            if cut_short:
                 raise Unavailable("The server is stopping. Send what has no answer to another one.")
             reader.result()
         finally:
             # If the caller has gone away, so do its requests.
-            for task in (reader, closer, *self._in_flight):
+            for task in (reader, closed, *self._in_flight):
                 task.cancel()
 
     async def _read(self) -> None:
@@ -59,16 +61,15 @@ class Stream(Generic[R, A]):
                 return
             task = asyncio.create_task(self._answer(self._begin(request)))
             self._in_flight.add(task)
-            task.add_done_callback(self._perhaps_last)
-
-    async def _stop_reading(self) -> None:
-        await self._closed.wait()
-        self._reader.cancel()
+            task.add_done_callback(self._answered)
 
     async def _answer(self, answering: Coroutine[Any, Any, A]) -> None:
-        self._answers.put_nowait(await answering)
+        answer = await answering
+        async with self._writing:
+            await self._context.write(answer)
+        self._room.release()
 
-    def _perhaps_last(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        if self._reader.done() and not self._in_flight:
-            self._answers.put_nowait(None)
+        if not task.cancelled():
+            task.exception()  # of a write to a caller that has gone: `run` is cancelled, too

@@ -34,6 +34,14 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough to go through a verification."""
+    path = tmp_path_factory.mktemp("data") / "four.jsonl"
+    path.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::100][:4]))
+    return path
+
+
+@pytest.fixture(scope="package")
 def swapping(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that the tests leave with blue alone."""
     output = tmp_path_factory.mktemp("serve") / "output.txt"

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from guard_bench.calls import Call, calling
+from guard_server import traffic
+from guard_server.traffic import SlotTraffic, Traffic
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling
 from tests.support.gateway import connect
-from tests.support.serving import Served, guard_serve
+from tests.support.ports import free_port
+from tests.support.serving import RUN, Served, guard_serve
 
 
 async def slots(control: Any) -> dict[str, pb.SlotInfo]:
@@ -19,10 +22,10 @@ async def slots(control: Any) -> dict[str, pb.SlotInfo]:
 
 
 async def test_kill_9_of_the_active_slots_triton_fails_nobody(
-    swapping: Served, operate: Operate, green: Path, few: Path
+    swapping: Served, operate: Operate, green: Path, four: Path
 ) -> None:
     code, said = await asyncio.to_thread(
-        operate, "deploy", str(green), "--data", str(few), "--shadow-share", "0", "--prepare"
+        operate, "deploy", str(green), "--data", str(four), "--shadow-share", "0", "--prepare"
     )
     assert code == 0, said
     async with controlling(swapping) as control:
@@ -34,8 +37,8 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         async with calling(f"127.0.0.1:{swapping.port}", seed=3) as caller:
             load = asyncio.create_task(caller.open_loop(80, calls, end))
             await asyncio.sleep(1)
-            at_once = len([call for call in calls if not call.ended])
             os.kill(triton_of(swapping, "blue"), signal.SIGKILL)
+            killed = asyncio.get_running_loop().time()
             assert "Triton died" in (await alarm).text
             while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
                 await asyncio.sleep(0.1)
@@ -47,11 +50,17 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         # Whatever was in flight was answered, by the other slot; nothing else was asked twice.
         assert {call.error for call in calls} == {""}
         assert {call.slot for call in calls} == {"blue", "green"}
-        assert found["blue"].counts.retried_elsewhere <= at_once + 64
+        noticed = killed + 0.2
+        in_flight = [call for call in calls if call.due <= noticed and call.ended >= killed]
+        assert found["blue"].counts.retried_elsewhere <= len(in_flight)
         assert found["blue"].counts.retried_elsewhere == sum(found["blue"].counts.failed.values())
         events.cancel()
+        code, said = await asyncio.to_thread(operate, "drain", "blue")
+        assert code == 0, said
+        assert (await slots(control))["green"].weight == 10
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
-        await control.Drain(pb.DrainRequest(slot="green", stop=True))
+        code, said = await asyncio.to_thread(operate, "drain", "green", "--stop")
+        assert code == 0, said
         assert list(await slots(control)) == ["blue"]
 
 
@@ -87,17 +96,19 @@ async def test_a_gateway_process_that_dies_is_started_again(swapping: Served) ->
     assert f"Gateway process {victim} ended" in swapping.said()
 
 
-async def test_a_server_goes_on_where_it_was_stopped(
-    blue: Path, green: Path, few: Path, tmp_path: Path
-) -> None:
-    with guard_serve(blue, tmp_path / "first.txt", keep_run=True) as served:
-        async with controlling(served) as control:
-            request = pb.DeployRequest(
-                directory=str(green), data=str(few), shift=pb.Shift(steps=[100], max_factor=100)
-            )
-            request.shift.pause.FromMilliseconds(100)
-            async for _ in control.Deploy(request):
-                pass
-    with guard_serve(None, tmp_path / "second.txt", port=served.port) as again:
-        async with connect(again.port) as client:
+async def test_a_server_goes_on_where_it_was_stopped(green: Path, tmp_path: Path) -> None:
+    port = free_port()
+    last = Traffic(
+        generation=7,
+        slots={
+            "green": SlotTraffic(directory=green, triton="127.0.0.1:1", weight=100),
+            "gone": SlotTraffic(directory=tmp_path / "gone", triton="127.0.0.1:1", weight=0),
+        },
+    )
+    run = RUN / str(port)
+    run.mkdir(parents=True)
+    traffic.save(last, run / "traffic.json")
+    with guard_serve(None, tmp_path / "output.txt", port=port) as served:
+        async with connect(served.port) as client:
             assert (await client.judge("Q")).model.slot == "green"
+        assert traffic.load(run / "traffic.json").generation == 8

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from guard_bench import server as bench
 from guard_bench.calls import Call, calling
-from guard_bench.swap import Plan, measure
+from guard_bench.swap import Plan, measure_served
 from guard_build import build_slot
 from guard_server.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -22,15 +23,36 @@ from tests.support.serving import GUARD, Served
 QUICK = ("--shadow-seconds", "0.3", "--pause", "0.3", "--max-factor", "100")
 
 
-async def test_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
+async def test_swaps_under_load_lose_nothing(
+    swapping: Served, blue: Path, green: Path, four: Path
+) -> None:
     """The benchmark's own run, shorter: `guard bench swap` does twenty."""
-    plan = Plan(swaps=3, before_s=1, pause_s=0.3, load=0.4, capacity_s=1, max_factor=100)
-    report = await measure(plan, tmp_path, lambda _: None)
+    plan = Plan(
+        swaps=3,
+        before_s=0.5,
+        pause_s=0.3,
+        load=0.4,
+        capacity_s=1,
+        rest_s=0.2,
+        follows=3,
+        verify_with=four,
+        max_factor=100,
+    )
+    async with controlling(swapping) as control:
+        served = bench.Served(f"127.0.0.1:{swapping.port}", control)
+        report = await measure_served(plan, served, blue, green, lambda _: None)
     assert (report.failed, report.lost, report.wrong_slot) == ({}, 0, 0)
     assert [span.to for span in report.swaps] == ["green", "blue", "green"]
     assert set(report.by_slot) == {"blue", "green"}
-    assert report.calls > 50
     assert sum(span.calls for span in report.swaps) > 20
+    await back_to_blue(swapping)
+
+
+async def back_to_blue(swapping: Served) -> None:
+    """As the other tests expect it."""
+    async with controlling(swapping) as control:
+        await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
+        await control.Drain(pb.DrainRequest(slot="green", stop=True))
 
 
 async def weights(served: Served) -> dict[str, int]:
@@ -39,19 +61,23 @@ async def weights(served: Served) -> dict[str, int]:
     return {slot.name: slot.weight for slot in listed.slots}
 
 
-async def test_a_deployment_and_its_rollback(
-    swapping: Served, operate: Operate, green: Path, few: Path
+async def test_another_checkpoint_swaps_in_by_its_own_gate_and_back(
+    swapping: Served, operate: Operate, four: Path, tmp_path: Path
 ) -> None:
-    code, said = await asyncio.to_thread(operate, "deploy", str(green), "--data", str(few), *QUICK)
+    """Another tokenizer, another template: no prompt and no token id is the same."""
+    build_slot(second_checkpoint(tmp_path / "second"), tmp_path / "other")
+    arguments = (str(tmp_path / "other"), "--data", str(four), "--min-agreement", "0.5", *QUICK)
+    code, said = await asyncio.to_thread(operate, "deploy", *arguments)
     assert code == 0, said
-    steps = [line.split("  ")[0] for line in said.splitlines() if line[:1].isalpha()]
+    steps = [line[:9].rstrip() for line in said.splitlines() if line[:1].isalpha()]
     assert list(dict.fromkeys(steps)) == [
         "check", "start", "warm up", "verify", "shadow", "shift", "drain", "stop", "done"
     ]  # fmt: skip
-    assert "agreement with blue 1.0000 (54 of 54" in said or "agreement with blue 0.9" in said
-    assert await weights(swapping) == {"green": 100}
+    assert "another checkpoint" in said
+    assert await weights(swapping) == {"other": 100}
     async with connect(swapping.port) as client:
-        assert (await client.judge("Q")).model.slot == "green"
+        reply = await client.judge("How do I boil an egg?")
+        assert (reply.model.name, reply.model.slot) == ("second", "other")
         code, said = await asyncio.to_thread(operate, "rollback")
         assert code == 0, said
         assert await weights(swapping) == {"blue": 100}
@@ -76,13 +102,13 @@ def repackaged(slot: Path, name: str, content: bytes) -> None:
     manifest.model_copy(update={"files": manifest.files | {name: described}}).save(slot)
 
 
-async def refused(swapping: Served, operate: Operate, slot: Path, few: Path, *options: str) -> str:
+async def refused(swapping: Served, operate: Operate, slot: Path, data: Path, *options: str) -> str:
     """Deploys under load; traffic must never reach the candidate. Gives the reason."""
     end = asyncio.Event()
     async with calling(f"127.0.0.1:{swapping.port}", seed=2) as caller:
         calls: list[Call] = []
         load = asyncio.create_task(caller.open_loop(20, calls, end))
-        arguments = (str(slot), "--data", str(few), *QUICK, *options)
+        arguments = (str(slot), "--data", str(data), *QUICK, *options)
         code, said = await asyncio.to_thread(operate, "deploy", *arguments)
         end.set()
         await load
@@ -93,11 +119,11 @@ async def refused(swapping: Served, operate: Operate, slot: Path, few: Path, *op
 
 
 async def test_files_that_differ_from_their_manifest_are_refused(
-    swapping: Served, operate: Operate, candidate: Path, few: Path
+    swapping: Served, operate: Operate, candidate: Path, four: Path
 ) -> None:
     weights = candidate / "guard_blue" / "1" / "openvino_model.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    said = await refused(swapping, operate, candidate, few)
+    said = await refused(swapping, operate, candidate, four)
     assert "openvino_model.bin is not the file" in said
 
 
@@ -110,48 +136,28 @@ async def test_a_damaged_engine_is_refused(
 
 
 async def test_an_engine_that_never_loads_is_refused(
-    swapping: Served, operate: Operate, candidate: Path, few: Path
+    swapping: Served, operate: Operate, candidate: Path, four: Path
 ) -> None:
     repackaged(candidate, "guard_blue/1/model.py", b"import time; time.sleep(1000)")
-    said = await refused(swapping, operate, candidate, few, "--ready-timeout", "3")
+    said = await refused(swapping, operate, candidate, four, "--ready-timeout", "2")
     assert "Triton was not ready in time" in said
 
 
 async def test_an_engine_that_never_writes_a_verdict_is_refused(
-    swapping: Served, operate: Operate, candidate: Path, few: Path
+    swapping: Served, operate: Operate, candidate: Path, four: Path, tmp_path: Path
 ) -> None:
-    """Triton calls it ready; the gateway does not."""
-    name = "guard_blue/1/openvino_model.bin"
-    repackaged(candidate, name, bytes((candidate / name).stat().st_size))
-    said = await refused(swapping, operate, candidate, few, "--ready-timeout", "5")
-    assert "spoilt gave no verdict in 5 s" in said
-
-
-async def test_another_checkpoint_swaps_in_by_its_own_gate(
-    swapping: Served, operate: Operate, few: Path, tmp_path: Path
-) -> None:
-    build_slot(second_checkpoint(tmp_path / "second"), tmp_path / "other")
-    unlabelled = tmp_path / "unlabelled.jsonl"
-    unlabelled.write_text(
-        '{"id": "1", "messages": [{"role": "user", "content": "How do I boil an egg?"}]}\n'
-    )
-    said = await refused(swapping, operate, tmp_path / "other", unlabelled)
-    assert "another checkpoint" in said and "--min-agreement" in said
-    arguments = (str(tmp_path / "other"), "--data", str(few), "--min-agreement", "0.5", *QUICK)
-    code, said = await asyncio.to_thread(operate, "deploy", *arguments)
-    assert code == 0, said
-    async with connect(swapping.port) as client:
-        reply = await client.judge("How do I boil an egg?")
-        assert (reply.model.name, reply.model.slot) == ("second", "other")
-    assert (await asyncio.to_thread(operate, "rollback"))[0] == 0
-    assert await weights(swapping) == {"blue": 100}
+    """Triton calls it ready; the gateway does not, since its tokenizer is another model's."""
+    other = second_checkpoint(tmp_path / "second")
+    repackaged(candidate, "tokenizer.json", (other / "tokenizer.json").read_bytes())
+    said = await refused(swapping, operate, candidate, four, "--ready-timeout", "4")
+    assert "spoilt gave no verdict in 4 s" in said
 
 
 async def test_ctrl_c_leaves_the_traffic_as_it_is_then(
-    swapping: Served, green: Path, few: Path, tmp_path: Path, operate: Operate
+    swapping: Served, green: Path, four: Path, tmp_path: Path, operate: Operate
 ) -> None:
     output = tmp_path / "output.txt"
-    arguments = [str(green), "--data", str(few), "--shadow-share", "0", "--pause", "60"]
+    arguments = [str(green), "--data", str(four), "--shadow-share", "0", "--pause", "60"]
     control = ["--control", f"127.0.0.1:{swapping.control_port}"]
     with output.open("wb") as stream:
         running = subprocess.Popen(  # noqa: ASYNC220  (it only starts it)

@@ -88,6 +88,7 @@ async def test_an_error_is_nobodys_later(tiny_serve: TinyServe, agree: Agree) ->
 async def test_scores_are_cached_apart(tiny_serve: TinyServe) -> None:
     async with tiny_serve(cache_mib=1) as (client, engine):
         engine.vocabulary = 20_000
+        engine.answer = lambda asked: asked.draft or asked.prompt[:1]
         await client.judge("Q")
         scored = await client.judge("Q", with_scores=True)
         assert (scored.usage.cached, scored.verdict.HasField("scores")) == (False, True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
@@ -44,6 +44,7 @@ def whole(prompt: Prompt, messages: list[Message]) -> list[int]:
     return [*ids, *text(rendered[start:])]
 
 
+@settings(deadline=None)
 @given(roles=SHAPES, data=st.data())
 def test_ids_are_those_of_the_whole_text(roles: tuple[str, ...], data: st.DataObject) -> None:
     messages = [Message(role, data.draw(TEXTS)) for role in roles]
@@ -51,6 +52,7 @@ def test_ids_are_those_of_the_whole_text(roles: tuple[str, ...], data: st.DataOb
 
 
 @needs_shared
+@settings(deadline=None)
 @given(roles=SHAPES, data=st.data())
 def test_the_real_tokenizers_ids_too(roles: tuple[str, ...], data: st.DataObject) -> None:
     messages = [Message(role, data.draw(TEXTS)) for role in roles]
@@ -78,7 +80,7 @@ def test_a_cut_is_never_within_what_may_be_one_piece() -> None:
     assert tail_start(encode, "\n\n<END>") >= 2
 
 
-@pytest.mark.parametrize("pattern", [r".+", r"(?s).{3}"])
+@pytest.mark.parametrize("pattern", [r".+", r"(?m:.{3})"])
 def test_where_nothing_can_be_apart_there_is_no_cut(pattern: str) -> None:
     encode = words(pattern)
     text = "Task: judge the USER: "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from guard_server import metrics
@@ -84,7 +85,7 @@ async def test_no_caller_can_make_a_label(tiny_serve: TinyServe) -> None:
 async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
     port = free_port()
     async with tiny_serve(metrics_port=port):
-        exported = metrics.exported(port, metrics.CollectorRegistry())
+        exported = metrics.exported(port, CollectorRegistry())
         with pytest.raises(OSError, match=f"metrics on 127.0.0.1:{port}"), exported:
             pass
 

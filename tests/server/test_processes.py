@@ -125,7 +125,7 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
 
 
 async def test_places_can_become_fewer_and_more() -> None:
-    places = Places(4, queue=10)
+    places = Places(4, queue_per_place=10)
     taken: list[int] = []
     leave = [asyncio.Event() for _ in range(8)]
 

@@ -54,9 +54,7 @@ class Served:
 
 
 @contextmanager
-def guard_serve(
-    slot: Path | None, output: Path, *options: str, port: int = 0, keep_run: bool = False
-) -> Iterator[Served]:
+def guard_serve(slot: Path | None, output: Path, *options: str, port: int = 0) -> Iterator[Served]:
     """Starts it and waits for its banner. Without a slot it goes on where the last one ended."""
     port = port or free_port()
     triton_port, control_port, metrics_port = (free_port() for _ in range(3))
@@ -80,8 +78,7 @@ def guard_serve(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
-        if not keep_run:
-            shutil.rmtree(RUN / str(port), ignore_errors=True)
+        shutil.rmtree(RUN / str(port), ignore_errors=True)
 
 
 def guard(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from guard_bench.gateway.load import Sample, asking
 from guard_bench.gateway.traffic import INFER, infer
+from guard_bench.load import CpuClock
 from guard_server.engine_client import EngineClient
 from guard_server.errors import VerdictUngrammatical
 from guard_server.manifest import Manifest
@@ -92,5 +93,7 @@ async def replay(target: str, asked: Asked, *, in_flight: int, seconds: float) -
                 if begun <= (now := time.perf_counter()) < end:
                     sample.latencies.setdefault(status, []).append(now - sent)
 
+        clock = CpuClock()
         await asyncio.gather(*(caller() for _ in range(in_flight)))
+        sample.others_cpu = clock.others()
     return sample

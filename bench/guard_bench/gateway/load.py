@@ -34,6 +34,8 @@ class Sample:
 
     seconds: float
     latencies: dict[str, list[float]] = field(default_factory=dict)
+    in_time: int | None = None
+    """Verdicts that came before the end; None in a closed loop, which counts only those."""
     late_s: float = 0.0
     """The 99th percentile of how late the generator itself sent: 0 in a closed loop."""
     others_cpu: float = 0.0
@@ -46,7 +48,8 @@ class Sample:
     @property
     def rate(self) -> float:
         """Verdicts a second."""
-        return len(self.latencies.get("OK", [])) / self.seconds
+        verdicts = len(self.latencies.get("OK", [])) if self.in_time is None else self.in_time
+        return verdicts / self.seconds
 
     def summary(self) -> dict[str, Any]:
         """For a report. Latencies are of verdicts, and of calls that were shed."""
@@ -169,7 +172,7 @@ async def open_loop(
     A latency counts from when the call was due, so a generator or a server that falls behind can't
     hide it.
     """
-    sample = Sample(seconds)
+    sample = Sample(seconds, in_time=0)
     late: list[float] = []
     pending: set[asyncio.Future[str]] = set()
     async with asking(target, calls, connections) as ask:
@@ -180,7 +183,7 @@ async def open_loop(
             late.append(max(0.0, -early))
             call = ask(next(_numbers))
             pending.add(call)
-            call.add_done_callback(_keep(sample, begun + due, pending))
+            call.add_done_callback(_keep(sample, begun, due, pending))
         sample.others_cpu = clock.others()
         if pending:
             await asyncio.wait(pending, timeout=_SETTLE_S)
@@ -191,13 +194,15 @@ async def open_loop(
 
 
 def _keep(
-    sample: Sample, due: float, pending: set["asyncio.Future[str]"]
+    sample: Sample, begun: float, due: float, pending: set["asyncio.Future[str]"]
 ) -> Callable[["asyncio.Future[str]"], None]:
     def keep(call: "asyncio.Future[str]") -> None:
         pending.discard(call)
         if not call.cancelled():
-            took = time.perf_counter() - due
-            sample.latencies.setdefault(call.result(), []).append(took)
+            at = time.perf_counter() - begun
+            sample.latencies.setdefault(call.result(), []).append(at - due)
+            if sample.in_time is not None and call.result() == "OK" and at < sample.seconds:
+                sample.in_time += 1
 
     return keep
 
