@@ -1,18 +1,18 @@
 """`python -m guard_server`: the gateway alone, set by GUARD_* variables (see settings.py)."""
 
-import asyncio
 import sys
 
+import uvloop
 from pydantic import ValidationError
 
 from guard_server import log, server
-from guard_server.errors import SlotInvalid
+from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.settings import Settings
 
 
 def main() -> int:
     try:
-        settings = Settings()  # type: ignore[call-arg]  # from the environment
+        settings = Settings()  # from the environment
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
@@ -20,8 +20,8 @@ def main() -> int:
         return 2
     log.configure(settings.log_format)
     try:
-        asyncio.run(server.run(settings))
-    except (SlotInvalid, OSError) as error:
+        uvloop.run(server.run(settings))
+    except (SlotInvalid, TrafficInvalid, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -41,7 +41,7 @@ class Model(_Model):
 class Engine(_Model):
     """What runs the checkpoint."""
 
-    kind: Literal["openvino", "tensorrt-llm"]
+    kind: Literal["openvino", "tensorrt-llm", "null"]  # null: for measuring the gateway
     version: str
     weights: Literal["f32", "int8", "int8-g128", "fp8", "w8a8", "w8a16", "bf16"]
     triton_model: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Its name in Triton.")

@@ -23,6 +23,7 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_control.process import bound
 from guard_server.manifest import Manifest
 
 _HOST = "127.0.0.1"
@@ -30,15 +31,6 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts 
 _SHARED_MEMORY_PREFIX = "qwen3guard"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
-
-# Runs in between, because a preexec_fn is not safe in a process with threads. The kernel's signal
-# survives exec. The parent may be gone before it is asked for.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _counter = itertools.count()
 
@@ -58,7 +50,7 @@ class Triton:
         self.target = f"{_HOST}:{grpc_port}"
         self._slot = slot
         self._ports = (grpc_port, metrics_port)
-        self._log = log
+        self.log = log
         self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._backends = log.with_suffix(".backends")
@@ -141,16 +133,15 @@ class Triton:
         # The backend finds its Python on PATH, and that Python's library by this one.
         environment["PATH"] = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
         environment["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         started: list[subprocess.Popen[bytes] | OSError] = []
         ready = threading.Event()
 
         def keep() -> None:
             """The kernel's parent is this thread, so it must live as long as Triton does."""
             try:
-                with self._log.open("ab") as log:
+                with self.log.open("ab") as log:
                     process = subprocess.Popen(  # noqa: S603 - our own command
-                        [*launcher, *command],
+                        bound(command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -190,8 +181,8 @@ class Triton:
                 time.sleep(_POLL_S)
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "\n".join(["", f"The end of {self._log}:", *lines])
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(["", f"The end of {self.log}:", *lines])
 
 
 def _wheel() -> Path:

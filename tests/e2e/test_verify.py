@@ -1,0 +1,85 @@
+"""`guard verify` as operators run it: two slots, two Tritons, the tiny guard."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from guard_build import build_slot
+from guard_build.verify import GOLDEN_SET
+from tests.support.damage import damaged
+from tests.support.ports import free_port
+from tests.support.serving import Served, guard
+from tests.support.slots import TINY
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    slot = tmp_path_factory.mktemp("exact") / "green"
+    build_slot(TINY, slot, weights="f32")
+    return slot
+
+
+def verify(candidate: Path, reference: Path, *options: str) -> tuple[int, str, str]:
+    done = guard("verify", str(candidate), "--against", str(reference), *options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_int8_agrees_with_f32(blue: Path, exact: Path, tmp_path: Path) -> None:
+    code, out, err = verify(blue, exact, "--json", str(tmp_path / "report.json"))
+    assert code == 0, out + err
+    first, *rest = out.splitlines()
+    assert first.startswith("Verified with a small set: ") and "2,000" in first
+    assert rest[-1] == "Passed"
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert not found["release_gate"] and found["same_checkpoint"] and found["reasons"] == []
+    report = found["report"]
+    assert report["agreement"]["value"] >= 0.99
+    assert report["agreement"]["total"] == len(GOLDEN_SET.read_text().splitlines())
+    assert report["agreement"]["total"] - report["agreement"]["hits"] == len(report["differing"])
+    assert report["candidate"]["ungrammatical"] == report["reference"]["ungrammatical"] == 0
+    assert 0 < report["drift"]["mean"] < 0.1
+
+
+def test_a_damaged_engine_is_caught(blue: Path, exact: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::4]))
+    code, out, _ = verify(damaged(blue, tmp_path), exact, "--data", str(few))
+    assert code == 1
+    assert "Refused\n  Agreement is 0." in out
+    assert "0 verdicts outside the grammar" in out
+
+
+def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[:8]))
+    at = f"127.0.0.1:{served.triton_port}"
+    running = ("--data", str(few), "--triton", at, "--against-triton", at)
+    code, out, _ = verify(blue, blue, *running)
+    assert code == 0
+    assert "1.0000 (8 of 8" in out
+    nobody = f"127.0.0.1:{free_port()}"
+    code, out, err = verify(blue, blue, *running[:-1], nobody)
+    assert (code, out) == (1, "")
+    assert "Slot blue can't be asked. The engine can't be reached." in err
+
+
+@pytest.mark.parametrize(
+    ("candidate", "text"),
+    [("missing", "manifest.json does not exist"), ("changed", "is not the file that the slot")],
+)
+def test_bad_slots(blue: Path, tmp_path: Path, candidate: str, text: str) -> None:
+    changed = damaged(blue, tmp_path / "changed")
+    [weights] = changed.glob("*/1/openvino_model.bin")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    slot = {"missing": tmp_path / "missing", "changed": changed}[candidate]
+    code, out, err = verify(slot, blue)
+    assert (code, out) == (1, "")
+    assert text in err
+
+
+def test_bad_data(blue: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"id": "1"}')
+    code, out, err = verify(blue, blue, "--data", str(tmp_path / "data.jsonl"))
+    assert (code, out) == (1, "")
+    assert "line 1: messages: Field required" in err
