@@ -188,7 +188,7 @@ def _judge(
     report.by_slot = dict(Counter(call.slot for call in calls if call.slot))
     report.wrong_slot = sum(call.slot not in _allowed(allowed, call) for call in calls if call.slot)
     report.drafts_accepted = statistics.mean(call.draft_accepted for call in calls)
-    origin = spans[0][1]
+    origin = spans[0][1] if spans else 0.0
     slowest = sorted(calls, key=lambda call: call.latency_s, reverse=True)[:_SLOWEST]
     report.slowest = [(c.due - origin, c.latency_s * 1000, c.slot) for c in slowest]
     before: list[float] = []
