@@ -16,6 +16,7 @@ from guard_bench.server import Served, build, serving
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _CAPACITY_IN_FLIGHT = 32
+_SLOWEST = 40  # calls that the report names
 Progress = Callable[[str], None]
 
 
@@ -33,6 +34,9 @@ class Plan:
     """Share of the capacity."""
     workers: int = 2
     capacity_s: float = 8.0
+    settle_s: float = 20.0
+    """Load on both slots before the first swap. An engine meets its batches' shapes for the first
+    time then, which is slow; shadowing does that for a candidate in operation."""
     rest_s: float = 1.0
     """After each swap, before the next span without any change."""
     follows: int = 30
@@ -73,6 +77,8 @@ class Report:
     drafts_accepted: float = 0.0
     swaps: list[Span] = field(default_factory=list)
     deploys: list[Span] = field(default_factory=list)
+    slowest: list[tuple[float, float, str]] = field(default_factory=list)
+    """Calls: seconds since the first swap began, latency in milliseconds, slot."""
     p99_before_ms: float = 0.0
     p99_during_ms: float = 0.0
     """Of all swaps' calls together."""
@@ -118,9 +124,19 @@ async def measure_served(
         _no_failures([*warm, *found])
         report.capacity = len(found) / plan.capacity_s
         report.rate = plan.load * report.capacity
+        progress("settling")
+        await _settle(caller, report.rate, plan.settle_s)
         await served.weights(blue=100)
         await _under_load(report, plan, served, caller, (blue, green), progress)
     return report
+
+
+async def _settle(caller: Caller, rate: float, seconds: float) -> None:
+    calls: list[Call] = []
+    end = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, end.set)
+    await caller.open_loop(rate, calls, end)
+    _no_failures(calls)
 
 
 async def _under_load(
@@ -172,6 +188,9 @@ def _judge(
     report.by_slot = dict(Counter(call.slot for call in calls if call.slot))
     report.wrong_slot = sum(call.slot not in _allowed(allowed, call) for call in calls if call.slot)
     report.drafts_accepted = statistics.mean(call.draft_accepted for call in calls)
+    origin = spans[0][1] if spans else 0.0
+    slowest = sorted(calls, key=lambda call: call.latency_s, reverse=True)[:_SLOWEST]
+    report.slowest = [(c.due - origin, c.latency_s * 1000, c.slot) for c in slowest]
     before: list[float] = []
     during: list[float] = []
     for number, (calm, begun, ended, name) in enumerate(spans):
@@ -219,7 +238,7 @@ async def _swap(steps: object) -> None:
 def _no_failures(calls: Sequence[Call]) -> None:
     errors = Counter(call.error for call in calls if call.error)
     if errors:
-        raise RuntimeError(f"Calls failed while the capacity was measured: {dict(errors)}")
+        raise RuntimeError(f"Calls failed before the first swap: {dict(errors)}")
 
 
 def _deployment(slot: Path, plan: Plan, *, prepare: bool) -> pb.DeployRequest:

@@ -29,7 +29,7 @@ class ControlPlane:
         self.workers = workers
         self.events = events
         self.traffic: Traffic  # from `begin` on
-        self.rollback_to: tuple[str, Path] | None = None  # name and directory
+        self.rollback_to: SlotTraffic | None = None
 
     def begin(self, weights: Mapping[str, int], generation: int) -> None:
         """Writes the first traffic, for slots that run."""

@@ -19,7 +19,7 @@ def slots(plane: ControlPlane) -> pb.ListSlotsResponse:
             for worker in plane.workers.statuses()
         ],
         generation=plane.traffic.generation,
-        rollback_to=plane.rollback_to[0] if plane.rollback_to else "",
+        rollback_to=plane.rollback_to.directory.name if plane.rollback_to else "",
     )
 
 

@@ -85,10 +85,7 @@ async def deploy(plane: ControlPlane, wanted: Deployment, tell: Tell) -> None:
             f"{name} has traffic. Build the candidate into another slot: `guard build --slot NAME`."
         )
     tell(Step.CHECK, f"comparing the files of {name} with their manifest")
-    try:
-        manifest = await asyncio.to_thread(_checked, wanted.directory)
-    except SlotInvalid as error:
-        raise Refused(str(error)) from None
+    manifest = await _checked(wanted.directory)
     tell(Step.CHECK, f"{manifest.model.name} {manifest.fingerprint}, {manifest.engine.weights}")
     if name in plane.slots:
         tell(Step.STOP, f"{name} runs without traffic: stopping it, to start it anew")
@@ -134,9 +131,13 @@ async def rollback(plane: ControlPlane, *, keep: bool) -> str:
     """Gives all traffic to the slot that had it before; its name. Raises NotMade."""
     if plane.rollback_to is None:
         raise Refused("There was no swap since the server started: nothing to go back to.")
-    name, directory = plane.rollback_to
+    before = plane.rollback_to
+    name = before.directory.name
     if name not in plane.slots:
-        await plane.start(directory, _READY_S)
+        manifest = await _checked(before.directory)
+        if manifest.fingerprint != before.fingerprint:
+            raise Refused(f"{name} was built anew since it had the traffic: `guard deploy {name}`.")
+        await plane.start(before.directory, _READY_S)
     await plane.until_ready(name, _READY_S)
     others = [other for other in plane.traffic.slots if other != name]
     await plane.set_weights({name: 100})
@@ -159,7 +160,7 @@ async def _shift(
     active = max((n for n in before if n != name), key=lambda n: before[n], default=None)
     if active is None:
         raise Refused(f"{name} is the only slot: it has all of the traffic.")
-    plane.rollback_to = active, plane.slots[active].directory
+    plane.rollback_to = plane.traffic.slots[active]
     measured = Window()  # the active slot's last span with enough requests
     try:
         for percent in shift.steps:
@@ -228,7 +229,11 @@ async def _forget(plane: ControlPlane, name: str) -> None:
             await plane.remove(name)
 
 
-def _checked(directory: Path) -> Manifest:
-    manifest = Manifest.load(directory)
-    manifest.check(directory)
+async def _checked(directory: Path) -> Manifest:
+    """Raises Refused unless all files are what the manifest says."""
+    try:
+        manifest = await asyncio.to_thread(Manifest.load, directory)
+        await asyncio.to_thread(manifest.check, directory)
+    except SlotInvalid as error:
+        raise Refused(str(error)) from None
     return manifest

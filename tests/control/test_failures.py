@@ -65,7 +65,7 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
 
 
 def triton_of(served: Served, slot: str) -> int:
-    """The process by its command line: the tests' helper knows children by name only."""
+    """The process by its command line, since every slot's has the same name."""
     found = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")

@@ -33,6 +33,7 @@ async def test_swaps_under_load_lose_nothing(
         pause_s=0.3,
         load=0.4,
         capacity_s=1,
+        settle_s=0,
         rest_s=0.2,
         follows=3,
         verify_with=four,

@@ -68,12 +68,18 @@ class PerfAnalyzer:
     ) -> Iterator[Point]:
         """One point for each setting: requests in flight, or (`rates`) requests a second.
 
-        Ends early where the server no longer keeps up with a rate. Raises PerfFailed.
+        Ends early where the server no longer keeps up with a rate, or sheds some of it: then
+        perf_analyzer gives no result. Raises PerfFailed if it gives none at all.
         """
-        for setting in settings:
+        for number, setting in enumerate(settings):
             unit = "requests/s" if rates else "in flight"
             progress(f"perf_analyzer: {target.name}, {setting} {unit}")
-            point = self._measure(target, setting, rates=rates)
+            try:
+                point = self._measure(target, setting, rates=rates)
+            except PerfFailed:
+                if rates and number:
+                    return
+                raise
             if rates and point.rate < 0.9 * setting:
                 return
             yield point
