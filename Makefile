@@ -63,7 +63,7 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
-bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
 	@$(BIN)/guard bench swap --json docs/swaps.json
 
 clean: ## Remove everything that make made
