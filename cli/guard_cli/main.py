@@ -4,6 +4,7 @@ import typer
 
 from guard_cli.bench import bench
 from guard_cli.build import build
+from guard_cli.engine import engine
 from guard_cli.moderate import moderate
 from guard_cli.serve import serve
 from guard_cli.verify import verify
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(build)
 app.command()(serve)
+app.command()(engine)
 app.command()(moderate)
 app.command()(verify)
 app.add_typer(bench, name="bench")

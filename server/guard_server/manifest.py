@@ -126,6 +126,11 @@ class Manifest(_Model):
                 f"{path}: {where}: {first['msg']}. Build the slot again with `guard build`."
             ) from None
 
+    @classmethod
+    def schema_text(cls) -> str:
+        """The JSON schema, as docs/manifest.schema.json has it."""
+        return json.dumps(cls.model_json_schema(), indent=2) + "\n"
+
     def save(self, slot: Path) -> None:
         (slot / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n")
 

@@ -96,7 +96,7 @@ def recipe(kind: Format, kv_cache: KvCache | None = None) -> Recipe:
     else:
         reason = "its attention runs in FP8, over an FP8 KV cache"
     raise BuildFailed(
-        f"--format {kind} can't have a {kv_cache} KV cache: {reason}, so the engine would silently "
-        f"lose the reuse of KV blocks, or not build. Leave --kv-cache out: {kind} takes "
-        f"{found.kv_cache}."
+        f"--format {kind} does not go with --kv-cache {kv_cache}: {reason}, so the engine would "
+        "silently lose the reuse of KV blocks, or not build. Leave --kv-cache out: "
+        f"{kind} takes {found.kv_cache}."
     )

@@ -133,8 +133,8 @@ def _run(
     workspace: Workspace, name: str, command: commands.Command, recipe: Recipe, directory: Path
 ) -> None:
     workspace.run(name, command)
-    if name == "compile":
-        readback.read_engine(directory, recipe)
+    check = readback.read_engine if name == "compile" else readback.check_quantized
+    check(directory, recipe)
 
 
 def _commands(
