@@ -14,7 +14,7 @@ from guard_cli.options import shown
 from guard_cli.triton import TritonFailed
 from guard_cli.verify import Side, compare_slots
 from guard_server.errors import SlotInvalid
-from guard_server.machine import Container, MachineUnfit, read_machine
+from guard_server.machine import Container, read_machine
 from guard_server.manifest import Manifest
 
 
@@ -68,7 +68,7 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
                 verify=partial(_verify, wanted, err),
                 progress=progress,
             )
-    except (JudgeLost, MachineUnfit, SlotInvalid, TritonFailed) as error:
+    except (JudgeLost, SlotInvalid, TritonFailed) as error:
         raise BuildFailed(str(error)) from error
     if wanted.against is None:
         err.print(

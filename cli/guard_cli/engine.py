@@ -11,7 +11,6 @@ from rich.console import Console
 from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_cli.triton import Triton, TritonFailed
 from guard_server.errors import SlotInvalid
-from guard_server.machine import MachineUnfit
 from guard_server.manifest import Manifest
 
 _POLL_S = 0.5
@@ -35,7 +34,7 @@ def engine(
             console.print(f"Triton serves {shown(directory)} on {triton.target}; log: {shown(log)}")
             while triton.running:
                 time.sleep(_POLL_S)
-    except (MachineUnfit, SlotInvalid, TritonFailed, OSError) as error:
+    except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         console.print("Stopped.")

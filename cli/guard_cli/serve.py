@@ -15,7 +15,6 @@ from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_cli.triton import Triton, TritonFailed
 from guard_server import log
 from guard_server.errors import SlotInvalid
-from guard_server.machine import MachineUnfit
 from guard_server.manifest import Manifest
 from guard_server.server import Gateway, serving
 from guard_server.settings import Settings
@@ -88,7 +87,7 @@ def serve(
             asyncio.run(_serve(console, settings, triton, triton_log))
         finally:
             triton.stop()
-    except (MachineUnfit, SlotInvalid, TritonFailed, OSError) as error:
+    except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("Cut off: what was in flight got no answer.")

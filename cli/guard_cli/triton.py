@@ -98,8 +98,8 @@ class Triton:
     def start(self, timeout_s: float = 300) -> None:
         """Returns when the slot's model is ready.
 
-        Raises SlotInvalid (no manifest, or an engine for another machine), MachineUnfit (no GPU
-        for a GPU's engine) or TritonFailed, after which nothing is left running.
+        Raises SlotInvalid (no manifest, or an engine for another machine) or TritonFailed, after
+        which nothing is left running.
         """
         manifest = Manifest.load(self._slot)
         model, gpu = manifest.engine.triton_model, manifest.engine.kind == "tensorrt-llm"

@@ -32,7 +32,6 @@ from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_cli.triton import Triton, TritonFailed
 from guard_server import log
 from guard_server.errors import SlotInvalid
-from guard_server.machine import MachineUnfit
 from guard_server.manifest import Manifest
 from guard_server.slot import Slot
 
@@ -92,7 +91,7 @@ def verify(
         for manifest, side in zip(manifests, (ours, theirs), strict=True):
             manifest.check(side.slot)
         report = compare_slots(Console(stderr=True), items, ours, theirs, in_flight=in_flight)
-    except (DataInvalid, JudgeLost, MachineUnfit, SlotInvalid, TritonFailed, OSError) as error:
+    except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     same = same_checkpoint(*manifests)
     outcome = _Outcome(
@@ -130,7 +129,7 @@ def compare_slots(
 ) -> Report:
     """Has both slots judge `items`, each by a Triton of its own unless one runs already.
 
-    Raises JudgeLost, MachineUnfit, SlotInvalid or TritonFailed.
+    Raises JudgeLost, SlotInvalid or TritonFailed.
     """
     with (
         _running(err, candidate, "candidate") as ours_at,

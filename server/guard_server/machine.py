@@ -26,8 +26,8 @@ print(first("tensorrt_llm"), first("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
 _TIMEOUT_S = 60
 
 
-class MachineUnfit(Exception):
-    """This machine can't build or run a TensorRT-LLM engine; the text says what to do."""
+class MachineUnfit(SlotInvalid):
+    """This machine can't build or run any TensorRT-LLM engine; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
