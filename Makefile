@@ -21,7 +21,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf
 
 gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
 	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
+
+soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory flat
+	@$(BIN)/python -m guard_bench.soak
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green

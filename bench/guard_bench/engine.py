@@ -1,13 +1,18 @@
 """`guard bench engine`: what the CPU engine reaches on this machine."""
 
+import fcntl
+import hashlib
 import json
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 
+import guard_engine
 from guard_bench import machine
 from guard_bench.checkpoint import write_checkpoint
 from guard_bench.floor import floor
@@ -77,29 +82,63 @@ class Report:
 def prepare(shape: str, weights: WeightFormat, cache: Path, progress: Progress) -> Path:
     """Gives the graph's .xml below `cache`, where checkpoint and graph are made only once.
 
-    In a process of its own, whose memory is no part of what is measured in this one.
+    In a process of its own, whose memory is no part of what is measured in this one. Graphs of
+    another state of the engine's code are made anew.
     """
-    xml = cache / shape / weights / "openvino_model.xml"
-    if not xml.exists():
-        progress(f"making a {shape} checkpoint and its {weights} engine (once)")
-        process = multiprocessing.get_context("spawn").Process(
-            target=_prepare, args=(shape, weights, cache / shape / "checkpoint", xml)
-        )
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise RuntimeError(f"Making {xml.parent} failed; see above.")
+    checkpoint = cache / shape / "checkpoint"
+    xml = cache / shape / f"graphs-{_engine_code()}" / weights / "openvino_model.xml"
+    with _only_one(cache / shape):
+        if not xml.exists():
+            progress(f"making a {shape} checkpoint and its {weights} engine (once)")
+            for stale in (cache / shape).glob("graphs-*"):
+                if stale != xml.parents[1]:
+                    shutil.rmtree(stale)
+            process = multiprocessing.get_context("spawn").Process(
+                target=_prepare, args=(shape, weights, checkpoint, xml)
+            )
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise RuntimeError(f"Making {xml.parent} failed; see above.")
     return xml
 
 
+def checkpoint_of(xml: Path) -> Path:
+    """The checkpoint of a graph that `prepare` made."""
+    return xml.parents[2] / "checkpoint"
+
+
 def _prepare(shape: str, weights: WeightFormat, checkpoint: Path, xml: Path) -> None:
-    if not (checkpoint / "model.safetensors").exists():
-        write_checkpoint(shape, checkpoint)
-    graph = build_graph(checkpoint, weights=weights)
-    unfinished = xml.parent.with_suffix(".unfinished")
-    unfinished.mkdir(exist_ok=True)
-    save_graph(graph, unfinished / xml.name)
-    unfinished.rename(xml.parent)
+    if not checkpoint.exists():
+        with _aside(checkpoint) as unfinished:
+            write_checkpoint(shape, unfinished)
+    with _aside(xml.parent) as unfinished:
+        unfinished.mkdir(parents=True)
+        save_graph(build_graph(checkpoint, weights=weights), unfinished / xml.name)
+
+
+@contextmanager
+def _aside(directory: Path) -> Iterator[Path]:
+    """A place to write to, which becomes `directory` in one piece."""
+    unfinished = directory.with_name(directory.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    unfinished.rename(directory)
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Runs that begin together prepare one after the other."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _engine_code() -> str:
+    """A short name of the state of the engine's code."""
+    sources = sorted(Path(guard_engine.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
 def measure(
@@ -113,7 +152,7 @@ def measure(
     progress: Progress,
 ) -> Report:
     """Loads the engine and measures every point, each for `seconds` after its warm-up."""
-    config = read_config(xml.parents[1] / "checkpoint")
+    config = read_config(checkpoint_of(xml))
     block_bytes = kv_block_bytes(config, weights)
     options = EngineOptions(
         max_input_tokens=2048,

@@ -14,7 +14,7 @@ import numpy as np
 
 from guard_bench import machine
 from guard_bench.checkpoint import SHAPES
-from guard_bench.engine import prepare
+from guard_bench.engine import checkpoint_of, prepare
 from guard_bench.traffic import CONVERSATION_TOKENS, PROMPT
 from guard_engine import WeightFormat
 from peers.process import Worker, cpu_seconds
@@ -52,7 +52,7 @@ def main() -> None:
     run = options.cache.resolve()
     run.mkdir(parents=True, exist_ok=True)
     graphs = {w: prepare(options.shape, w, run, _say).parent for w in OURS}
-    checkpoint = next(iter(graphs.values())).parent / "checkpoint"
+    checkpoint = checkpoint_of(next(iter(graphs.values())) / "openvino_model.xml")
     per_point = _conversations(options.seconds) * options.tries
     tasks = [
         (number, kind, in_flight)

@@ -21,6 +21,7 @@ from guard_engine._scheduler import Scheduler
 from guard_engine._sequence import Chunk, Sequence
 
 _log = logging.getLogger(__name__)
+_MOST_FAILURES = 3  # steps in a row: what fails so often does not recover
 
 Callback = Callable[[Completion | EngineError], None]
 
@@ -71,7 +72,8 @@ class Engine:
         self._lock = threading.Lock()  # over _callbacks and _closed
         self._callbacks: dict[str, Callback] = {}
         self._closed = False
-        self._live: dict[str, Sequence] = {}  # the engine thread's own
+        self._live: dict[str, Sequence] = {}  # this and the next: the engine thread's own
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="guard-engine", daemon=True)
         self._thread.start()
 
@@ -118,6 +120,11 @@ class Engine:
             free_blocks=free,
         )
 
+    @property
+    def ended(self) -> bool:
+        """Whether it serves no more: closed, or given up after steps that failed one by one."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """Stops after the step under way; what is left gets EngineClosed. May be repeated."""
         with self._lock:
@@ -156,14 +163,14 @@ class Engine:
             while self._take_messages():
                 self._step()
         except Exception:
-            _log.exception("the engine's thread failed")
+            _log.exception("the engine gives up: load it anew")
         with self._lock:
             self._closed = True
             left = list(self._callbacks)
         for sequence in self._live.values():
             self._scheduler.remove(sequence)
         for request_id in left:
-            self._deliver(request_id, EngineClosed("The engine was closed before it finished."))
+            self._deliver(request_id, EngineClosed("The engine ended before the request did."))
 
     def _take_messages(self) -> bool:
         """Takes in what was asked since the last step; waits if there is no work. False: stop."""
@@ -190,7 +197,11 @@ class Engine:
             for sequence in failed:
                 self._scheduler.remove(sequence)
                 self._deliver(sequence.request.id, StepFailed(f"The model failed: {error}"))
+            self._failures += 1
+            if self._failures == _MOST_FAILURES:
+                raise
             return
+        self._failures = 0
         for sequence in finished:
             self._deliver(sequence.request.id, sequence.completion())
 

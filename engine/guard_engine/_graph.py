@@ -14,6 +14,7 @@ from openvino.op.util import Variable, VariableInfo
 
 from guard_engine._checkpoint import Weights
 from guard_engine._config import ModelConfig, read_config
+from guard_engine._precision import describe
 from guard_engine._weights import Node, WeightFormat, matrix
 
 _MASKED = np.float32(-65504)  # as far down as half precision goes
@@ -29,8 +30,8 @@ def build_graph(
 
     Inputs: `input_ids`, `attention_mask`, `position_ids` [batch, tokens] int64, `beam_idx` [batch]
     int32, and `sel` [n] int64: which of all tokens to compute logits for. Output: `logits`
-    [n, vocab] float32. The graph's runtime information names the weights, under `guard`,
-    `weights`. `progress(done, total)` is called after each layer. Raises CheckpointInvalid.
+    [n, vocab] float32. `progress(done, total)` is called after each layer. Raises
+    CheckpointInvalid.
     """
     config = read_config(checkpoint)
     builder = _Builder(config, Weights(checkpoint), weights)
@@ -47,7 +48,7 @@ def build_graph(
     result = opset13.result(logits)
     result.output(0).set_names({"logits"})
     model = ov.Model([result], builder.sinks, list(inputs.values()), "qwen3")
-    model.set_rt_info(weights, ["guard", "weights"])
+    describe(model, config, weights)
     # OpenVINO numbers nodes through the whole process: number them anew, so that one checkpoint
     # always gives the same file. The paged attention pass looks for the inputs' own names.
     for number, node in enumerate(model.get_ordered_ops()):
@@ -196,7 +197,8 @@ def _rotary(config: ModelConfig, position_ids: Node) -> tuple[Node, Node]:
 
 def _rotate(x: Node, positions: tuple[Node, Node], dim: int) -> Node:
     cosine, sine = positions
-    low, high = opset13.split(x, _ints(-1), 2).outputs()
+    # This form, with these constants, is what the plugin fuses into one operation.
+    low, high = opset13.variadic_split(x, _ints(3), _ints([dim // 2, dim // 2])).outputs()
     turned = opset13.concat([opset13.multiply(high, opset13.constant(np.float32(-1))), low], -1)
     return opset13.add(opset13.multiply(x, cosine), opset13.multiply(turned, sine))
 

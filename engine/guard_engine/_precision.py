@@ -1,8 +1,10 @@
 """What the plugin computes in and keeps KV in: it follows the format of the weights.
 
 Weights that lost nothing get float32 everywhere, so that tokens equal the float32 reference's.
-Rounded weights get activations rounded about as much, where that is faster.
+Rounded weights get activations rounded about as much, where that is faster on this processor.
 """
+
+from math import gcd
 
 import openvino as ov
 
@@ -10,33 +12,54 @@ from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._config import ModelConfig
 from guard_engine._weights import WeightFormat
 
-_EXACT = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-}
-_HALF = _EXACT | {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"}
-# Activations are rounded to 8 bits in groups of 128 channels before a matrix product.
-_INT8 = _EXACT | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
-_PROPERTIES: dict[WeightFormat, dict[str, str]] = {
-    "f32": _EXACT,
-    "bf16": _HALF,
-    "int8": _INT8,
-    "int8-g128": _INT8,
-}
+# More channels that share one scale are faster, but one large channel makes all of them coarse.
+_MOST_CHANNELS, _FEWEST_CHANNELS = 256, 32
 _BYTES = {"f32": 4, "bf16": 2}
 
 
-def properties(model: ov.Model) -> dict[str, str]:
+def describe(model: ov.Model, config: ModelConfig, weights: WeightFormat) -> None:
+    """Writes into a graph what `properties` needs to know of it."""
+    model.set_rt_info(weights, ["guard", "weights"])
+    widths = (config.hidden_size, config.intermediate_size, config.heads * config.head_dim)
+    group = gcd(_MOST_CHANNELS, *widths)
+    model.set_rt_info(str(group), ["guard", "activation_group"])
+
+
+def properties(model: ov.Model, core: ov.Core) -> dict[str, str]:
     """How to compile a graph that `save_graph` wrote. Raises RuntimeError for another one."""
-    if not model.has_rt_info(["guard", "weights"]):
-        raise RuntimeError("The graph does not name its weights. Build it with `guard build`.")
-    return _PROPERTIES[model.get_rt_info(["guard", "weights"]).astype(str)]
+    if not model.has_rt_info(["guard", "activation_group"]):
+        raise RuntimeError(
+            "The graph was made by another version of this program. Run `guard build` again."
+        )
+    weights: WeightFormat = model.get_rt_info(["guard", "weights"]).astype(str)
+    group = int(model.get_rt_info(["guard", "activation_group"]).astype(str))
+    if not weights.startswith("int8") or group < _FEWEST_CHANNELS:
+        group = 0  # activations are not rounded to 8 bits
+    precision = _precision(weights, core)
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "KV_CACHE_PRECISION": precision,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
+    }
+
+
+def head_properties(body: dict[str, str]) -> dict[str, str]:
+    """How to compile the head, which is a graph of its own.
+
+    Of a head with 8-bit weights, computed in bfloat16, the plugin gives logits in bfloat16: then
+    near ones become equal. In float32 it is as fast, for its activations are rounded to 8 bits.
+    """
+    rounded = body["DYNAMIC_QUANTIZATION_GROUP_SIZE"] != "0"
+    return body | {"INFERENCE_PRECISION_HINT": "f32"} if rounded else body
 
 
 def kv_block_bytes(config: ModelConfig, weights: WeightFormat) -> int:
-    """Bytes of keys and values of all layers in one KV block."""
+    """Bytes of keys and values of all layers in one KV block, on this machine's processor."""
     heads = 2 * config.layers * config.kv_heads
-    return (
-        heads * BLOCK_TOKENS * config.head_dim * _BYTES[_PROPERTIES[weights]["KV_CACHE_PRECISION"]]
-    )
+    return heads * BLOCK_TOKENS * config.head_dim * _BYTES[_precision(weights, ov.Core())]
+
+
+def _precision(weights: WeightFormat, core: ov.Core) -> str:
+    """bfloat16 only where the processor computes in it: elsewhere it would be slower."""
+    half = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if weights != "f32" and half else "f32"

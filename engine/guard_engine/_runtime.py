@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino import Type
+from openvino import Type, opset13
 from openvino._offline_transformations import paged_attention_transformation
 
 from guard_engine._blocks import BLOCK_TOKENS
-from guard_engine._precision import properties
+from guard_engine._precision import head_properties, properties
 from guard_engine._sequence import Chunk
 
 
@@ -19,10 +19,12 @@ class Runtime:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
         core = ov.Core()
         model = core.read_model(xml)
-        wanted = properties(model)
+        wanted = properties(model, core)
+        head = _split_head(model)
+        self.vocab_size: int = head.output(0).partial_shape[1].get_length()
+        self._head = core.compile_model(head, "CPU", head_properties(wanted)).create_infer_request()
         paged_attention_transformation(model)
         compiled = core.compile_model(model, "CPU", wanted)
-        self.vocab_size: int = compiled.output("logits").partial_shape[1].get_length()
         self._infer = compiled.create_infer_request()
         # Each [blocks, KV heads, tokens, dim]; bfloat16 as uint16, which numpy can at least copy.
         self._kv_cache: list[NDArray[Any]] = []
@@ -75,5 +77,18 @@ class Runtime:
         for name, array in inputs.items():
             self._infer.set_tensor(name, ov.Tensor(array))
         self._infer.infer()
-        logits: NDArray[np.float32] = self._infer.get_tensor("logits").data
+        self._head.set_input_tensor(self._infer.get_output_tensor())
+        self._head.infer()
+        logits: NDArray[np.float32] = self._head.get_output_tensor().data
         return logits
+
+
+def _split_head(model: ov.Model) -> ov.Model:
+    """Takes the head off the model, whose output is then [n, hidden], and gives it."""
+    product = model.output("logits").get_node().input_value(0).get_node()
+    hidden, matrix = product.input_value(0), product.input_value(1)
+    parameter = opset13.parameter(hidden.get_partial_shape(), Type.f32)
+    head = ov.Model([opset13.matmul(parameter, matrix, False, True)], [parameter], "head")
+    model.remove_result(model.get_results()[0])
+    model.add_results([opset13.result(hidden)])
+    return head

@@ -15,11 +15,12 @@ WeightFormat = Literal["int8", "int8-g128", "bf16", "f32"]
 """What a matrix is stored as.
 
 `int8`: one symmetric scale for each output channel. `int8-g128`: one for each 128 input channels
-of it; a matrix whose width 128 does not divide is stored as `int8`. `bf16`: bfloat16, which is
-also what the engine computes in. `f32`: nothing is lost, so bfloat16 stays as it is stored.
+of it; a matrix whose width 128 does not divide is stored as `int8`. `bf16`: bfloat16. `f32`:
+nothing is lost, so bfloat16 stays as it is stored. What is computed in: see `_precision`.
 """
 Node = Any  # OpenVINO's own annotation of its factory functions is `Node`, of their results too
 _GROUP = 128
+_RANGE = np.float32(127 * (1 - 2**-8))  # of scales before they are rounded, perhaps down
 
 
 def matrix(tensor: Tensor, weights: WeightFormat) -> Callable[[], Node]:
@@ -67,6 +68,10 @@ def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def _widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _quantize(tensor: Tensor, group: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Values [rows, groups, group] and the scale [rows, groups, 1] of each group."""
     count, columns = tensor.shape
@@ -80,7 +85,8 @@ def _quantize(tensor: Tensor, group: int) -> tuple[NDArray[np.int8], NDArray[np.
                 f"{tensor.path}: the tensor {tensor.name} holds values that are no numbers. "
                 "Fetch the checkpoint again."
             )
-        scales[rows] = np.where(largest > 0, largest / 127, 1)
+        # Scales that bfloat16 holds exactly: half precision arithmetic rounds them once more.
+        scales[rows] = _widen(_bfloat16(np.where(largest > 0, largest / _RANGE, 1)))
         np.divide(x, scales[rows], out=x)
         values[rows] = np.rint(x, out=x)
     return values, scales

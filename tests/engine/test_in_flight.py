@@ -204,6 +204,24 @@ def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
     )
 
 
+def test_an_engine_whose_steps_all_fail_gives_up(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("guard_engine._runtime.Runtime.step", fail)
+    engine = make_engine(tiny.xml, max_in_flight=1)
+    asked = asking(engine)
+    asked.submit(*(Request(f"r{n}", prompt(n, 40), 4) for n in range(5)))
+    outcomes = asked.wait_for(*(f"r{n}" for n in range(5)))
+    assert [type(outcome) for outcome in outcomes] == 3 * [StepFailed] + 2 * [EngineClosed]
+    with pytest.raises(EngineClosed):
+        engine.submit(Request("later", [1], 1), lambda outcome: None)
+    engine.close()
+    assert engine.ended
+
+
 def test_a_dying_thread_leaves_nobody_waiting(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")

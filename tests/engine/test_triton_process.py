@@ -9,12 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import openvino as ov
 import pytest
+from openvino import opset13
 
 from guard_cli.triton import Triton, TritonFailed
+from guard_engine import save_graph
 from guard_server.errors import SlotInvalid
 from tests.engine.conftest import Slot
 from tests.support.ports import free_port
+from tests.support.streams import Stream
+
+MODEL = "guard_blue"
 
 
 def make(slot: Path, log: Path) -> Triton:
@@ -67,6 +74,30 @@ def test_a_broken_model_fails_with_the_log(slot: Slot, tmp_path: Path) -> None:
     assert "openvino" in str(caught.value).lower()
     assert not triton.running
     assert not (tmp_path / "triton.backends").exists()
+
+
+def test_an_engine_that_gives_up_ends_its_process(slot: Slot, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(slot.path, damaged)
+    xml = damaged / "guard_blue" / "1" / "openvino_model.xml"
+    model = ov.Core().read_model(xml)
+    head = model.output("logits").get_node().input_value(0).get_node()
+    hidden = opset13.reshape(head.input_value(0), np.array([7, -1]), False)  # no width is 7
+    width = head.input_value(1).get_partial_shape()[1].get_length()
+    head.input(0).replace_source_output(
+        opset13.reshape(hidden, np.array([-1, width]), False).output(0)
+    )
+    save_graph(model, tmp_path / "openvino_model.xml")
+    for suffix in (".xml", ".bin"):
+        (tmp_path / "openvino_model").with_suffix(suffix).replace(xml.with_suffix(suffix))
+    with make(damaged, tmp_path / "triton.log") as triton, Stream(triton.target, MODEL) as stream:
+        for number in range(3):
+            assert "The model failed" in stream.ask(f"r{number}", input_ids=[1, 2, 3]).error
+        deadline = time.monotonic() + 20
+        while "healthy" not in (error := stream.ask("later", input_ids=[1, 2, 3]).error):
+            assert "The engine is closed" in error
+            assert time.monotonic() < deadline, error
+            time.sleep(0.05)
 
 
 def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:

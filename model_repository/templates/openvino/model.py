@@ -12,6 +12,7 @@ engine keeps what was used last.
 """
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -53,8 +54,10 @@ class TritonPythonModel:
             sender = _Sender(request.get_response_sender())
             try:
                 self._accept(request, sender)
-            except EngineError as error:
+            except RequestInvalid as error:
                 sender.fail(str(error), pb_utils.TritonError.INVALID_ARG)
+            except EngineError as error:
+                sender.fail(str(error))
             except Exception as error:  # whatever one request does, the stub lives on
                 sender.fail(f"The request could not be read: {error!r}")
 
@@ -91,8 +94,13 @@ class TritonPythonModel:
         self._engine.submit(wanted, answer)
 
     def _poll(self, period_s: float) -> None:
-        """Drops requests whose callers went away without a `stop`."""
+        """Drops requests whose callers went away without a `stop`.
+
+        Ends this process with an engine that gave up: a dead process is noticed and replaced.
+        """
         while not self._closing.wait(period_s):
+            if self._engine.ended:
+                os._exit(1)
             for sender, request_id in list(self._live.items()):
                 if sender.done:  # refused by `submit`
                     self._live.pop(sender, None)
