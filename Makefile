@@ -9,6 +9,7 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SERVICES := proto/qwen3guard/v1/moderation.proto proto/qwen3guard/v1/deployment.proto
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 # For the GPU: pin the image by its digest, as build/Dockerfile says.
@@ -21,7 +22,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve soak-engine clean
+.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve soak-engine bench-swap clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +40,7 @@ test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test ag
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_control server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -49,7 +50,7 @@ proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
 	  --python_out=proto --mypy_out=quiet:proto $(PROTOS)
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
+	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto $(SERVICES)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
@@ -81,6 +82,9 @@ gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with
 
 soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory flat
 	@$(BIN)/python -m guard_bench.soak
+
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+	@$(BIN)/guard bench swap --json docs/swaps.json
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green

@@ -13,6 +13,7 @@ PROJECT = Path(__file__).parents[1]
 OURS = {
     "qwen3guard": PROJECT / "proto" / "qwen3guard",
     "guard_server": PROJECT / "server" / "guard_server",
+    "guard_control": PROJECT / "server" / "guard_control",
     "guard_engine": PROJECT / "engine" / "guard_engine",
     "guard_build": PROJECT / "build" / "guard_build",
     "guard_bench": PROJECT / "bench" / "guard_bench",
@@ -22,10 +23,11 @@ OURS = {
 ARROWS = {
     "qwen3guard": set(),
     "guard_server": {"qwen3guard"},
+    "guard_control": {"qwen3guard", "guard_server", "guard_build"},
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_server"},
-    "guard_bench": {"guard_engine", "guard_server"},
-    "guard_cli": {"qwen3guard", "guard_server", "guard_build", "guard_bench"},
+    "guard_bench": {"qwen3guard", "guard_engine", "guard_server"},
+    "guard_cli": {"qwen3guard", "guard_server", "guard_control", "guard_build", "guard_bench"},
 }
 TRAINING = {"torch", "transformers", "sklearn"}
 
@@ -60,7 +62,7 @@ def test_the_stubs_are_what_the_contract_generates(tmp_path: Path) -> None:
     outputs = [f"--{kind}={tmp_path}" for kind in ("python_out", "grpc_python_out")]
     subprocess.run([*protoc, *outputs, *map(str, protos)], check=True)
     committed = sorted((PROJECT / "proto").rglob("*_pb2*.py"))
-    assert len(committed) == 3
+    assert len(committed) == 5
     for path in committed:
         generated = tmp_path / path.relative_to(PROJECT / "proto")
         assert generated.read_text() == path.read_text(), f"run `make proto` for {path.name}"

@@ -11,8 +11,8 @@ from guard_build import BuildFailed, Checkpoint, bars, find_checkpoint
 from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, plan
 from guard_build.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_checkpoint
 from guard_cli.options import shown
-from guard_cli.triton import TritonFailed
 from guard_cli.verify import Side, compare_slots
+from guard_control.triton import TritonFailed
 from guard_server.errors import SlotInvalid
 from guard_server.machine import Container, read_machine
 from guard_server.manifest import Manifest

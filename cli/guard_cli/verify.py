@@ -29,7 +29,7 @@ from guard_build.verify import (
     slot_judge,
 )
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_cli.triton import Triton, TritonFailed
+from guard_control.triton import Triton, TritonFailed
 from guard_server import log
 from guard_server.errors import SlotInvalid
 from guard_server.manifest import Manifest

@@ -11,6 +11,7 @@ GuardError
 ├── VerdictUngrammatical  the model wrote something that is no verdict
 └── ServerFault           a defect of ours
 SlotInvalid               a slot's files are wrong: refused before serving
+TrafficInvalid            traffic.json is wrong: refused, and the last good one is followed
 """
 
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ class ServerFault(GuardError):
 
 class SlotInvalid(Exception):
     """A slot that can't be served: its files are missing, wrong, or not what it was built with."""
+
+
+class TrafficInvalid(Exception):
+    """A traffic file that can't be followed."""
 
 
 STATUS: dict[type[GuardError], grpc.StatusCode] = {

@@ -14,6 +14,7 @@ MAX_CONTENT_BYTES = 131_072
 MAX_BATCH_ITEMS = 256
 MAX_BATCH_BYTES = 2_097_152
 MAX_ID_BYTES = 128
+MAX_ROUTING_KEY_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Conversation:
     policy: Policy = field(default_factory=Policy)
     with_scores: bool = False
     slot: str = ""
+    routing_key: str = ""
 
     @property
     def response_mode(self) -> bool:
@@ -38,6 +40,10 @@ def conversation(
     unreadable = {violation.field for violation in violations}
     violations += (v for v in _conversation(request.conversation) if v.field not in unreadable)
     violations += _policy(request.policy)
+    if len(request.routing_key.encode()) > MAX_ROUTING_KEY_BYTES:
+        violations.append(
+            Violation("routing_key", f"must be at most {MAX_ROUTING_KEY_BYTES} bytes of UTF-8.")
+        )
     if violations:
         raise RequestInvalid(violations)
     return Conversation(
@@ -51,6 +57,7 @@ def conversation(
         ),
         request.with_scores,
         request.slot,
+        request.routing_key,
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from guard_build.tensorrt_llm.package import parameters
 from guard_build.triton_model import TEMPLATES, render_config
-from guard_cli import triton as local
-from guard_cli.triton import Triton, TritonFailed
+from guard_control import triton as local
+from guard_control.triton import Triton, TritonFailed
 from guard_server.errors import SlotInvalid
 from guard_server.machine import Container, MachineUnfit, check_machine, read_machine
 from guard_server.manifest import Engine, Gpu, Manifest, describe

@@ -31,11 +31,14 @@ async def test_an_engine_that_dies_in_mid_request_comes_back(blue: Path, tmp_pat
         assert "the engine's process died" in served.said()
 
 
-async def test_a_triton_that_dies_ends_the_server_with_a_word(blue: Path, tmp_path: Path) -> None:
+async def test_a_triton_that_dies_is_started_again(blue: Path, tmp_path: Path) -> None:
     with guard_serve(blue, tmp_path / "output.txt") as served:
-        os.kill(served.children()[TRITON], signal.SIGKILL)
-        assert await served.wait() == 1
-        assert "Triton ended by itself" in served.said()
+        async with connect(served.port) as client:
+            os.kill(served.children()[TRITON], signal.SIGKILL)
+            await client.until_serving(wanted=False)
+            await client.until_serving()
+            assert await client.judge("Q")
+        assert "Triton died" in served.said()
 
 
 async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> None:

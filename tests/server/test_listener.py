@@ -172,4 +172,6 @@ async def test_tls_and_mutual_tls(
 
 async def judged(port: int, credentials: grpc.ChannelCredentials) -> Any:
     async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-        return await Client(channel).judge("Q")
+        client = Client(channel)
+        await client.until_serving()
+        return await client.judge("Q")

@@ -155,6 +155,7 @@ async def test_labels_that_begin_alike_get_plain_decoding(tmp_path: Path) -> Non
         fake_engine(answer) as engine,
         gateway(tmp_path / "slot", engine.port) as client,
     ):
+        await client.until_serving()
         assert (await client.judge("Q")).verdict.severity == types_pb2.SEVERITY_SAFE
         assert not any(asked.draft for asked in engine.asked)
 

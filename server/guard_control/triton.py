@@ -24,6 +24,7 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_control.process import bound
 from guard_server.machine import Container, check_machine, read_machine
 from guard_server.manifest import Manifest
 
@@ -32,15 +33,6 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts 
 _SHARED_MEMORY_PREFIX = "qwen3guard"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
-
-# Runs in between, because a preexec_fn is not safe in a process with threads. The kernel's signal
-# survives exec. The parent may be gone before it is asked for.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _counter = itertools.count()
 
@@ -69,7 +61,7 @@ class Triton:
         self._slot = slot.resolve()
         self._container = container
         self._ports = (grpc_port, metrics_port)
-        self._log = log
+        self.log = log
         self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._backends = log.with_suffix(".backends")
@@ -155,16 +147,15 @@ class Triton:
         ]
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         started: list[subprocess.Popen[bytes] | OSError] = []
         ready = threading.Event()
 
         def keep() -> None:
             """The kernel's parent is this thread, so it must live as long as Triton does."""
             try:
-                with self._log.open("ab") as log:
+                with self.log.open("ab") as log:
                     process = subprocess.Popen(  # noqa: S603 - our own command
-                        [*launcher, *command],
+                        bound(command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -205,8 +196,8 @@ class Triton:
                 time.sleep(_POLL_S)
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "\n".join(["", f"The end of {self._log}:", *lines])
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(["", f"The end of {self.log}:", *lines])
 
 
 def _wheel() -> Path:
