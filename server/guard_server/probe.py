@@ -15,7 +15,7 @@ _TIMEOUT_S = 3
 
 
 def main() -> int:
-    port = Settings().port  # type: ignore[call-arg]  # from the environment
+    port = Settings().port  # from the environment
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
         try:
