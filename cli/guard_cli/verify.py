@@ -83,6 +83,8 @@ def verify(
 ) -> None:
     """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
     log.configure("console")
+    if json is not None and not json.parent.is_dir():
+        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
     ours = Side(slot_directory(candidate), triton)
     theirs = Side(slot_directory(against), against_triton)
     try:

@@ -114,3 +114,9 @@ def test_bad_data(blue: Path, tmp_path: Path) -> None:
     code, out, err = verify(blue, blue, "--data", str(tmp_path / "data.jsonl"))
     assert (code, out) == (1, "")
     assert "line 1: messages: Field required" in err
+
+
+def test_a_report_that_could_not_be_written(blue: Path, tmp_path: Path) -> None:
+    code, out, err = verify(blue, blue, "--json", str(tmp_path / "none" / "report.json"))
+    assert (code, out) == (2, "")
+    assert "is no directory" in err
