@@ -16,11 +16,17 @@ SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
 OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
+# For the GPU: pin the image by its digest, as build/Dockerfile says.
+BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
+FORMAT ?= fp8
+CHECKPOINT ?= Qwen/Qwen3Guard-Gen-4B
+SLOT_NAME ?= blue
+GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
-  model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
+  model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +91,17 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/engine-peers.json
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
+
+gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf16 CHECKPOINT=org/name SLOT_NAME=blue)
+	@docker build --build-arg BASE=$(BASE) -f build/Dockerfile -t qwen3guard-gpu .
+	@mkdir -p .run/hub
+	@docker run --rm --gpus all --ipc host --user $$(id -u):$$(id -g) -e HF_TOKEN -e HOME=/tmp \
+	  -v $(CURDIR)/model_repository:/guard/model_repository -v $(CURDIR)/.run:/guard/.run \
+	  -v $(CURDIR)/.run/hub:/cache qwen3guard-gpu build --engine tensorrt-llm \
+	  --format $(FORMAT) --checkpoint $(CHECKPOINT) --slot $(SLOT_NAME) $(GPU_OPTIONS)
+
+gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
+	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
 
 perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
 	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json

@@ -48,7 +48,7 @@ class Caller:
     """Makes calls, every second one by a stream. Use `calling`."""
 
     def __init__(self, channels: list[grpc.aio.Channel], seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)
         self._seed = seed
         self._numbers = itertools.count()
         self._stubs: list[Any] = [

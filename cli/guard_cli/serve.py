@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.panel import Panel
 
-from guard_cli.build import slot_directory
-from guard_cli.options import RUN, fail, shown
+from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_control.errors import NotMade
 from guard_control.plane import ControlPlane
 from guard_control.supervisor import begin_again, begin_with, supervising

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,7 @@ from guard_build.verify import (
     same_checkpoint,
     slot_judge,
 )
-from guard_cli.build import slot_directory
-from guard_cli.options import RUN, fail, shown
+from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_control.triton import Triton, TritonFailed
 from guard_server import log
 from guard_server.errors import SlotInvalid
@@ -82,22 +82,17 @@ def verify(
     json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
 ) -> None:
     """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
-    err = Console(stderr=True)
-    ours, theirs = slot_directory(candidate), slot_directory(against)
     log.configure("console")
+    if json is not None and not json.parent.is_dir():
+        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
+    ours = Side(slot_directory(candidate), triton)
+    theirs = Side(slot_directory(against), against_triton)
     try:
         items = load_items(data)
-        manifests = Manifest.load(ours), Manifest.load(theirs)
-        for manifest, directory in zip(manifests, (ours, theirs), strict=True):
-            manifest.check(directory)
-        with (
-            _running(err, ours, triton, "candidate") as ours_at,
-            _running(err, theirs, against_triton, "reference") as theirs_at,
-            bars(err) as progress,
-        ):
-            report = asyncio.run(
-                _compare(items, (ours, ours_at), (theirs, theirs_at), in_flight, progress)
-            )
+        manifests = Manifest.load(ours.slot), Manifest.load(theirs.slot)
+        for manifest, side in zip(manifests, (ours, theirs), strict=True):
+            manifest.check(side.slot)
+        report = compare_slots(Console(stderr=True), items, ours, theirs, in_flight=in_flight)
     except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     same = same_checkpoint(*manifests)
@@ -118,16 +113,45 @@ def verify(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A slot's directory, and its Triton's address (HOST:PORT) if one runs already."""
+
+    slot: Path
+    triton: str | None = None
+
+
+def compare_slots(
+    err: Console,
+    items: Sequence[Item],
+    candidate: Side,
+    reference: Side,
+    *,
+    in_flight: int = IN_FLIGHT,
+) -> Report:
+    """Has both slots judge `items`, each by a Triton of its own unless one runs already.
+
+    Raises JudgeLost, SlotInvalid or TritonFailed.
+    """
+    with (
+        _running(err, candidate, "candidate") as ours_at,
+        _running(err, reference, "reference") as theirs_at,
+        bars(err) as progress,
+    ):
+        ours, theirs = (candidate.slot, ours_at), (reference.slot, theirs_at)
+        return asyncio.run(_compare(items, ours, theirs, in_flight, progress))
+
+
 @contextlib.contextmanager
-def _running(err: Console, slot: Path, target: str | None, role: str) -> Iterator[str]:
+def _running(err: Console, side: Side, role: str) -> Iterator[str]:
     """The address of the slot's Triton, which is started unless it runs already."""
-    if target is not None:
-        yield target
+    if side.triton is not None:
+        yield side.triton
         return
     grpc_port, metrics_port = _free_ports()
     output = RUN / f"triton-verify-{role}.log"
-    triton = Triton(slot, grpc_port=grpc_port, metrics_port=metrics_port, log=output)
-    with err.status(f"Starting Triton for {shown(slot)} ..."):
+    triton = Triton(side.slot, grpc_port=grpc_port, metrics_port=metrics_port, log=output)
+    with err.status(f"Starting Triton for {shown(side.slot)} ..."):
         triton.start()
     try:
         yield triton.target
@@ -136,7 +160,7 @@ def _running(err: Console, slot: Path, target: str | None, role: str) -> Iterato
 
 
 async def _compare(
-    items: tuple[Item, ...],
+    items: Sequence[Item],
     ours: tuple[Path, str],
     theirs: tuple[Path, str],
     in_flight: int,

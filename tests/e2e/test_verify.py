@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from guard_build import build_slot
+from guard_build import BuildFailed, build_slot
+from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
 from guard_build.verify import GOLDEN_SET
+from guard_cli import build_gpu
 from tests.support.damage import damaged
 from tests.support.ports import free_port
 from tests.support.serving import Served, guard
@@ -18,6 +21,14 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slot = tmp_path_factory.mktemp("exact") / "green"
     build_slot(TINY, slot, weights="f32")
     return slot
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fourth conversation of the golden set."""
+    path = tmp_path_factory.mktemp("data") / "few.jsonl"
+    path.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::4]))
+    return path
 
 
 def verify(candidate: Path, reference: Path, *options: str) -> tuple[int, str, str]:
@@ -41,20 +52,40 @@ def test_int8_agrees_with_f32(blue: Path, exact: Path, tmp_path: Path) -> None:
     assert 0 < report["drift"]["mean"] < 0.1
 
 
-def test_a_damaged_engine_is_caught(blue: Path, exact: Path, tmp_path: Path) -> None:
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::4]))
-    code, out, _ = verify(damaged(blue, tmp_path), exact, "--data", str(few))
+def test_a_damaged_engine_is_caught(blue: Path, served: Served, few: Path, tmp_path: Path) -> None:
+    at = ("--against-triton", f"127.0.0.1:{served.triton_port}")
+    code, out, _ = verify(damaged(blue, tmp_path), blue, "--data", str(few), *at)
     assert code == 1
     assert "Refused\n  Agreement is 0." in out
     assert "0 verdicts outside the grammar" in out
 
 
+def test_a_build_is_refused_by_the_same_gate(
+    blue: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_gpu, "GOLDEN_SET", few)
+    wanted = build_gpu.GpuBuild(
+        checkpoint=str(TINY),
+        revision=None,
+        slot=tmp_path / "green",
+        kind=Format.FP8,
+        recipe=recipe(Format.FP8),
+        work=tmp_path,
+        calibration=CALIBRATION_SET,
+        against=blue,
+    )
+    packaged = damaged(blue, tmp_path)
+    with pytest.raises(
+        BuildFailed, match=r"The new engine is refused, .*green is as it was: Agree"
+    ):
+        build_gpu._verify(wanted, Console(quiet=True), packaged)
+
+
 def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[:8]))
+    eight = tmp_path / "eight.jsonl"
+    eight.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[:8]))
     at = f"127.0.0.1:{served.triton_port}"
-    running = ("--data", str(few), "--triton", at, "--against-triton", at)
+    running = ("--data", str(eight), "--triton", at, "--against-triton", at)
     code, out, _ = verify(blue, blue, *running)
     assert code == 0
     assert "1.0000 (8 of 8" in out
@@ -83,3 +114,9 @@ def test_bad_data(blue: Path, tmp_path: Path) -> None:
     code, out, err = verify(blue, blue, "--data", str(tmp_path / "data.jsonl"))
     assert (code, out) == (1, "")
     assert "line 1: messages: Field required" in err
+
+
+def test_a_report_that_could_not_be_written(blue: Path, tmp_path: Path) -> None:
+    code, out, err = verify(blue, blue, "--json", str(tmp_path / "none" / "report.json"))
+    assert (code, out) == (2, "")
+    assert "is no directory" in err
