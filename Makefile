@@ -13,7 +13,7 @@ PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers build cli engine eval proto server tests model_repository/templates
 
 .PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers clean
 
@@ -33,7 +33,7 @@ test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test ag
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine eval/guard_eval server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)

@@ -4,6 +4,7 @@ import typer
 
 from guard_cli.bench import bench
 from guard_cli.build import build
+from guard_cli.evaluate import evaluate
 from guard_cli.moderate import moderate
 from guard_cli.serve import serve
 
@@ -16,4 +17,5 @@ app = typer.Typer(
 app.command()(build)
 app.command()(serve)
 app.command()(moderate)
+app.command("eval")(evaluate)
 app.add_typer(bench, name="bench")
