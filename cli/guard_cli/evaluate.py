@@ -108,7 +108,7 @@ def _report(
 ) -> None:
     # Plots take a while to load, and other commands need none.
     from guard_eval.output import PAGE, write  # noqa: PLC0415
-    from guard_eval.paper import paper_grids  # noqa: PLC0415
+    from guard_eval.paper import paper_grids, paper_notes  # noqa: PLC0415
 
     console = Console()
     report = guard_eval.make_report(
@@ -117,8 +117,10 @@ def _report(
     with Console(stderr=True).status("Resampling and drawing"):
         write(report, evaluation, out, paper=paper)
     console.print(report.summary().table())
-    for grid in paper_grids(report.quality) if paper else ():
-        console.print(grid.table())
+    if paper:
+        for grid in paper_grids(report.quality):
+            console.print(grid.table())
+        console.print("\n".join(paper_notes()), highlight=False)
     model = report.model
     console.print(
         f"{model.name} {model.fingerprint} (slot {model.slot})"

@@ -27,7 +27,7 @@ def write(report: Report, evaluation: Evaluation, folder: Path, *, paper: bool) 
     plots = draw(evaluation, report.quality, folder)
     (folder / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(_page(report, plots, paper=paper), encoding="utf-8")
-    _write_rows(evaluation, folder / "rows.jsonl")
+    write_rows(evaluation, folder / "rows.jsonl")
 
 
 def _page(report: Report, plots: Sequence[Path], *, paper: bool) -> str:
@@ -64,7 +64,7 @@ def _section(grid: Grid) -> str:
     return f"## {grid.title}\n\n{grid.markdown()}\n"
 
 
-def _write_rows(evaluation: Evaluation, path: Path) -> None:
+def write_rows(evaluation: Evaluation, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for name, judged in evaluation.sets.items():
             for item, answer in judged:
