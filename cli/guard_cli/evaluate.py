@@ -116,10 +116,9 @@ def _report(
     )
     with Console(stderr=True).status("Resampling and drawing"):
         write(report, evaluation, out, paper=paper)
-    console.print(report.summary().table())
+    for grid in (*report.summary(), *(paper_grids(report.quality) if paper else ())):
+        console.print(grid.table())
     if paper:
-        for grid in paper_grids(report.quality):
-            console.print(grid.table())
         console.print("\n".join(paper_notes()), highlight=False)
     model = report.model
     console.print(
@@ -127,6 +126,7 @@ def _report(
         + " - a demonstration, not a moderator" * model.demonstration
         + f"\nReport: {shown(out / PAGE)}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from guard_eval.bootstrap import Estimate
@@ -22,14 +23,15 @@ class Grid:
     def markdown(self) -> str:
         rule = ["---", *("---:" for _ in self.header[1:])]
         rows = (self.header, rule, *self.rows)
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+        escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in rows)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
     def table(self) -> Table:
         table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
         for index, name in enumerate(self.header):
-            table.add_column(name, justify="right" if index else "left")
+            table.add_column(name, justify="right" if index else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
 

@@ -45,7 +45,7 @@ def _page(report: Report, plots: Sequence[Path], *, paper: bool) -> str:
             "",
             f"- Model: {model.name}, fingerprint {model.fingerprint}, slot {model.slot}"
             f"{note * model.demonstration}.",
-            f"- Command: `{report.command}`",
+            f"- Command: `{report.command}`, {report.made}",
             f"- Asked: {report.conversations_asked:,} conversations in {report.seconds:.1f} s at "
             f"{report.target}. Other answers are of earlier runs with the same fingerprint.",
             "",

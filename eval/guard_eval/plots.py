@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from guard_eval.evaluate import Evaluation
 from guard_eval.metrics import BINS, bin_of, curve
@@ -53,29 +54,36 @@ def _precision_recall(panels: Sequence[_Panel]) -> Figure | None:
     modes = sorted({one.mode for one, _ in panels})
     if not modes:
         return None
-    figure, row = _panels([f"{mode}s: strict, by score; marks: the verdicts" for mode in modes])
+    figure, row = _panels([f"{mode}s, strict" for mode in modes])
     for mode, axes in zip(modes, row, strict=True):
         for one, judged in panels:
             if one.mode == mode:
                 _curve(axes, one, judged)
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-        axes.legend(loc="lower left", fontsize="small")
+        verdicts = [
+            Line2D([], [], color="grey", marker=marker, linestyle="", label=f"{name} verdicts")
+            for name, marker in _MARKERS.items()
+        ]
+        axes.legend(
+            handles=[*axes.get_lines(), *verdicts],
+            title="average precision",
+            loc="lower left",
+            fontsize="small",
+        )
     return figure
 
 
 def _curve(axes: Axes, one: Quality, judged: Sequence[Judged]) -> None:
     positive, _, score = decisions(judged, "strict")
     recall, precision = curve(positive, worst(positive, score))
-    label = f"{one.set} ({_auprc(one):.3f})"
+    label = f"{one.set} {_auprc(one):.3f}"
     [line] = axes.plot(
         [0, *recall], [precision[0], *precision], drawstyle="steps-pre", label=label, linewidth=1
     )
     for reading, marker in _MARKERS.items():
         at = getattr(one, reading)
         if at.precision and at.recall:
-            axes.plot(
-                at.recall.value, at.precision.value, marker, color=line.get_color(), label=None
-            )
+            axes.scatter(at.recall.value, at.precision.value, marker=marker, color=line.get_color())
 
 
 def _calibration(panels: Sequence[_Panel]) -> Figure | None:

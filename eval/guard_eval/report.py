@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
@@ -45,6 +46,8 @@ class Bootstrap(BaseModel):
 class Report(BaseModel):
     """Everything that an evaluation found; figures are fractions."""
 
+    made: str
+    """When, in UTC."""
     command: str
     target: str
     model: Model
@@ -54,16 +57,18 @@ class Report(BaseModel):
     bootstrap: Bootstrap = Bootstrap()
     quality: list[Quality]
 
-    def summary(self) -> Grid:
+    def summary(self) -> Iterator[Grid]:
         """The figures alone, narrow enough for a terminal."""
-        rows = []
-        for one in self.quality:
-            for how, reading in (("strict", one.strict), ("loose", one.loose)):
-                if reading is not None:
-                    figures = (getattr(reading, name) for name in _RATES)
-                    values = [percent(figure and figure.value) for figure in figures]
-                    rows.append((one.set, one.mode, how, f"{one.texts:,}", *values))
-        return Grid("", ("set", "mode", "reading", "texts", *_RATES.values()), rows)
+        for mode in MODES:
+            rows = []
+            for one in self.quality:
+                for how, reading in (("strict", one.strict), ("loose", one.loose)):
+                    if reading is not None and one.mode == mode:
+                        figures = (getattr(reading, name) for name in _RATES)
+                        values = [percent(figure and figure.value) for figure in figures]
+                        rows.append((one.set, how, f"{one.texts:,}", *values))
+            if rows:
+                yield Grid(_TITLES[mode], ("set", "reading", "texts", *_RATES.values()), rows)
 
     def grids(self) -> Iterator[Grid]:
         """The tables, in the page's order."""
@@ -90,6 +95,7 @@ def make_report(
     """`command`: the command line's words."""
     model = evaluation.model
     return Report(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(command),
         target=target,
         model=Model(
@@ -128,13 +134,13 @@ def _severity_grid(title: str, found: Sequence[Quality]) -> Grid:
 def _verdict_grid(title: str, found: Sequence[Quality]) -> Grid:
     return Grid(
         title,
-        ("set", *SEVERITIES, "no verdict", "strict and loose agree", "scored"),
+        ("set", *SEVERITIES, "no verdict", "strict and loose agree, %", "scored"),
         [
             (
                 one.set,
                 *(f"{one.verdicts[word]:,}" for word in SEVERITIES),
                 ", ".join(f"{n:,} {name}" for name, n in one.without_verdict.items()) or "0",
-                f"{percent(one.agreement)}%",
+                percent(one.agreement),
                 f"{one.scored:,}",
             )
             for one in found

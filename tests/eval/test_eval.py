@@ -1,7 +1,9 @@
 """`guard eval` against a running tiny guard: its figures, its files, and going on after a stop."""
 
 import json
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from guard_server import contract
 from tests.eval.support import by_sklearn, values
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.serving import Served, guard
+from tests.support.serving import GUARD, Served, guard
 from tests.support.shared import SHARED, lines, needs_shared
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}
@@ -171,6 +173,25 @@ def test_a_second_run_asks_nothing_twice(
     assert [one["texts"] for one in after["quality"]] == [one["texts"] for one in before["quality"]]
     assert run(served, out, *own).returncode == 0
     assert report(out)["conversations_asked"] == 0
+
+
+def test_ctrl_c_keeps_the_answers(served: Served, own: list[Path], tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    target = f"127.0.0.1:{served.port}"
+    command = [GUARD, "eval", own[0], "--target", target, "--out", tmp_path, "--rate", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (answers.exists() and answers.read_bytes()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"run the same command again to go on" in said
+    assert b"Traceback" not in said
+    kept = len(answers.read_bytes().splitlines())
+    assert run(served, tmp_path, own[0]).returncode == 0
+    assert report(tmp_path)["conversations_asked"] == 16 - kept
 
 
 def test_the_rate_is_bounded(served: Served, own: list[Path], tmp_path: Path) -> None:
