@@ -132,8 +132,10 @@ def _renamed(
 
 
 def _items(path: Path, line: int, row: Mapping[str, Any]) -> list[Item]:
+    if row.get("messages") is not None and row.get("prompt") is not None:
+        raise _invalid(path, line, "has both `messages` and `prompt`: give one of them")
     try:
-        if "messages" in row:
+        if row.get("messages") is not None:
             return [_of_conversation(Conversation.model_validate(row))]
         return list(_of_pair(Pair.model_validate(row)))
     except ValidationError as error:

@@ -103,6 +103,7 @@ def test_a_csv_has_named_columns(tmp_path: Path) -> None:
         ),
         ({**GOOD, "id": "b", "categories": ["PII"]}, "nothing is labelled harmful"),
         ({"id": "b", "prompt": "\ud800", "prompt_label": "safe"}, "prompt: Input should be"),
+        ({**GOOD, "id": "b", "messages": [], "severity": "Safe"}, "has both"),
         ({"id": "b", "messages": [], "severity": "Safe"}, "messages: Tuple should have at least"),
         (
             {"id": "b", "messages": [{"role": "tool", "content": "x"}], "severity": "Safe"},

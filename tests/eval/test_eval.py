@@ -178,8 +178,10 @@ def test_a_second_run_asks_nothing_twice(
 def test_ctrl_c_keeps_the_answers(served: Served, own: list[Path], tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     target = f"127.0.0.1:{served.port}"
-    command = [GUARD, "eval", own[0], "--target", target, "--out", tmp_path, "--rate", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [str(GUARD), "eval", str(own[0]), "--out", str(tmp_path), "--target", target, "--rate=2"],
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 60
     while not (answers.exists() and answers.read_bytes()):
         assert process.poll() is None and time.monotonic() < deadline

@@ -130,6 +130,21 @@ async def test_a_slot_without_scores_has_no_figures_by_them(
     assert draw(evaluation, [found], tmp_path) == []
 
 
+async def test_a_slot_can_be_named(
+    agree: Agree, write_tiny_slot: Callable[..., Path], six: DataSet, tmp_path: Path
+) -> None:
+    slot, answers = write_tiny_slot(tmp_path), tmp_path / "answers.jsonl"
+    async with (
+        fake_engine(lambda asked: [1] if asked.logits else agree(asked), 20_000) as engine,
+        gateway(slot, engine.port, allow_slot_choice=True) as client,
+    ):
+        await client.until_serving()
+        found = await evaluate([six], client.channel, answers, slot="blue", in_flight=2)
+        assert found.model.slot == "blue"
+        with pytest.raises(EvaluationFailed, match="NOT_FOUND"):
+            await evaluate([six], client.channel, answers, slot="green", in_flight=2)
+
+
 async def test_a_run_that_breaks_off_goes_on_later(
     serve: Serve, by_word: Agree, six: DataSet, tmp_path: Path
 ) -> None:
