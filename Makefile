@@ -24,7 +24,7 @@ SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
 
 .PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
@@ -47,7 +47,7 @@ clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples a
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine server/guard_control server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)

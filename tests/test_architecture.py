@@ -15,6 +15,7 @@ OURS = {
     "guard_engine": PROJECT / "engine" / "guard_engine",
     "guard_build": PROJECT / "build" / "guard_build",
     "guard_bench": PROJECT / "bench" / "guard_bench",
+    "guard_eval": PROJECT / "eval" / "guard_eval",
     "guard_cli": PROJECT / "cli" / "guard_cli",
 }
 # The builder uses the gateway's text side, so that training renders and reads as serving does.
@@ -26,7 +27,11 @@ ARROWS = {
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_server"},
     "guard_bench": {"qwen3guard", "guard_engine", "guard_server"},
-    "guard_cli": {"qwen3guard", "guard_server", "guard_control", "guard_build", "guard_bench"},
+    "guard_eval": {"qwen3guard", "guard_server"},
+    "guard_cli": {
+        *("qwen3guard", "guard_server", "guard_control"),
+        *("guard_build", "guard_bench", "guard_eval"),
+    },
 }
 TRAINING = {"torch", "transformers", "sklearn"}
 

@@ -5,6 +5,7 @@ import typer
 from guard_cli.bench import bench
 from guard_cli.build import build
 from guard_cli.engine import engine
+from guard_cli.evaluate import evaluate
 from guard_cli.moderate import moderate
 from guard_cli.operate import deploy, drain, promote, rollback, shadow, slots
 from guard_cli.serve import serve
@@ -20,6 +21,7 @@ app.command()(build)
 app.command()(serve)
 app.command()(engine)
 app.command()(moderate)
+app.command("eval")(evaluate)
 app.command()(verify)
 app.command()(slots)
 app.command()(deploy)

@@ -12,7 +12,7 @@ from tests.support.slots import TINY
 def test_help_names_every_command() -> None:
     done = guard("--help")
     assert done.returncode == 0
-    for command in ("build", "serve", "moderate"):
+    for command in ("build", "serve", "moderate", "eval"):
         assert command in done.stdout
 
 

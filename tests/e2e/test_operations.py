@@ -121,3 +121,7 @@ async def test_mutual_tls_from_the_command_line(blue: Path, tmp_path: Path) -> N
         assert (await asyncio.to_thread(guard, *named)).returncode == 0
         assert (await asyncio.to_thread(guard, *anonymous)).returncode == 1
         assert (await asyncio.to_thread(guard, *ask_it)).returncode == 1
+        data = tmp_path / "own.jsonl"
+        data.write_text('{"id": "a", "prompt": "How do plants grow?", "prompt_label": "safe"}\n')
+        evaluate = ["eval", str(data), "--out", str(tmp_path / "eval"), *named[2:]]
+        assert (await asyncio.to_thread(guard, *evaluate)).returncode == 0
