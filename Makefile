@@ -72,7 +72,7 @@ perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with pe
 soak: $(VENV)/.serve ## 100,000 calls with random deadlines and cancels, then look for what is left
 	@$(BIN)/guard bench soak
 
-bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (four minutes)
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
 	@$(BIN)/guard bench swap --json docs/swaps.json
 
 clean: ## Remove everything that make made

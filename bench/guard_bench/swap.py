@@ -27,9 +27,9 @@ class Plan:
     swaps: int = 20
     deploys: int = 0
     """Whole deployments (Triton started, verified, the old one stopped) after the swaps."""
-    before_s: float = 3.0
+    before_s: float = 5.0
     """Load without any change, before each swap: what the swap is compared with."""
-    pause_s: float = 1.0
+    pause_s: float = 1.5
     load: float = 0.5
     """Share of the capacity."""
     workers: int = 2

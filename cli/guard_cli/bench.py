@@ -61,8 +61,8 @@ def swap(
     ] = 0,
     before: Annotated[
         float, typer.Option(help="Seconds before each swap that it is compared with.", min=1)
-    ] = 3,
-    pause: Annotated[float, typer.Option(help="Seconds of each of a swap's steps.", min=0)] = 1,
+    ] = 5,
+    pause: Annotated[float, typer.Option(help="Seconds of each of a swap's steps.", min=0)] = 1.5,
     load: Annotated[float, typer.Option(help="Share of the capacity.", min=0.05, max=1)] = 0.5,
     workers: Annotated[int, typer.Option(help="Gateway processes.", min=1)] = 2,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
