@@ -22,7 +22,9 @@ def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """One running server for all tests that leave it as it was."""
     output = tmp_path_factory.mktemp("serve") / "output.txt"
     # A busy machine is slow: what is tested here is not how long a verdict takes.
-    with guard_serve(blue, output, "--request-timeout", "300") as running:
+    # Without a cache, which would answer for the engine.
+    options = ["--request-timeout", "300", "--cache-mib", "0"]
+    with guard_serve(blue, output, *options) as running:
         yield running
 
 

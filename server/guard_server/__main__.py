@@ -1,8 +1,8 @@
 """`python -m guard_server`: the gateway alone, set by GUARD_* variables (see settings.py)."""
 
+import asyncio
 import sys
 
-import uvloop
 from pydantic import ValidationError
 
 from guard_server import log, server
@@ -20,7 +20,7 @@ def main() -> int:
         return 2
     log.configure(settings.log_format)
     try:
-        uvloop.run(server.run(settings))
+        asyncio.run(server.run(settings))
     except (SlotInvalid, TrafficInvalid, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

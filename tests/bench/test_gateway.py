@@ -16,7 +16,7 @@ from tests.support.serving import Served, guard
 
 def test_the_gateway_is_measured_beside_the_proxy_and_under_overload(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    options = ["--seconds", "0.5", "--rounds", "1", "--json", str(path)]
+    options = ["--seconds", "0.3", "--rounds", "1", "--json", str(path)]
     done = guard("bench", "gateway", "speed", "overload", *options)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(path.read_text())
@@ -31,7 +31,7 @@ def test_the_gateway_is_measured_beside_the_proxy_and_under_overload(tmp_path: P
 
 def test_the_engine_is_asked_the_same_directly(blue: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    options = ["--slot", str(blue), "--seconds", "0.5", "--rounds", "1", "--json", str(path)]
+    options = ["--slot", str(blue), "--seconds", "0.3", "--rounds", "1", "--json", str(path)]
     done = guard("bench", "gateway", "engine", *options)
     assert done.returncode == 0, done.stderr
     points = json.loads(path.read_text())["points"]

@@ -28,7 +28,8 @@ from guard_server.tensors import Generation
 IN_FLIGHT = 32
 STREAMS = 4
 WORDS = (12, 40)  # of a conversation, least and most
-_CONVERSATIONS = 4000
+_CONVERSATIONS = (500, 4000)  # for the shortest and the longest points
+_CONVERSATIONS_PER_S = 1000
 _PLACES = 64  # of the null engine that answers at once
 
 # The null engine of a fixed capacity: each place takes a verdict's time of 8 / 300 s.
@@ -169,7 +170,7 @@ class Bench:
 
     def engine(self, slot: Path) -> None:
         """The slot's own engine, asked by the gateway and directly, with the same tokens."""
-        texts = traffic.conversations(_CONVERSATIONS, WORDS, seed=2)
+        texts = traffic.conversations(self._conversations, WORDS, seed=2)
         with self._triton(slot) as triton, self._gateway(slot, triton) as target:
             self._progress("recording what the engine is asked")
             asked = asyncio.run(ask_all(slot, triton, texts, IN_FLIGHT))
@@ -210,6 +211,12 @@ class Bench:
                     found[kind][target.name] = [asdict(point) for point in points]
         return found
 
+    @property
+    def _conversations(self) -> int:
+        """So many that what an engine keeps of one is gone when it comes again."""
+        least, most = _CONVERSATIONS
+        return int(min(max(least, _CONVERSATIONS_PER_S * self._seconds), most))
+
     @contextmanager
     def _null(self, places: int, rate: float = 0) -> Iterator[tuple[Path, str]]:
         slot = self._run / "null"
@@ -223,7 +230,7 @@ class Bench:
     def _prompts(self, slot: Path, triton: str) -> tuple[list[str], list[Generation]]:
         """Conversations, and what the gateway asks the null engine for them."""
         self._progress("making conversations")
-        texts = traffic.conversations(_CONVERSATIONS, WORDS, seed=1)
+        texts = traffic.conversations(self._conversations, WORDS, seed=1)
         asked = asyncio.run(ask_all(slot, triton, texts, IN_FLIGHT))
         drafts = [calls[0] for calls in asked.calls]
         self.report.prompt_tokens = statistics.mean(len(draft.prompt) for draft in drafts)
