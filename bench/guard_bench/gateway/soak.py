@@ -79,7 +79,7 @@ async def _calls(
 ) -> Soaked:
     soaked = Soaked()
     made = traffic.moderate(traffic.conversations(_CONVERSATIONS, (5, 60), seed=3))
-    chance = random.Random(1)  # noqa: S311 - no secret
+    chance = random.Random(1)
     numbers = iter(range(calls))
     begun = time.monotonic()
     async with grpc.aio.insecure_channel(target) as channel:
