@@ -21,9 +21,8 @@ from guard_bench.gateway.perf import PerfAnalyzer, PerfFailed
 from guard_bench.gateway.soak import soak as run_soak
 from guard_bench.gateway.table import show
 from guard_bench.gateway.traffic import conversations, moderate, stream_moderate
-from guard_cli.build import slot_directory
 from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
-from guard_cli.options import RUN, fail
+from guard_cli.options import RUN, fail, slot_directory
 from guard_control.triton import Triton, TritonFailed
 from guard_server.errors import SlotInvalid
 
