@@ -26,7 +26,7 @@ ARROWS = {
     "guard_control": {"qwen3guard", "guard_server", "guard_build"},
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_server"},
-    "guard_bench": {"qwen3guard", "guard_engine", "guard_server"},
+    "guard_bench": {"qwen3guard", "guard_engine", "guard_build", "guard_server"},
     "guard_eval": {"qwen3guard", "guard_server"},
     "guard_cli": {
         *("qwen3guard", "guard_server", "guard_control"),
