@@ -1,3 +1,4 @@
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from guard_build import build_slot
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
 from tests.support.slots import TINY
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

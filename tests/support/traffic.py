@@ -88,6 +88,8 @@ async def two_slots(
     green: Callable[[Asked], Answer],
     **settings: Any,
 ) -> AsyncIterator[Two]:
+    """Without a verdict cache unless it is set."""
+    settings = {"cache_mib": 0, **settings}
     async with fake_engine(blue) as one, fake_engine(green) as other:
         file = traffic_file(directory, write_slot, blue=one.port, green=other.port)
         given = Settings(traffic=file.path, port=0, **settings)
