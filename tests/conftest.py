@@ -1,3 +1,4 @@
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from guard_build import build_slot
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
 from tests.support.slots import TINY
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +26,9 @@ def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """One running server for all tests that leave it as it was."""
     output = tmp_path_factory.mktemp("serve") / "output.txt"
     # A busy machine is slow: what is tested here is not how long a verdict takes.
-    with guard_serve(blue, output, "--request-timeout", "300") as running:
+    # Without a cache, which would answer for the engine.
+    options = ["--request-timeout", "300", "--cache-mib", "0"]
+    with guard_serve(blue, output, *options) as running:
         yield running
 
 

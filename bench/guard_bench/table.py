@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from guard_bench.engine import IN_FLIGHT, Report
+from guard_bench.swap import Report as Swaps
 
 
 def show(report: Report, console: Console) -> None:
@@ -37,4 +38,41 @@ def show(report: Report, console: Console) -> None:
         "Random weights, every conversation unique. Safe: one draft step. Unsafe: a draft step and "
         "a plain decode of 10 tokens. As recorded: 68% of prompts and 78% of responses take one "
         "step (45% accept the whole draft, 33% are complete with their last label corrected)."
+    )
+
+
+def show_swaps(report: Swaps, console: Console) -> None:
+    """The same for swaps."""
+    facts = report.machine
+    plan = report.plan
+    console.print(
+        f"{facts['cpu']}, {facts['cores']} cores shared with the load; {plan.workers} gateway "
+        f"processes; capacity {report.capacity:.0f}/s with both slots loaded, load "
+        f"{report.rate:.0f}/s, half unary, half by streams"
+    )
+    failed = sum(report.failed.values())
+    console.print(
+        f"{report.calls} calls: {failed} failed, {report.lost} lost, {report.wrong_slot} from a "
+        f"slot that had no traffic then; {report.by_slot}; the whole draft was accepted for "
+        f"{report.drafts_accepted:.0%}"
+    )
+    for text, count in report.failed.items():
+        console.print(f"  {count}: {text}", markup=False)
+    table = Table("swap", "to", "seconds", "calls", "p99 before", "p99 during", "ratio")
+    for kind, spans in (("swap", report.swaps), ("deployment", report.deploys)):
+        for number, span in enumerate(spans, start=1):
+            table.add_row(
+                f"{kind} {number}",
+                span.to,
+                f"{span.seconds:.1f}",
+                str(span.calls),
+                f"{span.p99_before_ms:.0f} ms",
+                f"{span.p99_ms:.0f} ms",
+                f"{span.ratio:.2f}",
+            )
+    console.print(table)
+    console.print(
+        f"All swaps: p99 {report.p99_before_ms:.0f} ms before, {report.p99_during_ms:.0f} ms "
+        f"during, {report.ratio:.2f} times. A change of traffic is followed by every process after "
+        f"{report.follow_ms[0]:.0f} ms (median), {report.follow_ms[1]:.0f} ms at most."
     )

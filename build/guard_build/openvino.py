@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import jinja2
-
+from guard_build.triton_model import TEMPLATES, Parameter, render_config
 from guard_engine import (
     BLOCK_TOKENS,
     EngineOptions,
@@ -18,10 +17,13 @@ from guard_engine import (
     save_graph,
 )
 
-_TEMPLATES = Path(__file__).parents[2] / "model_repository" / "templates"
 _KV_BYTES = 1 << 30
 _TYPICAL_TOKENS = 1024  # of a prompt with its answer
 _TRITON_BATCH = 64
+_PARAMETERS = (
+    Parameter("exclude_input_in_output", "true", "the gateway knows the prompt"),
+    Parameter("cancellation_check_period_ms", "100", "callers that go away without a stop"),
+)
 
 
 def engine_options(
@@ -60,21 +62,11 @@ def write_model(
     """Makes `directory` a Triton model that serves `checkpoint` under the directory's name."""
     version = directory / "1"
     version.mkdir(parents=True)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - this is no HTML
-    )
-    config = environment.get_template("config.pbtxt.jinja").render(
-        name=directory.name,
-        backend="python",
-        max_batch_size=_TRITON_BATCH,
-        instance_kind="KIND_CPU",
-        parameters={"exclude_input_in_output": "true", "cancellation_check_period_ms": "100"},
+    config = render_config(
+        directory.name, backend="python", max_batch_size=_TRITON_BATCH, parameters=_PARAMETERS
     )
     (directory / "config.pbtxt").write_text(config)
-    shutil.copyfile(_TEMPLATES / "openvino" / "model.py", version / "model.py")
+    shutil.copyfile(TEMPLATES / "openvino" / "model.py", version / "model.py")
     (version / "engine.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
     graph = build_graph(
         checkpoint, weights=weights, progress=lambda done, layers: progress(done, layers + 1)

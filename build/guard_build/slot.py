@@ -1,9 +1,5 @@
 """A slot: one model, built and packaged, with a manifest that says what it is."""
 
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +9,7 @@ from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.openvino import engine_options, write_model
 from guard_build.progress import Progress
+from guard_build.publish import described, replacing, triton_model_name
 from guard_engine import (
     BLOCK_TOKENS,
     CheckpointInvalid,
@@ -41,11 +38,7 @@ def build_slot(
     fails or is stopped, it is untouched. `max_input_tokens` (prompt and draft) is lowered to what
     the model's positions allow. Raises BuildFailed, saying what to do.
     """
-    triton_model = f"guard_{slot.name}"
-    if not re.fullmatch(r"[a-z0-9_]+", slot.name):
-        raise BuildFailed(
-            f"{slot.name!r} can't name a slot: use lower-case letters, digits and underscores."
-        )
+    triton_model = triton_model_name(slot)
     if isinstance(checkpoint, Path):
         checkpoint = Checkpoint(checkpoint, checkpoint.resolve().name)
     directory = checkpoint.directory
@@ -67,7 +60,7 @@ def build_slot(
             max_draft=_MAX_DRAFT_TOKENS,
             max_in_flight=_MAX_IN_FLIGHT,
         )
-        with _replacing(slot) as new:
+        with replacing(slot) as new:
             hashes = hash_files(directory, partial(progress, "Reading the checkpoint"))
             write_model(
                 directory,
@@ -104,8 +97,6 @@ def _manifest(
     end_ids: tuple[int, ...],
     slot: Path,
 ) -> m.Manifest:
-    paths = sorted(path for path in slot.rglob("*") if path.is_file())
-    described = {path.relative_to(slot).as_posix(): m.describe(path) for path in paths}
     return m.Manifest(
         model=model,
         engine=engine,
@@ -118,28 +109,5 @@ def _manifest(
         ),
         tokens=m.Tokens(end_ids=end_ids),
         generation_logits=True,
-        files={name: file for name, file in described.items() if file is not None},
+        files=described(slot),
     )
-
-
-@contextmanager
-def _replacing(slot: Path) -> Iterator[Path]:
-    """Gives a directory to fill, which takes the place of `slot` at the end."""
-    if slot.exists() and not (slot / m.FILE_NAME).is_file():
-        raise BuildFailed(
-            f"{slot} exists and is not a slot (it has no {m.FILE_NAME}). "
-            "Remove it, or name another directory."
-        )
-    slot.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=slot.parent, prefix=f".{slot.name}.") as directory:
-        new, old = Path(directory) / "new", Path(directory) / "old"
-        new.mkdir()
-        yield new
-        if slot.exists():
-            slot.rename(old)
-        try:
-            new.rename(slot)
-        except BaseException:
-            if old.exists():
-                old.rename(slot)
-            raise

@@ -1,21 +1,21 @@
 """`guard bench`: what this machine reaches."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, Literal
 
+import grpc
 import typer
 from rich.console import Console
 
 from guard_bench.engine import measure, prepare
-from guard_bench.table import show
+from guard_bench.swap import Plan
+from guard_bench.swap import measure as measure_swaps
+from guard_bench.table import show, show_swaps
+from guard_cli import bench_gateway
 from guard_cli.options import RUN, fail
 
 bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=True)
-
-
-@bench.callback()
-def _group() -> None:
-    """Keeps `engine` a command of its own name while there is only one."""
 
 
 @bench.command()
@@ -51,3 +51,40 @@ def engine(
     show(report, out)
     if json is not None:
         report.save(json)
+
+
+@bench.command()
+def swap(
+    swaps: Annotated[int, typer.Option(help="Swaps between two warm slots.", min=0)] = 20,
+    deploys: Annotated[
+        int, typer.Option(help="Whole deployments after them: started, verified, stopped.", min=0)
+    ] = 0,
+    before: Annotated[
+        float, typer.Option(help="Seconds before each swap that it is compared with.", min=1)
+    ] = 5,
+    pause: Annotated[float, typer.Option(help="Seconds of each of a swap's steps.", min=0)] = 1.5,
+    load: Annotated[float, typer.Option(help="Share of the capacity.", min=0.05, max=1)] = 0.5,
+    workers: Annotated[int, typer.Option(help="Gateway processes.", min=1)] = 2,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    directory: Annotated[Path, typer.Option(help="Where the slots are kept.")] = RUN / "swap",
+) -> None:
+    """Swaps between INT8 and f32 of the tiny guard under an open-loop load, nothing retried."""
+    out, err = Console(), Console(stderr=True)
+    plan = Plan(swaps, deploys, before, pause, load, workers)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with err.status("starting") as status:
+            report = asyncio.run(measure_swaps(plan, directory, status.update))
+    except grpc.aio.AioRpcError as error:
+        fail(f"A swap was refused: {error.details()}")
+    except (OSError, RuntimeError) as error:
+        fail(str(error))
+    show_swaps(report, out)
+    if json is not None:
+        report.save(json)
+    if report.failed or report.lost or report.wrong_slot:
+        raise typer.Exit(1)
+
+
+for command in (bench_gateway.gateway, bench_gateway.load, bench_gateway.perf, bench_gateway.soak):
+    bench.command()(command)

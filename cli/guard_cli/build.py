@@ -7,7 +7,11 @@ import typer
 from rich.console import Console
 
 from guard_build import BuildFailed, WeightFormat, bars, build_slot, find_checkpoint
-from guard_cli.options import MODEL_REPOSITORY, TINY_GUARD, fail, shown
+from guard_build.tensorrt_llm import CALIBRATION_SET, Format, KvCache, recipe
+from guard_cli.build_gpu import GpuBuild, build_gpu, print_plan
+from guard_cli.options import RUN, TINY_GUARD, fail, shown, slot_directory
+
+_GPU = "For --engine tensorrt-llm"
 
 
 def build(
@@ -21,33 +25,93 @@ def build(
     revision: Annotated[
         str | None, typer.Option(help="The hub's branch, tag or commit; its main branch else.")
     ] = None,
-    engine: Annotated[Literal["openvino"], typer.Option(help="What is to run it.")] = "openvino",
+    engine: Annotated[
+        Literal["openvino", "tensorrt-llm"],
+        typer.Option(help="What is to run it: a CPU, or a GPU (inside NVIDIA's container)."),
+    ] = "openvino",
     slot: Annotated[Path, typer.Option(help="The slot: its name, or a directory for it.")] = Path(
         "blue"
     ),
     weights: Annotated[
-        WeightFormat,
+        WeightFormat | None,
         typer.Option(
-            help="The CPU engine's weights: INT8 with a scale for each output channel, or for "
-            "each 128 inputs of it; bfloat16; or all that the checkpoint holds, for reference."
+            help="The CPU engine's weights: INT8 with a scale for each output channel (if not "
+            "given), or for each 128 inputs of it; bfloat16; or all that the checkpoint holds, for "
+            "reference."
         ),
-    ] = "int8",
+    ] = None,
+    gpu_format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            help="The GPU engine's: FP8; INT8 weights and activations; INT8 weights; or bfloat16, "
+            "the reference.",
+            rich_help_panel=_GPU,
+        ),
+    ] = None,
+    kv_cache: Annotated[
+        KvCache | None,
+        typer.Option(help="The KV cache's format; the one that fits.", rich_help_panel=_GPU),
+    ] = None,
+    calibration: Annotated[
+        Path,
+        typer.Option(
+            help="Labelled conversations to calibrate with, JSON Lines; our own if not given.",
+            rich_help_panel=_GPU,
+        ),
+    ] = CALIBRATION_SET,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A slot to verify the new one against.", rich_help_panel=_GPU),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where stages are kept, to go on from.", rich_help_panel=_GPU),
+    ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print every command and file, and do nothing.", rich_help_panel=_GPU
+        ),
+    ] = False,
 ) -> None:
     """Build an engine from a checkpoint, into a slot."""
     directory = slot_directory(slot)
     err = Console(stderr=True)
+    gpu = engine == "tensorrt-llm"
+    if gpu and (gpu_format is None or weights is not None):
+        fail("A GPU engine takes --format fp8, w8a8, w8a16 or bf16, and no --weights.", code=2)
+    if not gpu and (gpu_format, kv_cache, against, work, plan) != (None, None, None, None, False):
+        fail(
+            "--format, --kv-cache, --against, --work and --plan go with --engine tensorrt-llm; "
+            "the CPU engine takes --weights.",
+            code=2,
+        )
     try:
-        found = find_checkpoint(checkpoint, revision)
-        with bars(err) as progress:
-            manifest = build_slot(found, directory, weights=weights, progress=progress)
+        if gpu_format:
+            wanted = GpuBuild(
+                checkpoint=checkpoint,
+                revision=revision,
+                slot=directory,
+                kind=gpu_format,
+                recipe=recipe(gpu_format, kv_cache),
+                work=(work or RUN / "build" / f"{directory.name}-{gpu_format}").absolute(),
+                calibration=calibration,
+                against=slot_directory(against) if against else None,
+            )
+            if plan:
+                print_plan(wanted)
+                return
+            manifest = build_gpu(wanted)
+        else:
+            found = find_checkpoint(checkpoint, revision)
+            with bars(err) as progress:
+                manifest = build_slot(
+                    found, directory, weights=weights or "int8", progress=progress
+                )
     except BuildFailed as error:
         fail(str(error))
     err.print(
         f"[green]Built[/] {shown(directory)}: {manifest.model.name}, {manifest.engine.kind} "
         f"{manifest.engine.version}, {manifest.engine.weights}, fingerprint {manifest.fingerprint}"
     )
-
-
-def slot_directory(slot: Path) -> Path:
-    """A bare name is a slot of the model repository; anything else is a directory."""
-    return MODEL_REPOSITORY / slot if len(slot.parts) == 1 else slot

@@ -15,6 +15,15 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from guard_cli.connection import (
+    CHANNEL_OPTIONS,
+    DEFAULT_TARGET,
+    CaOption,
+    CertOption,
+    KeyOption,
+    TargetOption,
+    credentials,
+)
 from guard_cli.conversations import Conversation, ConversationUnreadable, of_lines, of_text
 from guard_cli.options import ControversialOption, fail
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
@@ -50,17 +59,10 @@ def moderate(
     ] = ControversialOption.strict,
     scores: Annotated[bool, typer.Option("--scores", help="Ask for probabilities too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    target: Annotated[str, typer.Option(help="The server, HOST:PORT.")] = "127.0.0.1:50051",
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option(help="PEM authorities of the server's certificate: use TLS.", exists=True),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM client certificate, with --tls-ca.", exists=True)
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="PEM key of the client certificate.", exists=True)
-    ] = None,
+    target: TargetOption = DEFAULT_TARGET,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
 ) -> None:
     """Judge a prompt, a response, or many conversations.
 
@@ -139,15 +141,10 @@ def _read(
 
 
 def _channel(target: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
-    options = [("grpc.enable_http_proxy", 0)]
-    if ca is None:
-        if cert or key:
-            fail("A client certificate needs --tls-ca too.", code=2)
-        return grpc.insecure_channel(target, options)
-    credentials = grpc.ssl_channel_credentials(
-        ca.read_bytes(), key.read_bytes() if key else None, cert.read_bytes() if cert else None
-    )
-    return grpc.secure_channel(target, credentials, options)
+    trusted = credentials(ca, cert, key)
+    if trusted is None:
+        return grpc.insecure_channel(target, CHANNEL_OPTIONS)
+    return grpc.secure_channel(target, trusted, CHANNEL_OPTIONS)
 
 
 def _table(

@@ -39,3 +39,8 @@ def shown(path: Path) -> str:
     """A path as people would write it: from here, if it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def slot_directory(slot: Path) -> Path:
+    """A bare name is a slot of the model repository; anything else is a directory."""
+    return MODEL_REPOSITORY / slot if len(slot.parts) == 1 else slot

@@ -1,8 +1,8 @@
-"""`guard serve`: Triton for the slot and the gateway before it, started and ended as one."""
+"""`guard serve`: the slots' Tritons, the gateway processes before them, and the control plane."""
 
 import asyncio
 import signal
-from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,26 +11,43 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.panel import Panel
 
-from guard_cli.build import slot_directory
-from guard_cli.options import RUN, fail, shown
-from guard_cli.triton import Triton, TritonFailed
-from guard_server import log
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Manifest
-from guard_server.server import Gateway, serving
+from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_control.errors import NotMade
+from guard_control.plane import ControlPlane
+from guard_control.supervisor import begin_again, begin_with, supervising
+from guard_control.triton import TritonFailed
+from guard_control.workers import WorkersFailed
+from guard_server import log, traffic
+from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.settings import Settings
 
 _READY_S = 180
-_POLL_S = 0.2
 
 
 def serve(
-    slot: Annotated[Path, typer.Option(help="The slot: its name or directory.")] = Path("blue"),
+    slot: Annotated[
+        Path | None,
+        typer.Option(
+            help="The slot: its name or directory. Not given: what had the traffic when the server "
+            "on this port was stopped, and blue the first time."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The gateway's port.", min=1, max=65535)] = 50051,
+    workers: Annotated[int, typer.Option(help="Gateway processes on that port.", min=1)] = 1,
+    control_port: Annotated[
+        int, typer.Option(help="Port on loopback for guard slots, deploy, ...", min=1, max=65535)
+    ] = 50052,
     triton_port: Annotated[
-        int, typer.Option(help="Triton's gRPC port on loopback; its metrics come one higher.")
+        int,
+        typer.Option(
+            help="gRPC port on loopback of the first slot's Triton; its metrics come one higher, "
+            "the next slot's two after these."
+        ),
     ] = 18001,
+    metrics_port: Annotated[
+        int, typer.Option(help="Port on loopback for Prometheus; 0: no metrics.", min=0, max=65535)
+    ] = 9464,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain: use TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
     tls_client_ca: Annotated[
@@ -49,16 +66,22 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(help="Seconds that a request may take at most.", min=0.1)
     ] = 30,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(help="Requests that a slot works on; else as its manifest says.", min=1),
+    ] = None,
+    cache_mib: Annotated[
+        float, typer.Option(help="Size of the cache of verdicts; 0 turns it off.", min=0)
+    ] = 64,
     log_format: Annotated[
         Literal["console", "json"], typer.Option(help="The gateway's log lines.")
     ] = "console",
 ) -> None:
-    """Serve a slot until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
-    directory = slot_directory(slot)
+    """Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
+    run = RUN / str(port)
     try:
         settings = Settings(
-            slot=directory,
-            triton=f"127.0.0.1:{triton_port}",
+            traffic=run / traffic.FILE_NAME,
             host=host,
             port=port,
             tls_cert=tls_cert,
@@ -68,87 +91,102 @@ def serve(
             allow_slot_choice=allow_slot_choice,
             strict_completion=strict_completion,
             request_timeout_s=request_timeout,
+            max_in_flight=max_in_flight,
+            cache_mib=cache_mib,
+            metrics_port=metrics_port or None,
             log_format=log_format,
         )
     except ValidationError as error:
         fail("; ".join(problem["msg"] for problem in error.errors()), code=2)
     log.configure(settings.log_format)
     console = Console(stderr=True)
-    triton_log = RUN / f"triton-{directory.name}.log"
+    server = _Server(console, settings, control_port)
     try:
-        with console.status(f"Checking {shown(directory)} ..."):
-            Manifest.load(directory).check(directory)
-        triton = Triton(
-            directory, grpc_port=triton_port, metrics_port=triton_port + 1, log=triton_log
+        begin = begin_again(run) if slot is None else None
+        begin = begin or begin_with(slot_directory(slot or Path("blue")).resolve())
+        asyncio.run(
+            server.run(
+                supervising(
+                    begin,
+                    settings,
+                    run=run,
+                    workers=workers,
+                    triton_port=triton_port,
+                    control_port=control_port,
+                )
+            )
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # until _serve takes over
-        try:
-            with console.status("Starting Triton ..."):
-                triton.start()
-            asyncio.run(_serve(console, settings, triton, triton_log))
-        finally:
-            triton.stop()
-    except (SlotInvalid, TritonFailed, OSError) as error:
+    except TrafficInvalid as error:
+        fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
+    except (SlotInvalid, TritonFailed, WorkersFailed, NotMade, OSError) as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("Cut off: what was in flight got no answer.")
     console.print("Stopped.")
 
 
-async def _serve(console: Console, settings: Settings, triton: Triton, triton_log: Path) -> None:
-    """Runs the gateway until a signal. Raises TritonFailed if Triton ends before."""
-    stop = asyncio.Event()
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  (a coroutine under asyncio.run has one)
+class _Server:
+    """One run of the server, on the terminal."""
 
-    def on_signal() -> None:
-        if stop.is_set():
-            task.cancel()  # the second one cuts off what is in flight
-        stop.set()
+    def __init__(self, console: Console, settings: Settings, control_port: int) -> None:
+        self._console = console
+        self._settings = settings
+        self._control_port = control_port
+        self._ready = False
+        self._stop = asyncio.Event()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    died = asyncio.create_task(_died(triton))
-    async with serving(settings) as gateway:
-        with console.status("Waiting for the first verdicts ..."):
-            await _first(gateway.ready.wait(), stop.wait(), died, timeout_s=_READY_S)
-        if gateway.ready.is_set():
-            console.print(_banner(settings, gateway, triton, triton_log))
-        elif not died.done() and not stop.is_set():
-            raise TritonFailed(f"The engine gave no verdict in {_READY_S} s. See {triton_log}.")
-        await _first(stop.wait(), died)
-        if died.done():
-            raise TritonFailed(
-                f"Triton ended by itself, so the server ends too. See {shown(triton_log)}, "
-                "then start again."
+    async def run(self, supervised: AbstractAsyncContextManager[ControlPlane]) -> None:
+        """Until a signal. One before it is ready, or a second one, raises CancelledError."""
+        task = asyncio.create_task(self._run(supervised))
+
+        def on_signal() -> None:
+            if self._stop.is_set() or not self._ready:
+                task.cancel()
+            self._stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        await task
+
+    async def _run(self, supervised: AbstractAsyncContextManager[ControlPlane]) -> None:
+        status = self._console.status("Starting Triton, then waiting for the first verdicts ...")
+        status.start()
+        try:
+            async with supervised as plane:
+                await plane.until_ready(plane.active, _READY_S)
+                status.stop()
+                self._ready = True
+                self._console.print(self._banner(plane))
+                await self._stop.wait()
+                self._console.print(
+                    "Stopping: finishing what is accepted (again to cut it off) ..."
+                )
+        finally:
+            status.stop()
+
+    def _banner(self, plane: ControlPlane) -> Panel:
+        settings, slot = self._settings, plane.slots[plane.active]
+        manifest = slot.manifest
+        security = "plain text"
+        if settings.tls_cert:
+            security = "mutual TLS" if settings.tls_client_ca else "TLS"
+        processes = len(plane.workers.statuses())
+        lines = [
+            f"Gateway  {settings.host}:{settings.port}  gRPC, {security}"
+            + (f", {processes} processes" if processes > 1 else ""),
+            f"Control  127.0.0.1:{self._control_port}  guard slots, deploy, promote, rollback",
+            *(
+                [f"Metrics  http://127.0.0.1:{settings.metrics_port}/metrics"]
+                if settings.metrics_port
+                else []
+            ),
+            f"Triton   {slot.triton.target}  log: {shown(slot.triton.log)}",
+            f"Model    {manifest.model.name}  {manifest.fingerprint}  slot {slot.name}",
+            f"Engine   {manifest.engine.kind} {manifest.engine.version}, {manifest.engine.weights}",
+        ]
+        if manifest.model.demonstration:
+            lines.append(
+                "[yellow]This model is a demonstration: it must not moderate real traffic.[/]"
             )
-        console.print("Stopping: finishing what is accepted (again to cut it off) ...")
-    died.cancel()
-
-
-async def _first(*waits: Awaitable[object], timeout_s: float | None = None) -> None:
-    """Returns when one of them is done, or at the timeout."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
-
-
-async def _died(triton: Triton) -> None:
-    while triton.running:  # noqa: ASYNC110  (a process sets no event)
-        await asyncio.sleep(_POLL_S)
-
-
-def _banner(settings: Settings, gateway: Gateway, triton: Triton, triton_log: Path) -> Panel:
-    manifest = gateway.slot.manifest
-    security = "plain text"
-    if settings.tls_cert:
-        security = "mutual TLS" if settings.tls_client_ca else "TLS"
-    lines = [
-        f"Gateway  {settings.host}:{gateway.port}  gRPC, {security}",
-        f"Triton   {triton.target}  log: {shown(triton_log)}",
-        f"Model    {manifest.model.name}  {gateway.slot.fingerprint}  slot {gateway.slot.name}",
-        f"Engine   {manifest.engine.kind} {manifest.engine.version}, {manifest.engine.weights}",
-    ]
-    if manifest.model.demonstration:
-        lines.append("[yellow]This model is a demonstration: it must not moderate real traffic.[/]")
-    lines.append("[dim]Try: make demo.  Stop: Ctrl-C.[/]")
-    return Panel.fit("\n".join(lines), title="Qwen3Guard Server is ready", border_style="green")
+        lines.append("[dim]Try: make demo.  Stop: Ctrl-C.[/]")
+        return Panel.fit("\n".join(lines), title="Qwen3Guard Server is ready", border_style="green")

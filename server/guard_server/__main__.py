@@ -6,13 +6,13 @@ import sys
 from pydantic import ValidationError
 
 from guard_server import log, server
-from guard_server.errors import SlotInvalid
+from guard_server.errors import SlotInvalid, TrafficInvalid
 from guard_server.settings import Settings
 
 
 def main() -> int:
     try:
-        settings = Settings()  # type: ignore[call-arg]  # from the environment
+        settings = Settings()  # from the environment
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
@@ -21,7 +21,7 @@ def main() -> int:
     log.configure(settings.log_format)
     try:
         asyncio.run(server.run(settings))
-    except (SlotInvalid, OSError) as error:
+    except (SlotInvalid, TrafficInvalid, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0

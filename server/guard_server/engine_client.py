@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from collections.abc import AsyncIterator
 
 import grpc
 import structlog
@@ -28,6 +27,7 @@ _MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
 _HALF_CLOSE_S = 2
 _STUB_DIED = "Stub process"
 
+_Call = grpc.aio.StreamStreamCall[bytes, service_pb2.ModelStreamInferResponse]
 _log = structlog.get_logger(__name__)
 
 
@@ -46,14 +46,15 @@ class EngineClient:
                 ("grpc.enable_http_proxy", 0),
             ],
         )
-        self._stream_infer = self._channel.stream_stream(
+        self._stream_infer: grpc.aio.StreamStreamMultiCallable[
+            bytes, service_pb2.ModelStreamInferResponse
+        ] = self._channel.stream_stream(
             f"{_SERVICE}/ModelStreamInfer",
-            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
         self._ids = (f"{uuid.uuid4().hex}-{n}" for n in itertools.count(1))
         self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
-        self._outgoing: asyncio.Queue[service_pb2.ModelInferRequest | None] | None = None
+        self._outgoing: asyncio.Queue[bytes | None] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self.answers = 0  # so far: a watcher sees by it whether the engine is getting on
@@ -129,18 +130,19 @@ class EngineClient:
         while True:
             before = self.answers
             self._outgoing = asyncio.Queue()
-            call = self._stream_infer(_drain(self._outgoing))
+            call = self._stream_infer()
+            writer = asyncio.create_task(_write(call, self._outgoing))
             reason = "Triton ended the stream"
             try:
-                async for response in call:
+                while (response := await call.read()) is not grpc.aio.EOF:
                     self._deliver(response)
             except grpc.aio.AioRpcError as error:
                 reason = error.details() or error.code().name
             except Exception as error:  # an answer that can't be read: the stream starts anew
                 reason = f"unreadable answer ({type(error).__name__})"
             finally:
-                self._outgoing.put_nowait(None)
                 self._outgoing = None
+                writer.cancel()
                 call.cancel()
             self.lost.set()
             self.fail_in_flight()
@@ -172,11 +174,13 @@ class EngineClient:
             answer.set_result(response.infer_response)
 
 
-async def _drain(
-    queue: "asyncio.Queue[service_pb2.ModelInferRequest | None]",
-) -> AsyncIterator[service_pb2.ModelInferRequest]:
-    while (request := await queue.get()) is not None:
-        yield request
+async def _write(call: _Call, queue: "asyncio.Queue[bytes | None]") -> None:
+    try:
+        while (request := await queue.get()) is not None:
+            await call.write(request)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the stream is lost, as its reader sees too
 
 
 def _error(text: str) -> GuardError:

@@ -4,6 +4,7 @@ GuardError
 ├── RequestInvalid        the caller's input, with the fields at fault
 ├── SlotNotAllowed        a slot was chosen where only operators may
 ├── SlotUnknown           a slot was chosen that does not exist
+├── ModelUnknown          KServe's face has one model, and another was named
 ├── Overloaded            no place free; carries when to try again
 ├── DeadlinePassed        the caller's deadline came before the verdict
 ├── Unavailable           no engine to ask, or the server is stopping
@@ -11,6 +12,7 @@ GuardError
 ├── VerdictUngrammatical  the model wrote something that is no verdict
 └── ServerFault           a defect of ours
 SlotInvalid               a slot's files are wrong: refused before serving
+TrafficInvalid            traffic.json is wrong: refused, and the last good one is followed
 """
 
 from collections.abc import Sequence
@@ -50,6 +52,10 @@ class SlotUnknown(GuardError):
     pass
 
 
+class ModelUnknown(GuardError):
+    pass
+
+
 class Overloaded(GuardError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -80,10 +86,15 @@ class SlotInvalid(Exception):
     """A slot that can't be served: its files are missing, wrong, or not what it was built with."""
 
 
+class TrafficInvalid(Exception):
+    """A traffic file that can't be followed."""
+
+
 STATUS: dict[type[GuardError], grpc.StatusCode] = {
     RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     SlotUnknown: grpc.StatusCode.NOT_FOUND,
+    ModelUnknown: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,

@@ -38,13 +38,31 @@ class Model(_Model):
     source: Source | None = Field(default=None, description="None for a plain directory.")
 
 
+class Gpu(_Model):
+    """The GPU that an engine was built on: it loads on others of that compute capability only."""
+
+    name: str
+    compute_capability: str = Field(pattern=r"^[0-9]+\.[0-9]+$")
+
+
 class Engine(_Model):
     """What runs the checkpoint."""
 
-    kind: Literal["openvino", "tensorrt-llm"]
+    kind: Literal["openvino", "tensorrt-llm", "null"]  # null: for measuring the gateway
     version: str
+    tensorrt: str | None = Field(default=None, description="TensorRT's version; None on a CPU.")
+    gpu: Gpu | None = Field(default=None, description="None on a CPU.")
+    kv_cache: Literal["fp8", "bf16"] | None = Field(
+        default=None, description="Its format; None where the engine chooses."
+    )
     weights: Literal["f32", "int8", "int8-g128", "fp8", "w8a8", "w8a16", "bf16"]
     triton_model: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Its name in Triton.")
+
+    @model_validator(mode="after")
+    def _a_gpu_engine_says_where_it_loads(self) -> Self:
+        if self.kind == "tensorrt-llm" and None in (self.tensorrt, self.gpu, self.kv_cache):
+            raise ValueError("a tensorrt-llm engine needs tensorrt, gpu and kv_cache")
+        return self
 
 
 class Limits(_Model):
@@ -107,6 +125,11 @@ class Manifest(_Model):
             raise SlotInvalid(
                 f"{path}: {where}: {first['msg']}. Build the slot again with `guard build`."
             ) from None
+
+    @classmethod
+    def schema_text(cls) -> str:
+        """The JSON schema, as docs/manifest.schema.json has it."""
+        return json.dumps(cls.model_json_schema(), indent=2) + "\n"
 
     def save(self, slot: Path) -> None:
         (slot / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n")

@@ -4,21 +4,21 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from guard_server.admission import Caller
+from guard_server.cache import Judged, VerdictCache
 from guard_server.errors import (
     DeadlinePassed,
     RequestInvalid,
     SlotNotAllowed,
-    SlotUnknown,
-    Violation,
+    Unavailable,
 )
 from guard_server.policy import Action
 from guard_server.protocol import Written
+from guard_server.router import Route, Router
+from guard_server.shadow import Shadow
 from guard_server.slot import Slot
 from guard_server.validation import Conversation
 from guard_server.verdict import Verdict, parse
-
-# Longer texts are tokenized beside the event loop (tokenizers lets go of Python's lock).
-_LONG_TEXT = 8192
 
 
 @dataclass(slots=True)
@@ -49,69 +49,125 @@ class Moderated:
     written: Written
     prompt_tokens: int
     slot: Slot
+    cached: bool
 
 
 class Moderator:
-    """Judges conversations by the slot that has the traffic."""
+    """Judges conversations by the slots that have the traffic."""
 
-    def __init__(self, slot: Slot, *, allow_slot_choice: bool, request_timeout_s: float) -> None:
-        self._slot = slot
+    def __init__(
+        self,
+        router: Router,
+        shadow: Shadow,
+        cache: VerdictCache | None,
+        *,
+        allow_slot_choice: bool,
+        request_timeout_s: float,
+    ) -> None:
+        self._router = router
+        self._shadow = shadow
+        self._cache = cache
         self._allow_slot_choice = allow_slot_choice
         self._timeout_s = request_timeout_s
 
-    async def moderate(self, conversation: Conversation, watch: Stopwatch) -> Moderated:
+    async def moderate(
+        self, conversation: Conversation, caller: Caller, watch: Stopwatch
+    ) -> Moderated:
         """Raises a GuardError if there is no verdict. Cancelling it frees the engine's place."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._moderate(conversation, watch)
+            async with asyncio.timeout(self._timeout_s) as bound:
+                return await self._moderate(conversation, caller, watch, bound)
         except TimeoutError:
             raise DeadlinePassed(
                 f"No verdict within the server's {self._timeout_s:g} s. Try again later."
             ) from None
 
-    async def _moderate(self, conversation: Conversation, watch: Stopwatch) -> Moderated:
-        slot = self._choose(conversation.slot)
-        prompt = await _prompt_ids(slot, conversation)
-        watch.passed("prompt")
-        scores = None
-        async with slot.places.place():
-            watch.passed("queue")
-            written = await slot.protocol.write(prompt, response_mode=conversation.response_mode)
-            if conversation.with_scores and slot.protocol.offers_scores:
-                scores = await slot.protocol.scores(prompt)
-                written.engine_calls += 1
-        watch.passed("engine")
-        verdict = parse(written.text, response_mode=conversation.response_mode)
-        action = conversation.policy.action(verdict)
-        watch.passed("verdict")
-        return Moderated(verdict, action, scores, written, len(prompt), slot)
-
-    def _choose(self, name: str) -> Slot:
-        if name and not self._allow_slot_choice:
+    async def _moderate(
+        self, conversation: Conversation, caller: Caller, watch: Stopwatch, bound: asyncio.Timeout
+    ) -> Moderated:
+        if conversation.slot and not self._allow_slot_choice:
             raise SlotNotAllowed(
                 "Naming a slot is for operators. Leave `slot` empty, or start the server with "
                 "--allow-slot-choice."
             )
-        if name not in ("", self._slot.name):
-            raise SlotUnknown(f"There is no slot of that name; there is: {self._slot.name}.")
-        return self._slot
+        route = self._router.choose(conversation.slot, conversation.routing_key)
+        try:
+            return await self._ask(route, conversation, caller, watch, bound)
+        except Unavailable:
+            other = self._router.another(route, conversation.routing_key)
+            if conversation.slot or other is None:
+                raise
+            # The same question gives the same verdict, so it may be asked twice.
+            route.counts.retried_elsewhere += 1
+            return await self._ask(other, conversation, caller, watch, bound)
 
+    async def _ask(
+        self,
+        route: Route,
+        conversation: Conversation,
+        caller: Caller,
+        watch: Stopwatch,
+        bound: asyncio.Timeout,
+    ) -> Moderated:
+        """Judges by one slot, and counts what comes of it."""
+        counts, begun = route.counts, time.perf_counter_ns()
+        with route.request():
+            try:
+                moderated = await self._judge(route.slot, conversation, caller, watch)
+            except asyncio.CancelledError:
+                if bound.expired():
+                    counts.failed[DeadlinePassed.__name__] += 1
+                else:
+                    counts.cancelled += 1
+                route.readiness.gave_up()
+                raise
+            except RequestInvalid:
+                raise
+            except Exception as error:
+                counts.failed[type(error).__name__] += 1
+                raise
+        spent_us = (time.perf_counter_ns() - begun) // 1000
+        counts.answered += 1
+        counts.latency.add(spent_us)
+        self._shadow.offer(conversation, moderated.verdict, route, spent_us)
+        return moderated
 
-async def _prompt_ids(slot: Slot, conversation: Conversation) -> list[int]:
-    messages = conversation.messages
-    if sum(len(message.content) for message in messages) > _LONG_TEXT:
-        ids = await asyncio.to_thread(slot.prompt.ids, messages)
-    else:
-        ids = slot.prompt.ids(messages)
-    if len(ids) > slot.protocol.max_prompt_tokens:
-        raise RequestInvalid(
-            [
-                Violation(
-                    "conversation",
-                    f"makes a prompt of {len(ids)} tokens; this slot takes at most "
-                    f"{slot.protocol.max_prompt_tokens}. Nothing is cut here: leave out older "
-                    "messages, or judge parts of the text one by one.",
+    async def _judge(
+        self, slot: Slot, conversation: Conversation, caller: Caller, watch: Stopwatch
+    ) -> Moderated:
+        prompt = await slot.prompt_ids(conversation.messages)
+        watch.passed("prompt")
+        with_scores = conversation.with_scores and slot.protocol.offers_scores
+
+        async def ask() -> Judged:
+            scores = None
+            async with slot.places.place(caller):
+                watch.passed("queue")
+                written = await slot.protocol.write(
+                    prompt, response_mode=conversation.response_mode
                 )
-            ]
+                if with_scores:
+                    scores = await slot.protocol.scores(prompt)
+                    written.engine_calls += 1
+            watch.passed("engine")
+            verdict = parse(written.text, response_mode=conversation.response_mode)
+            return Judged(verdict, scores, written)
+
+        if self._cache is None:
+            judged = await ask()
+        else:
+            key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
+            judged = await self._cache.get(key, ask)
+        if judged.cached:
+            watch.passed("engine")  # or the wait for another's call of it
+        action = conversation.policy.action(judged.verdict)
+        watch.passed("verdict")
+        return Moderated(
+            judged.verdict,
+            action,
+            judged.scores,
+            judged.written,
+            len(prompt),
+            slot,
+            judged.cached,
         )
-    return ids

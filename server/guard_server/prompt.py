@@ -4,14 +4,15 @@ Content is text, whatever it holds. The template is rendered once for each seque
 placeholders instead of content, and cut at the template's own special tokens; content is put in
 afterwards and tokenized by a tokenizer that knows no special tokens at all. So no caller can write
 one. For content without special tokens the ids equal those of the official recipe
-(`apply_chat_template`), since a tokenizer splits at special tokens before anything else.
+(`apply_chat_template`), since a tokenizer splits at special tokens before anything else. The
+frame's constant ends are tokenized once, where that is proven to change no id: see constant.py.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from guard_server.constant import head_length, tail_start
 from guard_server.errors import SlotInvalid
 from guard_server.manifest import TEMPLATE, TOKENIZER
 
@@ -39,13 +41,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """Template text and contents in turn: `parts[0] content parts[1] content ... parts[n]`."""
+    """Template text and contents in turn: `head parts[0] content parts[1] ... parts[n] tail`."""
 
+    head: list[int]  # constant, and so tokenized already
     parts: tuple[str, ...]
     contents: tuple[int, ...]  # which message fills each gap
+    tail: list[int]
 
 
-_Piece = int | _Text  # a special token's id, or text between two of them
+_Piece = list[int] | _Text  # constant ids, or text between two special tokens
 
 
 class Prompt:
@@ -67,6 +71,9 @@ class Prompt:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         # A service sees few shapes: 64 sequences of roles are plenty.
         self._pieces = lru_cache(maxsize=64)(self._render)
+        # The frame hardly differs between them, and each cut takes a while to prove.
+        self._head_length = lru_cache(maxsize=64)(partial(head_length, self.encode))
+        self._tail_start = lru_cache(maxsize=64)(partial(tail_start, self.encode))
         self._check_content_stays_text()
 
     @classmethod
@@ -84,18 +91,22 @@ class Prompt:
         """The prompt's token ids: what the engine is asked to continue."""
         ids: list[int] = []
         for piece in self._pieces(tuple(message.role for message in messages)):
-            if isinstance(piece, int):
-                ids.append(piece)
+            if isinstance(piece, list):
+                ids += piece
                 continue
             text = [piece.parts[0]]
             for index, part in zip(piece.contents, piece.parts[1:], strict=True):
                 text += (messages[index].content, part)
+            ids += piece.head
             ids += self.encode("".join(text))
+            ids += piece.tail
         return ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no special token comes out, whatever the text holds."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The batch's call leaves out offsets, which nobody wants here.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids. A special or unknown token, which has no text, becomes U+FFFD.
@@ -125,20 +136,30 @@ class Prompt:
         pieces: list[_Piece] = []
         start = 0
         for match in self._special.finditer(rendered):
-            pieces += _text(rendered[start : match.start()])
-            pieces.append(self.added_tokens[match[0]])
+            pieces += self._text(rendered[start : match.start()])
+            pieces.append([self.added_tokens[match[0]]])
             start = match.end()
-        return (*pieces, *_text(rendered[start:]))
+        return (*pieces, *self._text(rendered[start:]))
+
+    def _text(self, rendered: str) -> list[_Piece]:
+        if not rendered:
+            return []
+        first, *others = _PLACEHOLDERS.split(rendered)
+        if not others:
+            return [self.encode(first)]
+        *between, last = others[1::2]
+        head, tail = self._head_length(first), self._tail_start(last)
+        return [
+            _Text(
+                self.encode(first[:head]),
+                (first[head:], *between, last[:tail]),
+                tuple(map(int, others[::2])),
+                self.encode(last[tail:]),
+            )
+        ]
 
     def _check_content_stays_text(self) -> None:
         ids = frozenset(self.added_tokens.values())
         for token in self.added_tokens:
             if not ids.isdisjoint(self.encode(f"a{token}b {token}")):
                 raise SlotInvalid(f"The slot's tokenizer makes {token} out of plain text.")
-
-
-def _text(rendered: str) -> list[_Text]:
-    if not rendered:
-        return []
-    parts = _PLACEHOLDERS.split(rendered)
-    return [_Text(tuple(parts[::2]), tuple(int(index) for index in parts[1::2]))]

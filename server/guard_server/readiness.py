@@ -1,18 +1,20 @@
-"""Whether the slot can judge: it is ready only after its engine has written verdicts.
+"""Whether a slot can judge: it is ready only after its engine has written verdicts.
 
 It serves from its first warm-up verdicts (one for each mode, which also puts both constant prefixes
-into the engine's cache) until the engine is lost; then it is tried again until it answers.
+into the engine's cache) until the engine is lost: it can't be reached, its stub is dead, or it
+answers nothing at all. Then it is out, and is tried again with backoff until it answers.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import fcntl
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from guard_server.errors import GuardError, Unavailable
-from guard_server.health import Health
 from guard_server.slot import Slot
 from guard_server.tensors import Generation
 from guard_server.verdict import parse
@@ -21,17 +23,27 @@ _WARM_UP_S = 120  # a large engine's first steps are slow
 _RETRY_S = (0.2, 5.0)  # first and longest pause
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
 _PROBE_S = 60.0  # a large model on a CPU can be this slow; a dead stub answers at once
+_MOST_HANGS = 3  # requests given up in a row, for _STALL_S, without any answer to anybody
 
 _log = structlog.get_logger(__name__)
 
 
 class Readiness:
-    """Keeps `health` true to the slot's engine."""
+    """Watches one slot's engine."""
 
-    def __init__(self, slot: Slot, health: Health) -> None:
+    def __init__(
+        self, slot: Slot, changed: Callable[[bool], None], repairs: Path | None = None
+    ) -> None:
+        """`changed` is called with each new state. In the directory `repairs` the processes that
+        share the engine agree on which of them has a dead stub loaded again.
+        """
         self.ready = asyncio.Event()
         self._slot = slot
-        self._health = health
+        self._changed = changed
+        self._repairs = repairs
+        self._hangs = 0
+        self._answers = 0
+        self._hangs_since = 0.0
 
     async def watch(self) -> None:
         """Runs until cancelled."""
@@ -61,12 +73,26 @@ class Readiness:
             # Triton never answers for what was in a dead stub.
             self._slot.engine.fail_in_flight()
 
+    def gave_up(self) -> None:
+        """Tells of a request that ended for want of an answer.
+
+        An engine that is alive acknowledges its stop, so several in a row with nothing at all
+        between them mean that it hangs.
+        """
+        answers, now = self._slot.engine.answers, asyncio.get_running_loop().time()
+        if not self._hangs or answers != self._answers:
+            self._hangs, self._answers, self._hangs_since = 0, answers, now
+        self._hangs += 1
+        if self._hangs >= _MOST_HANGS and now - self._hangs_since >= _STALL_S:
+            self._slot.engine.lost.set()
+
     def _set(self, *, ready: bool) -> None:
-        self._health.set(serving=ready)
+        self._hangs = 0
         if ready:
             self.ready.set()
         else:
             self.ready.clear()
+        self._changed(ready)
 
     async def _warm_up(self) -> None:
         for prompt, response_mode in self._slot.warm_up:
@@ -77,9 +103,30 @@ class Readiness:
         engine = self._slot.engine
         if not engine.stub_died:
             return
-        _log.error("the engine's process died; having Triton load it again", slot=self._slot.name)
-        with contextlib.suppress(Unavailable):  # the next warm-up tells
-            await engine.reload()
+        with self._alone() as alone:
+            # Another process may have done it; then it must not be done again.
+            engine.lost.clear()
+            if not alone or await self._answers_probe():
+                return
+            _log.error(
+                "the engine's process died; having Triton load it again", slot=self._slot.name
+            )
+            with contextlib.suppress(Unavailable):  # the next warm-up tells
+                await engine.reload()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Whether no other process repairs this slot meanwhile."""
+        if self._repairs is None:
+            yield True
+            return
+        with (self._repairs / f"{self._slot.name}.repair").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     async def _until_lost(self) -> None:
         """Returns when the engine failed as a whole, or no longer answers."""

@@ -38,6 +38,7 @@ def response(moderated: Moderated, watch: Stopwatch) -> moderation_pb2.ModerateR
             completion=types_pb2.COMPLETION_GRAMMAR
             if written.grammar_complete
             else types_pb2.COMPLETION_ENDED,
+            cached=moderated.cached,
         ),
         timings=types_pb2.Timings(
             **{f"{station}_us": spent for station, spent in watch.stations.items()},

@@ -12,14 +12,19 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
 
-from guard_server import service
-from guard_server.admission import Intake
+from guard_server import kserve, service, traffic
+from guard_server.admission import Intake, Limits
+from guard_server.cache import VerdictCache
+from guard_server.desk import Desk
 from guard_server.health import Health
+from guard_server.metrics import Metrics, exported, shared
 from guard_server.moderation import Moderator
-from guard_server.readiness import Readiness
+from guard_server.router import Router
 from guard_server.settings import Settings
-from guard_server.slot import Slot
+from guard_server.shadow import Shadow
+from guard_server.status import Publisher
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
 _LAST_ANSWERS_S = 5  # for answers that are written but not yet sent
@@ -27,7 +32,11 @@ _REFUSING_S = 1.0  # what is on its way meets a refusal; a closed listener would
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
-    ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a worker
+    # A caller that is gone without a word is found out, and one that pings is borne with.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 ]
 
 _log = structlog.get_logger(__name__)
@@ -53,37 +62,68 @@ class Gateway:
     """A running gateway."""
 
     port: int
-    slot: Slot
-    ready: asyncio.Event  # set while the slot's engine answers
+    router: Router
 
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[Gateway]:
     """Runs a gateway. Leaving the block is the graceful stop.
 
-    Raises SlotInvalid or OSError if it can't start.
+    Raises SlotInvalid, TrafficInvalid or OSError if it can't start.
     """
-    slot = Slot(settings.slot, settings.triton, strict_completion=settings.strict_completion)
+    health = Health(service.NAME, kserve.NAME)
+    router = Router(
+        _traffic(settings),
+        strict_completion=settings.strict_completion,
+        limits=Limits(settings.max_in_flight, settings.queue_per_place),
+        changed=lambda serving: health.set(serving=serving),
+        repairs=settings.status,
+    )
+    shadow = Shadow(router, settings.request_timeout_s)
     moderator = Moderator(
-        slot,
+        router,
+        shadow,
+        VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
+        if settings.cache_mib
+        else None,
         allow_slot_choice=settings.allow_slot_choice,
         request_timeout_s=settings.request_timeout_s,
     )
+    metrics = Metrics() if settings.metrics_port else None
+    desk = Desk(moderator, metrics)
     intake = Intake()
-    health = Health(service.NAME)
-    readiness = Readiness(slot, health)
-    server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers((service.ModerationService(moderator, intake).handler(),))
+    # Without it, a second server on the port is a mistake, not a worker.
+    options = [
+        *_OPTIONS,
+        ("grpc.so_reuseport", int(settings.reuse_port)),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+    ]
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers((service.ModerationService(desk, intake).handler(),))
+    face = kserve.InferenceService(desk, intake, router)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(face, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (service.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+    names = (service.NAME, kserve.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     port = _listen(server, settings)
-    async with slot:
+    async with contextlib.AsyncExitStack() as stack:
+        if metrics is not None and settings.metrics_port and not shared():
+            stack.enter_context(exported(settings.metrics_port, metrics.registry))
+        await stack.enter_async_context(router)
         await server.start()
-        watcher = asyncio.create_task(readiness.watch())
+        background = []
+        if settings.traffic is not None:
+            background.append(router.follow(traffic.changes(settings.traffic)))
+        if settings.status is not None:
+            background.append(Publisher(settings.status, router).run())
+        if metrics is not None:
+            background.append(metrics.watch(router))
+        tasks = [asyncio.create_task(work) for work in background]
+        for task in tasks:
+            task.add_done_callback(_tell_if_failed)
         last_answers_s = 0.0
         try:
-            yield Gateway(port, slot, readiness.ready)
+            yield Gateway(port, router)
             health.set(serving=False, for_good=True)
             # Everything accepted ends within its time; only a caller that won't read takes longer.
             with contextlib.suppress(TimeoutError):
@@ -94,8 +134,22 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
         finally:
             health.close()
             await server.stop(last_answers_s)
-            watcher.cancel()
-            await asyncio.wait({watcher})
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, shadow.close(), return_exceptions=True)
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("background work failed: restart the gateway", exc_info=error)
+
+
+def _traffic(settings: Settings) -> traffic.Traffic:
+    if settings.traffic is not None:
+        return traffic.load(settings.traffic)
+    assert settings.slot is not None and settings.triton is not None  # noqa: S101  (validated)
+    entry = traffic.SlotTraffic(directory=settings.slot, triton=settings.triton, weight=1)
+    return traffic.Traffic(generation=0, slots={settings.slot.name: entry})
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:

@@ -5,6 +5,7 @@ The CPU engine serves the same contract, so nothing here or above knows which en
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,45 +39,42 @@ class Generated:
     reused_blocks: int  # of KV cache
 
 
-def infer_request(model: str, request_id: str, wanted: Generation) -> service_pb2.ModelInferRequest:
-    request = _request(model, request_id, wanted)
-    _add(request, "end_id", "INT32", np.array([wanted.end_id], _INT32))
-    _add(request, "runtime_top_k", "INT32", np.array([1], _INT32))
-    _add(request, "return_perf_metrics", "BOOL", np.array([True]))
-    if wanted.draft:
-        _add(request, "draft_input_ids", "INT32", np.array(wanted.draft, _INT32))
-    outputs = ["output_ids", "sequence_length", "kv_cache_reused_blocks"]
-    if wanted.logits:
-        _add(request, "return_generation_logits", "BOOL", np.array([True]))
-        outputs.append("generation_logits")
-    for name in outputs:
-        request.outputs.add(name=name)
-    return request
+def infer_request(model: str, request_id: str, wanted: Generation) -> bytes:
+    """A ModelInferRequest. Encoded messages may be joined, so most of it is made only once."""
+    prompt = np.array(wanted.prompt, _INT32).tobytes()
+    return b"".join(
+        (
+            _constant(model, wanted.end_id, wanted.max_tokens, tuple(wanted.draft), wanted.logits),
+            _encoded(service_pb2.ModelInferRequest(id=request_id)),
+            _prompt_head(len(wanted.prompt)),
+            prompt,
+        )
+    )
 
 
-def stop_request(model: str, request_id: str) -> service_pb2.ModelInferRequest:
+def stop_request(model: str, request_id: str) -> bytes:
     """Ends the live request of that id; answered by an empty response, which is no output."""
-    request = _request(model, request_id, Generation(prompt=(0,), end_id=0, max_tokens=1))
-    _add(request, "stop", "BOOL", np.array([True]))
-    return request
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    for name in ("input_ids", "input_lengths", "request_output_len"):
+        _add(request, name, "INT32", [1])
+    _add(request, "stop", "BOOL", [True])
+    return _encoded(request)
 
 
 def generated(response: service_pb2.ModelInferResponse) -> Generated:
     """Reads an answer. Raises ValueError if it is not in the contract's form."""
-    raw = {
-        output.name: (tuple(output.shape), data)
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    names = [output.name for output in response.outputs]
+    raw = dict(zip(names, response.raw_output_contents, strict=True))
     if "output_ids" not in raw or "sequence_length" not in raw:
         raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
     length = _first(raw, "sequence_length")
-    ids = np.frombuffer(raw["output_ids"][1], _INT32)[:length].tolist()
+    ids = np.frombuffer(raw["output_ids"], _INT32)[:length].tolist()
     if len(ids) != length or min(ids, default=0) < 0:
         raise ValueError(f"output_ids does not hold {length} token ids")
     logits = None
     if "generation_logits" in raw:
-        shape, data = raw["generation_logits"]
-        logits = np.frombuffer(data, _FLOAT32).reshape(-1, *shape[-1:])
+        shape = response.outputs[names.index("generation_logits")].shape
+        logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(-1, *shape[-1:])
     return Generated(
         ids=ids,
         logits=logits,
@@ -84,24 +82,51 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
     )
 
 
-def _request(model: str, request_id: str, wanted: Generation) -> service_pb2.ModelInferRequest:
-    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
-    _add(request, "input_ids", "INT32", np.array(wanted.prompt, _INT32))
-    _add(request, "input_lengths", "INT32", np.array([len(wanted.prompt)], _INT32))
-    _add(request, "request_output_len", "INT32", np.array([wanted.max_tokens], _INT32))
-    return request
+@lru_cache(maxsize=256)
+def _constant(
+    model: str, end_id: int, max_tokens: int, draft: tuple[int, ...], logits: bool
+) -> bytes:
+    """All but the id and the prompt."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    _add(request, "request_output_len", "INT32", [max_tokens])
+    _add(request, "end_id", "INT32", [end_id])
+    _add(request, "runtime_top_k", "INT32", [1])
+    _add(request, "return_perf_metrics", "BOOL", [True])
+    if draft:
+        _add(request, "draft_input_ids", "INT32", draft)
+    outputs = ["output_ids", "sequence_length", "kv_cache_reused_blocks"]
+    if logits:
+        _add(request, "return_generation_logits", "BOOL", [True])
+        outputs.append("generation_logits")
+    for name in outputs:
+        request.outputs.add(name=name)
+    return _encoded(request)
+
+
+@lru_cache(maxsize=8192)
+def _prompt_head(tokens: int) -> bytes:
+    """What stands before the bytes of so many prompt tokens."""
+    request = service_pb2.ModelInferRequest()
+    _add(request, "input_lengths", "INT32", [tokens])
+    request.inputs.add(name="input_ids", datatype="INT32", shape=[1, tokens])
+    size = tokens * _INT32.itemsize
+    raw = _encoded(service_pb2.ModelInferRequest(raw_input_contents=[bytes(size)]))
+    return _encoded(request) + raw[: len(raw) - size]
+
+
+def _encoded(request: service_pb2.ModelInferRequest) -> bytes:
+    encoded: bytes = request.SerializeToString()
+    return encoded
 
 
 def _add(
-    request: service_pb2.ModelInferRequest,
-    name: str,
-    datatype: str,
-    values: npt.NDArray[np.generic],
+    request: service_pb2.ModelInferRequest, name: str, datatype: str, values: Sequence[int]
 ) -> None:
     request.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
-    request.raw_input_contents.append(values.tobytes())
+    dtype = _INT32 if datatype == "INT32" else np.dtype(np.bool_)
+    request.raw_input_contents.append(np.array(values, dtype).tobytes())
 
 
-def _first(raw: dict[str, tuple[tuple[int, ...], bytes]], name: str) -> int:
-    data = raw.get(name, ((), b""))[1]
-    return int(np.frombuffer(data, _INT32)[0]) if data else 0
+def _first(raw: dict[str, bytes], name: str) -> int:
+    data = raw.get(name)
+    return int.from_bytes(data[: _INT32.itemsize], "little", signed=True) if data else 0

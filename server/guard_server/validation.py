@@ -9,11 +9,13 @@ from guard_server.policy import Policy
 from guard_server.prompt import ASSISTANT, Message
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
+_STRICT = Policy()
 MAX_MESSAGES = 512
 MAX_CONTENT_BYTES = 131_072
 MAX_BATCH_ITEMS = 256
 MAX_BATCH_BYTES = 2_097_152
 MAX_ID_BYTES = 128
+MAX_ROUTING_KEY_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Conversation:
     policy: Policy = field(default_factory=Policy)
     with_scores: bool = False
     slot: str = ""
+    routing_key: str = ""
 
     @property
     def response_mode(self) -> bool:
@@ -37,20 +40,30 @@ def conversation(
     violations = list(found)
     unreadable = {violation.field for violation in violations}
     violations += (v for v in _conversation(request.conversation) if v.field not in unreadable)
-    violations += _policy(request.policy)
+    if request.HasField("policy"):
+        violations += _policy(request.policy)
+    if len(request.routing_key.encode()) > MAX_ROUTING_KEY_BYTES:
+        violations.append(
+            Violation("routing_key", f"must be at most {MAX_ROUTING_KEY_BYTES} bytes of UTF-8.")
+        )
     if violations:
         raise RequestInvalid(violations)
     return Conversation(
         tuple(Message(contract.ROLES[m.role], m.content) for m in request.conversation),
-        Policy(
-            contract.CONTROVERSIAL[request.policy.controversial],
-            {
-                contract.CATEGORY_NAMES[rule.category]: contract.ACTION_OF[rule.action]
-                for rule in request.policy.category_rules
-            },
-        ),
+        _read_policy(request.policy) if request.HasField("policy") else _STRICT,
         request.with_scores,
         request.slot,
+        request.routing_key,
+    )
+
+
+def _read_policy(policy: types_pb2.Policy) -> Policy:
+    return Policy(
+        contract.CONTROVERSIAL[policy.controversial],
+        {
+            contract.CATEGORY_NAMES[rule.category]: contract.ACTION_OF[rule.action]
+            for rule in policy.category_rules
+        },
     )
 
 

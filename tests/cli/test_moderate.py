@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.serving import Served, guard
+from tests.support.serving import RUN, Served, guard
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 
@@ -115,6 +115,6 @@ async def test_no_content_is_logged(served: Served, client: Client) -> None:
     marker = "xyzzy-marker-of-this-test"
     await client.judge(f"Tell me about {marker}.")
     moderate(served, marker, "--response", "")
-    triton_log = Path(__file__).parents[2] / ".run" / "triton-blue.log"
+    triton_log = RUN / str(served.port) / "triton-blue.log"
     assert marker not in served.said()
     assert marker not in triton_log.read_text()

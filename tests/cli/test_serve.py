@@ -12,7 +12,7 @@ from tests.support.slots import TINY
 def test_help_names_every_command() -> None:
     done = guard("--help")
     assert done.returncode == 0
-    for command in ("build", "serve", "moderate"):
+    for command in ("build", "serve", "moderate", "eval"):
         assert command in done.stdout
 
 
@@ -29,14 +29,16 @@ def test_a_slot_that_is_not_there_names_the_next_step(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_an_error(served: Served, blue: Path) -> None:
-    ports = ["--port", str(served.port), "--triton-port", str(served.triton_port)]
-    done = guard("serve", "--slot", str(blue), *ports)
-    assert done.returncode == 1
-    assert f"{served.triton_port}" in done.stderr
-    ports = ["--port", str(served.port), "--triton-port", str(free_port())]
-    done = guard("serve", "--slot", str(blue), *ports)
-    assert done.returncode == 1
-    assert f"127.0.0.1:{served.port}: is the port in use?" in done.stderr
+    ports = {name: free_port() for name in ("--port", "--control-port", "--triton-port")}
+    for name, used, said in [
+        ("--port", served.port, f"127.0.0.1:{served.port}: is the port in use?"),
+        ("--control-port", served.control_port, f"{served.control_port}: is the port in use?"),
+        ("--triton-port", served.triton_port, f"{served.triton_port}"),
+    ]:
+        given = [str(word) for pair in (ports | {name: used}).items() for word in pair]
+        done = guard("serve", "--slot", str(blue), *given)
+        assert done.returncode == 1
+        assert said in done.stderr
 
 
 def test_an_engine_file_that_was_changed_is_refused(blue: Path, tmp_path: Path) -> None:

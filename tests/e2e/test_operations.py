@@ -31,11 +31,14 @@ async def test_an_engine_that_dies_in_mid_request_comes_back(blue: Path, tmp_pat
         assert "the engine's process died" in served.said()
 
 
-async def test_a_triton_that_dies_ends_the_server_with_a_word(blue: Path, tmp_path: Path) -> None:
+async def test_a_triton_that_dies_is_started_again(blue: Path, tmp_path: Path) -> None:
     with guard_serve(blue, tmp_path / "output.txt") as served:
-        os.kill(served.children()[TRITON], signal.SIGKILL)
-        assert await served.wait() == 1
-        assert "Triton ended by itself" in served.said()
+        async with connect(served.port) as client:
+            os.kill(served.children()[TRITON], signal.SIGKILL)
+            await client.until_serving(wanted=False)
+            await client.until_serving()
+            assert await client.judge("Q")
+        assert "Triton died" in served.said()
 
 
 async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> None:
@@ -118,3 +121,7 @@ async def test_mutual_tls_from_the_command_line(blue: Path, tmp_path: Path) -> N
         assert (await asyncio.to_thread(guard, *named)).returncode == 0
         assert (await asyncio.to_thread(guard, *anonymous)).returncode == 1
         assert (await asyncio.to_thread(guard, *ask_it)).returncode == 1
+        data = tmp_path / "own.jsonl"
+        data.write_text('{"id": "a", "prompt": "How do plants grow?", "prompt_label": "safe"}\n')
+        evaluate = ["eval", str(data), "--out", str(tmp_path / "eval"), *named[2:]]
+        assert (await asyncio.to_thread(guard, *evaluate)).returncode == 0

@@ -1,17 +1,22 @@
 """Conversations in, verdicts out, by everything that `make serve` runs."""
 
 import asyncio
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
+from prometheus_client.parser import text_string_to_metric_families
 
 from guard_server.manifest import Manifest
 from guard_server.prompt import Message, Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import Client, ask, fields, reason, rich_status
+from tests.support.serving import Served
 from tests.support.shared import SHARED, lines, needs_shared
 
 
@@ -111,6 +116,28 @@ async def test_unary_batch_and_stream_give_the_same_verdicts(client: Client) -> 
     expected = [reply.verdict for reply in unary]
     assert [item.response.verdict for item in batch.items] == expected
     assert [answer.response.verdict for answer in streamed] == expected
+
+
+async def test_what_is_judged_is_counted(client: Client, served: Served) -> None:
+    await client.judge("How is this counted?")
+    url = f"http://127.0.0.1:{served.metrics_port}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    counted = [
+        sample
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "guard_requests_total" and sample.labels["code"] == "OK"
+    ]
+    assert sum(sample.value for sample in counted) > 0
+    assert {sample.labels["slot"] for sample in counted} == {"blue"}
+
+
+async def test_tritonclient_talks_to_the_gateway(served: Served) -> None:
+    text = triton.InferInput("text", [1], "BYTES")
+    text.set_data_from_numpy(np.array([b"How do plants grow?"], dtype=object))
+    async with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as gateway:
+        result = await gateway.infer("qwen3guard", [text])
+    assert result.as_numpy("severity").tolist() == [b"Safe"]
 
 
 @needs_shared

@@ -86,7 +86,8 @@ def _int8(matrix: Array, group: int | None) -> Array:
     rows, columns = matrix.shape
     size = columns if group is None or columns % group else group
     x = matrix.reshape(rows, -1, size)
-    scale = np.abs(x).max(2, keepdims=True) / 127
+    largest = np.abs(x).max(2, keepdims=True)
+    scale = as_stored(largest / np.float32(127 * (1 - 2**-8)), "BF16")
     values: Array = (np.rint(x / scale) * scale).reshape(rows, columns)
     return values
 

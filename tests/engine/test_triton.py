@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard_cli.triton import Triton
+from guard_control.triton import Triton
 from tests.engine.conftest import Slot
 from tests.support.engines import prompt
 from tests.support.streams import Stream

@@ -33,6 +33,7 @@ async def test_reflection_lists_the_services(tiny_serve: TinyServe) -> None:
         names = {service.name for service in services.list_services_response.service}
         assert names == {
             SERVICE,
+            "inference.GRPCInferenceService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
@@ -172,4 +173,6 @@ async def test_tls_and_mutual_tls(
 
 async def judged(port: int, credentials: grpc.ChannelCredentials) -> Any:
     async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-        return await Client(channel).judge("Q")
+        client = Client(channel)
+        await client.until_serving()
+        return await client.judge("Q")

@@ -150,11 +150,18 @@ async def test_labels_that_begin_alike_get_plain_decoding(tmp_path: Path) -> Non
     prompt = Prompt(template, json.dumps(description))
     assert prompt.encode(" Safe")[0] == prompt.encode(" Unsafe")[0]
     assert bare.encode(" Safe")[0] != bare.encode(" Unsafe")[0]
-    answer = writes([*prompt.encode(SAFE), 2], end_id=2)
+    safe, refusal = (
+        writes([*prompt.encode(text), 2], end_id=2) for text in (SAFE, f"{SAFE}\nRefusal: No")
+    )
+
+    def answer(asked: Asked) -> Answer:
+        return (refusal if "ASSISTANT: " in prompt.decode(asked.prompt) else safe)(asked)
+
     async with (
         fake_engine(answer) as engine,
         gateway(tmp_path / "slot", engine.port) as client,
     ):
+        await client.until_serving()
         assert (await client.judge("Q")).verdict.severity == types_pb2.SEVERITY_SAFE
         assert not any(asked.draft for asked in engine.asked)
 

@@ -30,6 +30,7 @@ async def process(slot: Path, engine: FakeEngine) -> AsyncIterator[tuple[Client,
         "GUARD_SLOT": str(slot),
         "GUARD_TRITON": f"127.0.0.1:{engine.port}",
         "GUARD_PORT": str(port),
+        "GUARD_CACHE_MIB": "0",
     }
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "guard_server", env=environment, stderr=asyncio.subprocess.PIPE

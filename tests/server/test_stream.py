@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from guard_server import service
-from guard_server.service import MAX_IN_FLIGHT
+from guard_server.stream import MAX_IN_FLIGHT
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until

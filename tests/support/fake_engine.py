@@ -47,6 +47,7 @@ class FakeEngine:
     asked: list[Asked] = field(default_factory=list)
     reloads: list[str] = field(default_factory=list)
     delay_s: float = 0
+    hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
     _server: grpc.aio.Server | None = None
 
     def drafts(self) -> list[Asked]:
@@ -95,6 +96,8 @@ class FakeEngine:
         async for request in requests:
             asked = _asked(request)
             self.asked.append(asked)
+            if self.hold is not None:
+                await self.hold.wait()
             answer: Answer = () if asked.stop else self.answer(asked)
             if answer is not None:
                 await asyncio.sleep(max(0, asked.at + self.delay_s - time.monotonic()))

@@ -61,7 +61,8 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 
 @asynccontextmanager
 async def gateway(slot: Path, triton_port: int, **settings: Any) -> AsyncIterator[Client]:
-    """A gateway before an engine; not waited for."""
+    """A gateway before an engine, without a verdict cache unless it is set; not waited for."""
+    settings = {"cache_mib": 0, **settings}
     given = Settings(slot=slot, triton=f"127.0.0.1:{triton_port}", port=0, **settings)
     async with serving(given) as running, connect(running.port) as client:
         yield client

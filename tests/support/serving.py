@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from tests.support.ports import free_port
 
+RUN = Path(__file__).parents[2] / ".run"
 GUARD = Path(sys.executable).with_name("guard")
 
 
@@ -23,6 +25,8 @@ class Served:
     process: subprocess.Popen[bytes]
     port: int
     triton_port: int
+    control_port: int
+    metrics_port: int
     output: Path
 
     def said(self) -> str:
@@ -50,18 +54,20 @@ class Served:
 
 
 @contextmanager
-def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
-    """Starts it and waits for its banner."""
-    port, triton_port = free_port(), free_port()
+def guard_serve(slot: Path | None, output: Path, *options: str, port: int = 0) -> Iterator[Served]:
+    """Starts it and waits for its banner. Without a slot it goes on where the last one ended."""
+    port = port or free_port()
+    triton_port, control_port, metrics_port = (free_port() for _ in range(3))
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
+    ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [str(GUARD), "serve", "--slot", str(slot), *ports, *options],
+            [str(GUARD), "serve", *(["--slot", str(slot)] if slot else []), *ports, *options],
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200"},
         )
-    served = Served(process, port, triton_port, output)
+    served = Served(process, port, triton_port, control_port, metrics_port, output)
     try:
         deadline = time.monotonic() + 120
         while "is ready" not in served.said():
@@ -72,6 +78,7 @@ def guard_serve(slot: Path, output: Path, *options: str) -> Iterator[Served]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(RUN / str(port), ignore_errors=True)
 
 
 def guard(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

@@ -30,11 +30,17 @@ class ModerateRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     WITH_SCORES_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
     with_scores: _builtins.bool
     """Whether the severities' probabilities are wanted. Costs one more call of the engine."""
     slot: _builtins.str
     """For operators: the slot that shall answer, instead of the one that has the traffic. Refused
     with PERMISSION_DENIED unless the server was started with `--allow-slot-choice`.
+    """
+    routing_key: _builtins.str
+    """Keeps a caller on one side of a swap: requests with the same key are judged by the same slot as
+    long as the traffic's weights stay, and a change of weights moves no more keys than it must. At
+    most 128 bytes. Empty: the slot is drawn by weight for each request.
     """
     @_builtins.property
     def conversation(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
@@ -53,10 +59,11 @@ class ModerateRequest(_message.Message):
         policy: _types_pb2.Policy | None = ...,
         with_scores: _builtins.bool = ...,
         slot: _builtins.str = ...,
+        routing_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "policy", b"policy", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "policy", b"policy", "routing_key", b"routing_key", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -483,6 +483,7 @@ class Usage(_message.Message):
     ACCEPTED_DRAFT_TOKENS_FIELD_NUMBER: _builtins.int
     ENGINE_CALLS_FIELD_NUMBER: _builtins.int
     COMPLETION_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt: the model's instructions and the conversation."""
     reused_tokens: _builtins.int
@@ -497,6 +498,10 @@ class Usage(_message.Message):
     """Calls of the engine for the verdict and, if asked for, its scores."""
     completion: Global___Completion.ValueType
     """How the verdict was brought to its end."""
+    cached: _builtins.bool
+    """True if this request cost no engine call: an equal prompt was judged by the same model a moment
+    before, or was just being judged. Then the counts of engine calls, draft and reuse are 0.
+    """
     def __init__(
         self,
         *,
@@ -507,10 +512,11 @@ class Usage(_message.Message):
         accepted_draft_tokens: _builtins.int = ...,
         engine_calls: _builtins.int = ...,
         completion: Global___Completion.ValueType = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "completion", b"completion", "draft_tokens", b"draft_tokens", "engine_calls", b"engine_calls", "prompt_tokens", b"prompt_tokens", "reused_tokens", b"reused_tokens", "verdict_tokens", b"verdict_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_tokens", b"accepted_draft_tokens", "cached", b"cached", "completion", b"completion", "draft_tokens", b"draft_tokens", "engine_calls", b"engine_calls", "prompt_tokens", b"prompt_tokens", "reused_tokens", b"reused_tokens", "verdict_tokens", b"verdict_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
-"""The local Triton: one process for each slot, from the nvidia-pytriton wheel, loopback only.
+"""The local Triton: one process for each slot, loopback only.
 
-Only the wheel's binaries are used; its Python package is never imported. The process can't outlive
+For a CPU engine it comes from the nvidia-pytriton wheel, of which only the binaries are used (its
+Python package is never imported); for a GPU engine from NVIDIA's container. It can't outlive
 this one: the kernel tells it to stop when this one is gone.
 """
 
@@ -23,6 +24,8 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_control.process import bound
+from guard_server.machine import Container, check_machine, read_machine
 from guard_server.manifest import Manifest
 
 _HOST = "127.0.0.1"
@@ -30,15 +33,6 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts 
 _SHARED_MEMORY_PREFIX = "qwen3guard"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
-
-# Runs in between, because a preexec_fn is not safe in a process with threads. The kernel's signal
-# survives exec. The parent may be gone before it is asked for.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 _counter = itertools.count()
 
@@ -50,15 +44,24 @@ class TritonFailed(Exception):
 class Triton:
     """Serves the model of one slot. Not safe to share between threads."""
 
-    def __init__(self, slot: Path, *, grpc_port: int, metrics_port: int, log: Path) -> None:
+    def __init__(
+        self,
+        slot: Path,
+        *,
+        grpc_port: int,
+        metrics_port: int,
+        log: Path,
+        container: Container = Container(),  # noqa: B008 - it is frozen
+    ) -> None:
         """`slot`: a built slot's directory. `log`: the file that Triton's output goes to.
 
         While it runs, a directory with its backend lies beside the log.
         """
         self.target = f"{_HOST}:{grpc_port}"
-        self._slot = slot
+        self._slot = slot.resolve()
+        self._container = container
         self._ports = (grpc_port, metrics_port)
-        self._log = log
+        self.log = log
         self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._backends = log.with_suffix(".backends")
@@ -87,15 +90,20 @@ class Triton:
     def start(self, timeout_s: float = 300) -> None:
         """Returns when the slot's model is ready.
 
-        Raises SlotInvalid (no manifest) or TritonFailed, after which nothing is left running.
+        Raises SlotInvalid (no manifest, or an engine for another machine) or TritonFailed, after
+        which nothing is left running.
         """
-        model = Manifest.load(self._slot).engine.triton_model
+        manifest = Manifest.load(self._slot)
+        model, gpu = manifest.engine.triton_model, manifest.engine.kind == "tensorrt-llm"
+        if gpu:
+            check_machine(manifest, read_machine(self._container))
         for port in self._ports:
             _check_free(port)
         _remove_stale_shared_memory()
-        _make_backend_directory(self._backends)
+        if not gpu:
+            _make_backend_directory(self._backends)
         try:
-            self._spawn(self._command(model))
+            self._spawn(self._command(model, gpu=gpu), {} if gpu else _wheel_environment())
             self._wait_until_ready(model, time.monotonic() + timeout_s)
         except BaseException:
             self.stop(grace_s=0)
@@ -117,14 +125,16 @@ class Triton:
             region.unlink(missing_ok=True)
         shutil.rmtree(self._backends, ignore_errors=True)
 
-    def _command(self, model: str) -> list[str]:
+    def _command(self, model: str, *, gpu: bool) -> list[str]:
         grpc_port, metrics_port = self._ports
+        server = self._container.tritonserver if gpu else _wheel() / "bin" / "tritonserver"
+        backends = self._container.backends if gpu else self._backends.resolve()
         return [
-            str(_wheel() / "bin" / "tritonserver"),
-            f"--model-repository={self._slot.resolve()}",
+            str(server),
+            f"--model-repository={self._slot}",
             "--model-control-mode=explicit",
             f"--load-model={model}",
-            f"--backend-directory={self._backends.resolve()}",
+            f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             f"--grpc-address={_HOST}",
             f"--grpc-port={grpc_port}",
@@ -136,25 +146,21 @@ class Triton:
             "--strict-readiness=false",  # one failed load must not fail the server's health
         ]
 
-    def _spawn(self, command: list[str]) -> None:
-        environment = dict(os.environ)
-        # The backend finds its Python on PATH, and that Python's library by this one.
-        environment["PATH"] = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
         started: list[subprocess.Popen[bytes] | OSError] = []
         ready = threading.Event()
 
         def keep() -> None:
             """The kernel's parent is this thread, so it must live as long as Triton does."""
             try:
-                with self._log.open("ab") as log:
+                with self.log.open("ab") as log:
                     process = subprocess.Popen(  # noqa: S603 - our own command
-                        [*launcher, *command],
+                        bound(command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        env=environment,
+                        cwd=self._slot,  # a GPU engine's path is relative to it
+                        env=os.environ | environment,
                         start_new_session=True,  # Ctrl-C is for us to pass on
                     )
             except OSError as error:
@@ -190,8 +196,8 @@ class Triton:
                 time.sleep(_POLL_S)
 
     def _log_tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "\n".join(["", f"The end of {self._log}:", *lines])
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join(["", f"The end of {self.log}:", *lines])
 
 
 def _wheel() -> Path:
@@ -200,6 +206,14 @@ def _wheel() -> Path:
     if spec is None or spec.origin is None:
         raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
     return Path(spec.origin).parent / "tritonserver"
+
+
+def _wheel_environment() -> dict[str, str]:
+    """The Python backend finds its Python on PATH, and that Python's library by the other."""
+    return {
+        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
+    }
 
 
 def _make_backend_directory(directory: Path) -> None:

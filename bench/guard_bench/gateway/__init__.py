@@ -1,0 +1,1 @@
+"""What the gateway costs, measured before an engine that costs next to nothing."""

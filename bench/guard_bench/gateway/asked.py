@@ -1,0 +1,99 @@
+"""What a gateway asks a real engine for some conversations: recorded once, and asked again."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from guard_bench.gateway.load import Sample, asking
+from guard_bench.gateway.traffic import INFER, infer
+from guard_bench.load import CpuClock
+from guard_server.engine_client import EngineClient
+from guard_server.errors import VerdictUngrammatical
+from guard_server.manifest import Manifest
+from guard_server.prompt import USER, Message, Prompt
+from guard_server.protocol import VerdictProtocol
+from guard_server.tensors import Generated, Generation
+from guard_server.verdict import parse
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Conversations that got a verdict, and the engine calls that each took."""
+
+    model: str
+    texts: list[str]
+    calls: list[tuple[Generation, ...]]
+
+    @property
+    def asked_again(self) -> float:
+        """The share that took a second call."""
+        return sum(len(calls) > 1 for calls in self.calls) / len(self.calls)
+
+
+class _Recorder(EngineClient):
+    """Notes what each prompt's calls were: those that begin with it."""
+
+    def __init__(self, target: str, model: str) -> None:
+        super().__init__(target, model)
+        self.calls: dict[asyncio.Task[object] | None, list[Generation]] = {}
+
+    async def generate(self, wanted: Generation) -> Generated:
+        self.calls.setdefault(asyncio.current_task(), []).append(wanted)
+        return await super().generate(wanted)
+
+
+async def ask_all(slot: Path, triton: str, texts: list[str], in_flight: int) -> Asked:
+    """Asks for each conversation's verdict. Those without one are left out."""
+    manifest, prompt = Manifest.load(slot), Prompt.load(slot)
+    model = manifest.engine.triton_model
+    asked = Asked(model, [], [])
+    waiting = iter(texts)
+    engine = _Recorder(triton, model)
+    async with engine:
+        protocol = VerdictProtocol(manifest, prompt, engine)
+        await asyncio.sleep(0)  # the stream begins
+
+        async def caller() -> None:
+            for text in waiting:
+                ids = prompt.ids([Message(USER, text)])
+                calls = engine.calls[asyncio.current_task()] = []
+                try:
+                    written = await protocol.write(ids, response_mode=False)
+                    parse(written.text, response_mode=False)
+                except VerdictUngrammatical:
+                    continue
+                asked.texts.append(text)
+                asked.calls.append(tuple(calls))
+
+        await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return asked
+
+
+async def replay(target: str, asked: Asked, *, in_flight: int, seconds: float) -> Sample:
+    """A closed loop on the engine itself, over one stream; a verdict is all of its calls."""
+    flat = [call for calls in asked.calls for call in calls]
+    firsts = [0]
+    for calls in asked.calls:
+        firsts.append(firsts[-1] + len(calls))
+    sample = Sample(seconds)
+    numbers = count()
+    async with asking(target, infer(asked.model, flat, INFER), 1) as ask:
+        begun = time.perf_counter() + seconds / 10
+        end = begun + seconds
+
+        async def caller() -> None:
+            while (sent := time.perf_counter()) < end:
+                verdict = next(numbers)
+                turn, which = divmod(verdict, len(asked.calls))
+                status = "OK"
+                for call in range(firsts[which], firsts[which + 1]):
+                    status = await ask(turn * len(flat) + call)
+                if begun <= (now := time.perf_counter()) < end:
+                    sample.latencies.setdefault(status, []).append(now - sent)
+
+        clock = CpuClock()
+        await asyncio.gather(*(caller() for _ in range(in_flight)))
+        sample.others_cpu = clock.others()
+    return sample

@@ -1,0 +1,1 @@
+"""What `make perf` needs besides perf_analyzer: the page and the plot of its sweep."""

@@ -1,0 +1,49 @@
+"""How a slot's directory is named, described, and put in the place of the one before."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from guard_build.errors import BuildFailed
+from guard_server import manifest as m
+
+
+def triton_model_name(slot: Path) -> str:
+    """Raises BuildFailed for a slot that no Triton model can be named after."""
+    if not re.fullmatch(r"[a-z0-9_]+", slot.name):
+        raise BuildFailed(
+            f"{slot.name!r} can't name a slot: use lower-case letters, digits and underscores."
+        )
+    return f"guard_{slot.name}"
+
+
+def described(slot: Path) -> dict[str, m.File]:
+    """Every file below `slot`, for its manifest."""
+    paths = sorted(path for path in slot.rglob("*") if path.is_file())
+    found = {path.relative_to(slot).as_posix(): m.describe(path) for path in paths}
+    return {name: file for name, file in found.items() if file is not None}
+
+
+@contextmanager
+def replacing(slot: Path) -> Iterator[Path]:
+    """Gives a directory to fill, which takes the place of `slot` at the end."""
+    if slot.exists() and not (slot / m.FILE_NAME).is_file():
+        raise BuildFailed(
+            f"{slot} exists and is not a slot (it has no {m.FILE_NAME}). "
+            "Remove it, or name another directory."
+        )
+    slot.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=slot.parent, prefix=f".{slot.name}.") as directory:
+        new, old = Path(directory) / "new", Path(directory) / "old"
+        new.mkdir()
+        yield new
+        if slot.exists():
+            slot.rename(old)
+        try:
+            new.rename(slot)
+        except BaseException:
+            if old.exists():
+                old.rename(slot)
+            raise

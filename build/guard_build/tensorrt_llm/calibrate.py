@@ -1,0 +1,69 @@
+"""Calibration data: conversations with their verdicts, as the model reads and writes them.
+
+quantize.py reads a directory's train.jsonl by `datasets`, takes the field `text`, and tokenizes it
+by the checkpoint's own tokenizer, special tokens included.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from guard_build.errors import BuildFailed
+from guard_build.verify import Item
+from guard_server.prompt import Prompt
+from guard_server.verdict import Verdict, text
+
+CALIBRATION_SET = Path(__file__).parents[1] / "data" / "calibration.jsonl"
+"""Of the project's own writing: many languages, both modes; disjoint from the golden set."""
+
+FILE_NAME = "train.jsonl"
+# quantize.py takes a path with one of these for the name of a data set.
+_FORBIDDEN = ("cnn_dailymail", "scienceqa", "pileval")
+
+
+def check_path(directory: Path) -> None:
+    """Raises BuildFailed for a directory that quantize.py would misread."""
+    for word in _FORBIDDEN:
+        if word in str(directory):
+            raise BuildFailed(
+                f"{directory} has {word!r} in its name, which quantize.py takes for a data set of "
+                "that name. Name another directory by --work."
+            )
+
+
+def write_calibration(
+    items: Sequence[Item], template: str, tokenizer: str, end_id: int, directory: Path
+) -> None:
+    """Writes train.jsonl. Raises BuildFailed for an item without labels, or that can't be text."""
+    prompt = Prompt(template, tokenizer)
+    whole = Tokenizer.from_str(tokenizer)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    rendering = environment.from_string(template)
+    end = whole.id_to_token(end_id)
+    if end is None:
+        raise BuildFailed(f"The tokenizer has no token {end_id}, the checkpoint's end token.")
+    with (directory / FILE_NAME).open("w", encoding="utf-8") as stream:
+        for item in items:
+            turns = [turn.model_dump() for turn in item.messages]
+            asked: str = rendering.render(messages=turns, add_generation_prompt=True)
+            if whole.encode(asked, add_special_tokens=False).ids != prompt.ids(item.conversation):
+                raise BuildFailed(
+                    f"Calibration item {item.id} holds a special token's text, which quantize.py "
+                    "would take for the token itself. Leave the item out."
+                )
+            row = {"text": f"{asked}{_verdict(item)}{end}"}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _verdict(item: Item) -> str:
+    if item.severity is None or (item.response_mode and item.refusal is None):
+        raise BuildFailed(
+            f"Calibration item {item.id} has no severity"
+            f"{' or no refusal' if item.response_mode else ''}: the model is calibrated on the "
+            "verdicts that it writes, so label it, or leave it out."
+        )
+    refusal = None if item.refusal is None else item.refusal == "Yes"
+    return text(Verdict(item.severity, item.categories or (), refusal))

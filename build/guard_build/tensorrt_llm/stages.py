@@ -1,0 +1,127 @@
+"""Stages that fill a directory each, and are skipped while what they were made from is the same.
+
+A stage works in NAME.partial, which is renamed at its end. So a stage that failed or was stopped
+leaves nothing that a later run could take for whole, and the stages before it are kept.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from guard_build.errors import BuildFailed
+from guard_build.progress import Progress
+from guard_build.tensorrt_llm.commands import Command
+
+_RECORD = "stage.json"
+_LOG_TAIL_LINES = 15
+_FULL_BYTES = 1 << 28  # less free space than this beside a failure: the disk is its cause
+
+
+class Workspace:
+    """The directory that a build's stages are kept in, with their logs below logs/."""
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        self.directory = directory
+        self._progress = progress
+
+    def path(self, stage: str) -> Path:
+        return self.directory / stage
+
+    def partial(self, stage: str) -> Path:
+        return self.directory / f"{stage}.partial"
+
+    def log(self, stage: str) -> Path:
+        return self.directory / "logs" / f"{stage}.log"
+
+    def stage(self, name: str, inputs: Mapping[str, object], fill: Callable[[Path], None]) -> Path:
+        """Runs a stage unless it stands there, made from the same `inputs`; gives its directory.
+
+        `fill` fills the directory that it is given. `inputs` is everything that decides the result,
+        as JSON has it. Raises BuildFailed.
+        """
+        done, partial = self.path(name), self.partial(name)
+        key = _key(inputs)
+        self._progress(name, 0, 1)
+        if not _stands(done, key):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                fill(partial)
+                record = {"inputs": key, "files": _files(partial)}
+                (partial / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+                shutil.rmtree(done, ignore_errors=True)
+                partial.rename(done)
+            except OSError as error:
+                raise self._failed(name, error) from error
+        self._progress(name, 1, 1)
+        return done
+
+    def run(self, stage: str, command: Command) -> None:
+        """Runs a stage's command, its output in the stage's log. Raises BuildFailed."""
+        log = self.log(stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("wb") as stream:
+                done = subprocess.run(  # noqa: S603 - our own command
+                    command.line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    check=False,
+                )
+        except FileNotFoundError:
+            raise BuildFailed(
+                f"{command.program[0]} does not exist: this is not the pinned container. "
+                "Run make gpu-build FORMAT=fp8."
+            ) from None
+        if done.returncode:
+            with log.open(errors="replace") as lines:
+                tail = "".join(deque(lines, _LOG_TAIL_LINES)).rstrip()
+            self._check_disk()
+            raise BuildFailed(
+                f"{command.tool} failed with exit code {done.returncode}. "
+                f"The end of {log}:\n{tail}\n"
+                "What came before is kept: after mending the cause, run the same command again."
+            )
+
+    def _failed(self, stage: str, error: OSError) -> BuildFailed:
+        if error.errno == errno.ENOSPC:
+            return self._full()
+        return BuildFailed(f"Stage {stage} could not write in {self.directory}: {error}.")
+
+    def _check_disk(self) -> None:
+        if shutil.disk_usage(self.directory).free < _FULL_BYTES:
+            raise self._full()
+
+    def _full(self) -> BuildFailed:
+        return BuildFailed(
+            f"The disk that holds {self.directory} is full. Free some space, or name a directory "
+            "on another disk by --work, and run the same command again: finished stages are kept."
+        )
+
+
+def _key(inputs: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _files(directory: Path) -> dict[str, int]:
+    """Path -> size. A stage's own inputs vouch for the rest."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in paths
+        if path.name != _RECORD
+    }
+
+
+def _stands(directory: Path, key: str) -> bool:
+    try:
+        record = json.loads((directory / _RECORD).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(record == {"inputs": key, "files": _files(directory)})

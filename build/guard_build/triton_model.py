@@ -1,0 +1,32 @@
+"""A Triton model's config.pbtxt: one template for both engines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+TEMPLATES = Path(__file__).parents[2] / "model_repository" / "templates"
+
+
+class Parameter(NamedTuple):
+    """A backend's parameter, and the reason for its value."""
+
+    key: str
+    value: str
+    why: str
+
+
+def render_config(
+    name: str, *, backend: str, max_batch_size: int, parameters: Sequence[Parameter]
+) -> str:
+    """The text of the config.pbtxt of a model of that name."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - this is no HTML
+    )
+    return environment.get_template("config.pbtxt.jinja").render(
+        name=name, backend=backend, max_batch_size=max_batch_size, parameters=parameters
+    )

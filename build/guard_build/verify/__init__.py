@@ -1,0 +1,35 @@
+"""Whether a candidate slot may take over from a reference slot.
+
+    items = load_items(path)                                # conversations, perhaps labelled
+    async with Slot(a, triton_a) as candidate, Slot(b, triton_b) as reference:
+        report = await compare(items, slot_judge(candidate), slot_judge(reference))
+    reasons = gate(report, same_checkpoint=same_checkpoint(candidate.manifest, reference.manifest))
+
+`gate` gives the reasons for a refusal: none, and the candidate passes. A report is a pydantic
+model (JSON by `model_dump_json`, text by `lines`), and holds ids and verdicts but no content.
+"""
+
+from guard_build.verify.compare import IN_FLIGHT, compare
+from guard_build.verify.data import GOLDEN_SET, DataInvalid, Item, load_items
+from guard_build.verify.gate import MIN_AGREEMENT, RELEASE_SIZE, gate, same_checkpoint
+from guard_build.verify.judge import Judge, JudgeLost, Judgement, slot_judge
+from guard_build.verify.report import Report, lines
+
+__all__ = [
+    "GOLDEN_SET",
+    "IN_FLIGHT",
+    "MIN_AGREEMENT",
+    "RELEASE_SIZE",
+    "DataInvalid",
+    "Item",
+    "Judge",
+    "JudgeLost",
+    "Judgement",
+    "Report",
+    "compare",
+    "gate",
+    "lines",
+    "load_items",
+    "same_checkpoint",
+    "slot_judge",
+]

@@ -1,0 +1,69 @@
+"""What a candidate must reach (DESIGN.md, decision 11).
+
+    the same checkpoint in another format   agreement of at least 0.99, the point estimate
+    another checkpoint                      on labels: F1 and false-positive rate no worse than the
+                                            reference's, whether controversial counts as unsafe
+                                            or not; a better model disagrees with its predecessor
+    any, where an operator says so          the agreement that was asked for
+
+Whichever it is, every verdict must be in the grammar, and every conversation must get one.
+"""
+
+from collections.abc import Iterator
+
+from guard_build.verify.report import Quality, Report
+from guard_server.manifest import Manifest
+
+MIN_AGREEMENT = 0.99
+RELEASE_SIZE = 2000
+"""Conversations that a release is verified with; a smaller set is enough for a default deploy."""
+
+
+def gate(report: Report, *, same_checkpoint: bool, min_agreement: float | None = None) -> list[str]:
+    """Reasons to refuse the candidate, one sentence each; none if it passes."""
+    reasons = list(_without_verdict(report))
+    if min_agreement is not None or same_checkpoint:
+        least = MIN_AGREEMENT if min_agreement is None else min_agreement
+        if report.agreement.value < least:
+            reasons.append(f"Agreement is {report.agreement}; at least {least:g} is required.")
+        return reasons
+    return [*reasons, *_no_worse(report)]
+
+
+def same_checkpoint(candidate: Manifest, reference: Manifest) -> bool:
+    """Whether both were built from the same files."""
+    return candidate.model.checkpoint == reference.model.checkpoint
+
+
+def _without_verdict(report: Report) -> Iterator[str]:
+    judged, total = report.candidate, report.conversations
+    if judged.ungrammatical:
+        yield f"{judged.ungrammatical} of {total} verdicts are outside the grammar."
+    if judged.failed:
+        yield f"{judged.failed} of {total} conversations got no verdict at all."
+
+
+def _no_worse(report: Report) -> Iterator[str]:
+    if not report.labelled:
+        yield (
+            "The candidate is another checkpoint, and the data has no labels to judge it by: give "
+            "data with `severity`, or the agreement that you want by --min-agreement."
+        )
+        return
+    readings = (
+        ("controversial as unsafe", report.candidate.strict, report.reference.strict),
+        ("controversial as safe", report.candidate.loose, report.reference.loose),
+    )
+    for reading, candidate, reference in readings:
+        if candidate is not None and reference is not None:
+            yield from _worse(reading, candidate, reference)
+
+
+def _worse(reading: str, candidate: Quality, reference: Quality) -> Iterator[str]:
+    if candidate.f1 < reference.f1:
+        yield f"F1 ({reading}) is {candidate.f1:.4f}; the reference has {reference.f1:.4f}."
+    if candidate.false_positive_rate > reference.false_positive_rate:
+        yield (
+            f"The false-positive rate ({reading}) is {candidate.false_positive_rate:.4f}; "
+            f"the reference has {reference.false_positive_rate:.4f}."
+        )

@@ -1,0 +1,78 @@
+"""What says a verdict of a conversation: a slot behind its Triton, or whatever a caller brings."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from math import log
+
+from guard_server.errors import Overloaded, Unavailable
+from guard_server.prompt import ASSISTANT, Message
+from guard_server.slot import Slot
+from guard_server.verdict import SEVERITIES, Verdict, parse
+
+_TIMEOUT_S = 300  # a large model on a busy CPU can be slow; an engine that hangs ends here
+_RECONNECTS, _RECONNECT_S = 20, 0.25
+_LEAST_PROBABILITY = 1e-12  # below it, log-probabilities tell rounding only
+
+
+class JudgeLost(Exception):
+    """A judge that can't be asked any more, so that nothing can be said of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict; `log_probs` (natural) are of the severities, None if the judge has none."""
+
+    verdict: Verdict
+    log_probs: dict[str, float] | None = None
+
+
+Judge = Callable[[Sequence[Message]], Awaitable[Judgement]]
+"""Raises VerdictUngrammatical or another GuardError where there is no verdict, or JudgeLost."""
+
+
+def slot_judge(slot: Slot) -> Judge:
+    """Judges by `slot`, which is entered already. It asks the engine as the gateway does.
+
+    A slot made with `strict_completion` has every verdict's end token verified as well. The slot's
+    places are not used: traffic that it serves meanwhile is not queued behind this.
+    """
+
+    async def judge(messages: Sequence[Message]) -> Judgement:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await _patiently(slot, messages)
+        except TimeoutError:
+            raise JudgeLost(
+                f"Slot {slot.name} gave no verdict in {_TIMEOUT_S} s. See its Triton's log; if the "
+                "engine is only slow, verify with fewer conversations in flight."
+            ) from None
+
+    return judge
+
+
+async def _patiently(slot: Slot, messages: Sequence[Message]) -> Judgement:
+    """Waits where the engine is full, and a little for a stream that is being set up."""
+    attempts = 0
+    while True:
+        try:
+            return await _judge(slot, messages)
+        except Overloaded as error:
+            await asyncio.sleep(error.retry_after)
+        except Unavailable as error:
+            attempts += 1
+            if attempts > _RECONNECTS:
+                raise JudgeLost(f"Slot {slot.name} can't be asked. {error}") from None
+            await asyncio.sleep(_RECONNECT_S)
+
+
+async def _judge(slot: Slot, messages: Sequence[Message]) -> Judgement:
+    prompt = await asyncio.to_thread(slot.prompt.ids, messages)
+    response_mode = messages[-1].role == ASSISTANT
+    written = await slot.protocol.write(prompt, response_mode=response_mode)
+    verdict = parse(written.text, response_mode=response_mode)
+    if not slot.protocol.offers_scores:
+        return Judgement(verdict)
+    scores = await slot.protocol.scores(prompt)
+    logs = [log(max(score, _LEAST_PROBABILITY)) for score in scores]
+    return Judgement(verdict, dict(zip(SEVERITIES, logs, strict=True)))

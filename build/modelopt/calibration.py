@@ -1,0 +1,24 @@
+"""Writes DIR/train.jsonl for the tiny guard, as the calibrate stage of a build does."""
+
+import sys
+from pathlib import Path
+
+from guard_build.checkpoint import read_packaging
+from guard_build.tensorrt_llm import CALIBRATION_SET
+from guard_build.tensorrt_llm.calibrate import write_calibration
+from guard_build.verify import load_items
+
+_TINY_GUARD = Path(__file__).parents[2] / "checkpoints" / "tiny-guard"
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    directory.mkdir(parents=True, exist_ok=True)
+    packaging = read_packaging(_TINY_GUARD, "tiny-guard")
+    items = load_items(CALIBRATION_SET)
+    tokenizer = packaging.tokenizer.decode()
+    write_calibration(items, packaging.template, tokenizer, packaging.end_ids[0], directory)
+
+
+if __name__ == "__main__":
+    main()

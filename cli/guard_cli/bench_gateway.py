@@ -1,0 +1,165 @@
+"""`guard bench gateway` and its like: what the gateway costs, and how it takes load."""
+
+import asyncio
+import json as jsonlib
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from guard_bench.gateway.load import open_loop
+from guard_bench.gateway.measure import WORDS, Bench
+from guard_bench.gateway.perf import PerfAnalyzer, PerfFailed
+from guard_bench.gateway.soak import soak as run_soak
+from guard_bench.gateway.table import show
+from guard_bench.gateway.traffic import conversations, moderate, stream_moderate
+from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
+from guard_cli.options import RUN, fail, slot_directory
+from guard_control.triton import Triton, TritonFailed
+from guard_server.errors import SlotInvalid
+
+_RUN = RUN / "bench" / "gateway"
+
+
+class Part(StrEnum):
+    """What `guard bench gateway` measures."""
+
+    speed = "speed"
+    overload = "overload"
+    engine = "engine"
+
+
+def gateway(
+    parts: Annotated[
+        list[Part] | None, typer.Argument(help="Of the measurement; else all.", show_default=False)
+    ] = None,
+    slot: Annotated[Path, typer.Option(help="The slot of the part `engine`.")] = Path("blue"),
+    seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=0.1)] = 5,
+    rounds: Annotated[int, typer.Option(help="How often, in turn.", min=1)] = 3,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+) -> None:
+    """The gateway before a null engine and beside a bare proxy, under overload, and before the
+    slot's own engine."""
+    out, err = Console(), Console(stderr=True)
+    _RUN.mkdir(parents=True, exist_ok=True)
+    directory = slot_directory(slot)
+
+    try:
+        with err.status("starting") as status:
+            measuring = Bench(_RUN, _triton, seconds=seconds, rounds=rounds, progress=status.update)
+            for part in parts or list(Part):
+                match part:
+                    case Part.speed:
+                        measuring.speed()
+                    case Part.overload:
+                        measuring.overload()
+                    case Part.engine:
+                        measuring.engine(directory)
+    except (OSError, RuntimeError, SlotInvalid, TritonFailed) as error:
+        fail(str(error))
+    show(measuring.report, out)
+    if json is not None:
+        measuring.report.save(json)
+
+
+def load(
+    target: Annotated[str, typer.Argument(help="The server's gRPC address, HOST:PORT.")],
+    rate: Annotated[float, typer.Option(help="Calls a second, in the mean.", min=0.1)] = 50,
+    seconds: Annotated[float, typer.Option(help="How long to send.", min=0.1)] = 10,
+    stream: Annotated[bool, typer.Option("--stream", help="By streams, not unary calls.")] = False,
+    connections: Annotated[int, typer.Option(help="So many, in turn.", min=1)] = 1,
+    file: Annotated[
+        Path | None, typer.Option(help="JSON Lines of conversations; else they are made up.")
+    ] = None,
+) -> None:
+    """Calls at random moments on a server that runs, in plain text, and how each of them ended.
+
+    It does not wait for answers before it goes on, and no status ends it.
+    """
+    texts = conversations(int(rate * seconds) + 1, WORDS, seed=time.time_ns() % 2**32)
+    try:
+        messages = (
+            [of_text(text) for text in texts]
+            if file is None
+            else list(of_lines(file.read_text(encoding="utf-8")))
+        )
+    except (OSError, ConversationUnreadable) as error:
+        fail(str(error))
+    calls = (stream_moderate if stream else moderate)([one.messages for one in messages])
+    with Console(stderr=True).status(f"{rate:g} calls a second for {seconds:g} s"):
+        sample = asyncio.run(
+            open_loop(target, calls, rate=rate, seconds=seconds, connections=connections)
+        )
+    table = Table("status", "calls", "p50, ms", "p99, ms", title=f"{sample.rate:.1f} verdicts/s")
+    for status, number in sorted(sample.statuses.items()):
+        quantiles = (f"{sample.quantile_s(q, status) * 1e3:.2f}" for q in (0.5, 0.99))
+        table.add_row(status, str(number), *quantiles)
+    Console().print(table)
+    Console().print(f"99% were sent at most {sample.late_s * 1e3:.2f} ms late.")
+
+
+def perf(
+    analyzer: Annotated[Path, typer.Option(help="The binary of perf_analyzer.")],
+    json: Annotated[Path, typer.Option(help="Where the result goes.")],
+) -> None:
+    """Sweep the gateway and Triton with perf_analyzer (`make perf` gets it, and draws)."""
+    _RUN.mkdir(parents=True, exist_ok=True)
+    json.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with Console(stderr=True).status("starting") as status:
+            measuring = Bench(_RUN, _triton, seconds=1, rounds=1, progress=status.update)
+            found = measuring.perf(PerfAnalyzer(analyzer, _libraries()))
+    except (OSError, RuntimeError, TritonFailed, PerfFailed) as error:
+        fail(str(error))
+    json.write_text(jsonlib.dumps(found, indent=2) + "\n")
+
+
+def soak(
+    calls: Annotated[int, typer.Option(help="How many.", min=1000)] = 100_000,
+    in_flight: Annotated[int, typer.Option(help="Calls at once.", min=1)] = 64,
+) -> None:
+    """Calls with random deadlines and cancels on a gateway before a null engine, and what is left
+    of them: requests in flight, queued, memory."""
+    _RUN.mkdir(parents=True, exist_ok=True)
+    try:
+        with Console(stderr=True).status("starting") as status:
+            found = run_soak(_RUN, _triton, calls, in_flight, _free_ports(1)[0], status.update)
+    except (OSError, RuntimeError, TritonFailed) as error:
+        fail(str(error))
+    console = Console()
+    for line in found.lines():
+        console.print(line)
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+def _libraries() -> Path:
+    """Beside the package that brings Triton, which is never imported."""
+    spec = find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
+    return Path(spec.origin).parents[1] / "nvidia_pytriton.libs"
+
+
+@contextmanager
+def _triton(slot: Path) -> Iterator[str]:
+    ports = _free_ports(2)
+    log = _RUN / "triton.log"
+    with Triton(slot, grpc_port=ports[0], metrics_port=ports[1], log=log) as started:
+        yield started.target
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -1,0 +1,92 @@
+"""`guard build --engine tensorrt-llm`: inside NVIDIA's container, on a machine with a GPU."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from guard_build import BuildFailed, Checkpoint, bars, find_checkpoint
+from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, plan
+from guard_build.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_checkpoint
+from guard_cli.options import shown
+from guard_cli.verify import Side, compare_slots
+from guard_control.triton import TritonFailed
+from guard_server.errors import SlotInvalid
+from guard_server.machine import Container, read_machine
+from guard_server.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBuild:
+    """What the command line asks for."""
+
+    checkpoint: str
+    revision: str | None
+    slot: Path
+    kind: Format
+    recipe: Recipe
+    work: Path
+    calibration: Path
+    against: Path | None
+
+    def engine_build(self, found: Checkpoint) -> EngineBuild:
+        return EngineBuild(
+            checkpoint=found,
+            slot=self.slot,
+            kind=self.kind,
+            recipe=self.recipe,
+            work=self.work,
+            calibration=self.calibration,
+        )
+
+
+def print_plan(wanted: GpuBuild) -> None:
+    """Every command and file, on standard output; nothing is downloaded, run or written.
+
+    Raises BuildFailed.
+    """
+    path = Path(wanted.checkpoint)
+    where = path if path.is_dir() else Path("HUB-CACHE") / path
+    build = wanted.engine_build(Checkpoint(where, where.resolve().name))
+    for line in plan(build, Tools()):
+        typer.echo(line)
+
+
+def build_gpu(wanted: GpuBuild) -> Manifest:
+    """Builds the slot, verified against another if one is named. Raises BuildFailed."""
+    err = Console(stderr=True)
+    try:
+        machine = read_machine(Container())  # before gigabytes are downloaded
+        build = wanted.engine_build(find_checkpoint(wanted.checkpoint, wanted.revision))
+        with bars(err) as progress:
+            manifest = build_engine(
+                build,
+                tools=Tools(),
+                machine=machine,
+                verify=partial(_verify, wanted, err),
+                progress=progress,
+            )
+    except (JudgeLost, SlotInvalid, TritonFailed) as error:
+        raise BuildFailed(str(error)) from error
+    if wanted.against is None:
+        err.print(
+            "[yellow]Not verified[/]: no reference was named by --against. Before it gets traffic: "
+            f"guard verify {shown(wanted.slot)} --against REFERENCE"
+        )
+    return manifest
+
+
+def _verify(wanted: GpuBuild, err: Console, packaged: Path) -> None:
+    if wanted.against is None:
+        return
+    items = load_items(GOLDEN_SET)
+    manifests = Manifest.load(packaged), Manifest.load(wanted.against)
+    report = compare_slots(err, items, Side(packaged), Side(wanted.against))
+    reasons = gate(report, same_checkpoint=same_checkpoint(*manifests))
+    if reasons:
+        raise BuildFailed(
+            f"The new engine is refused, and {shown(wanted.slot)} is as it was: {' '.join(reasons)}"
+        )
+    err.print(f"Agreement with {shown(wanted.against)}: {report.agreement}")

@@ -1,0 +1,138 @@
+"""`guard eval`: how good a running server's verdicts are on labelled data."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import guard_eval
+from guard_cli.connection import (
+    CHANNEL_OPTIONS,
+    DEFAULT_TARGET,
+    CaOption,
+    CertOption,
+    KeyOption,
+    TargetOption,
+    credentials,
+)
+from guard_cli.options import RUN, fail, shown
+from guard_eval import DataInvalid, DataSet, Evaluation, EvaluationFailed
+
+
+def evaluate(
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="Labelled sets, .jsonl or .csv; docs/evaluation.md has the fields."),
+    ],
+    target: TargetOption = DEFAULT_TARGET,
+    slot: Annotated[
+        str,
+        typer.Option(
+            help="The server's slot that shall answer (the server needs --allow-slot-choice)."
+        ),
+    ] = "",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=COLUMN", help="A field's name in the files, where it is another."
+        ),
+    ] = None,
+    in_flight: Annotated[int, typer.Option(help="Texts in flight at once.", min=1, max=64)] = 32,
+    rate: Annotated[
+        float | None, typer.Option(help="At most so many texts a second.", min=0.01)
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The folder of the report and of the answers.", file_okay=False)
+    ] = RUN / "eval",
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Show the Qwen3Guard paper's tables beside it.")
+    ] = False,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+) -> None:
+    """Judge labelled texts by a running server, and report how good its verdicts are.
+
+    Answers are kept: the same command goes on where it was stopped. Exit code: 0 all were judged,
+    1 some or all could not be, 2 the data can't be used.
+    """
+    try:
+        sets = guard_eval.load(data, dict(map(_renaming, field or ())))
+    except DataInvalid as error:
+        fail(str(error), code=2)
+    trusted = credentials(tls_ca, tls_cert, tls_key)
+
+    async def run() -> Evaluation:
+        channel = (
+            grpc.aio.secure_channel(target, trusted, CHANNEL_OPTIONS)
+            if trusted
+            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+        columns = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        async with channel:
+            with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+                task = display.add_task("", total=None)
+                return await guard_eval.evaluate(
+                    sets,
+                    channel,
+                    out / "answers.jsonl",
+                    slot=slot,
+                    in_flight=in_flight,
+                    rate=rate,
+                    progress=lambda done, total: display.update(task, completed=done, total=total),
+                )
+
+    try:
+        evaluation = asyncio.run(run())
+    except EvaluationFailed as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("Stopped. The answers so far are kept: run the same command again to go on.", code=130)
+    _report(evaluation, sets, target, out, paper=paper)
+    if failed := evaluation.failed():
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.items())
+        fail(
+            f"Without a verdict, and counted as judged wrongly: {reasons}. The same command asks "
+            "them again."
+        )
+
+
+def _report(
+    evaluation: Evaluation, sets: Sequence[DataSet], target: str, out: Path, *, paper: bool
+) -> None:
+    # Plots take a while to load, and other commands need none.
+    from guard_eval.output import PAGE, write  # noqa: PLC0415
+    from guard_eval.paper import paper_grids, paper_notes  # noqa: PLC0415
+
+    console = Console()
+    report = guard_eval.make_report(
+        evaluation, sets, command=["guard", *sys.argv[1:]], target=target
+    )
+    with Console(stderr=True).status("Resampling and drawing"):
+        write(report, evaluation, out, paper=paper)
+    for grid in (*report.summary(), *(paper_grids(report.quality) if paper else ())):
+        console.print(grid.table())
+    if paper:
+        console.print("\n".join(paper_notes()), highlight=False)
+    model = report.model
+    console.print(
+        f"{model.name} {model.fingerprint} (slot {model.slot})"
+        + " - a demonstration, not a moderator" * model.demonstration
+        + f"\nReport: {shown(out / PAGE)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _renaming(option: str) -> tuple[str, str]:
+    field, separator, column = option.partition("=")
+    if not (field and separator and column):
+        fail(f"--field {option}: write FIELD=COLUMN, such as prompt=user_input.", code=2)
+    return field, column

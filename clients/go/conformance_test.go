@@ -1,0 +1,217 @@
+package guard_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	guard "qwen3guard/clients/go"
+	"qwen3guard/clients/go/guardpb"
+)
+
+// plan is what tests/conformance gives to each language's runner.
+type plan struct {
+	Servers   map[string]string
+	Authority string // PEM, of the server that is called "tls"
+	Passed    string // the file that takes the names of the cases that passed
+	Cases     []testCase
+}
+
+type testCase struct {
+	Name        string
+	Server      string
+	Call        string
+	Requests    []json.RawMessage
+	TimeoutS    float64 `json:"timeout_s"`
+	CancelAfter float64 `json:"cancel_after_s"`
+	LeaveAfter  int     `json:"leave_after"`
+	Expect      []map[string]any
+	Order       []int
+	Ends        map[string]any
+}
+
+func TestConformance(t *testing.T) {
+	path := os.Getenv("GUARD_CONFORMANCE")
+	if path == "" {
+		t.Skip("needs servers: `make clients-test` runs it")
+	}
+	var p plan
+	read, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(read, &p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var passed []string
+	for _, c := range p.Cases {
+		if t.Run(c.Name, func(t *testing.T) { c.run(t, &p) }) {
+			passed = append(passed, c.Name)
+		}
+	}
+	names, _ := json.Marshal(passed)
+	if err := os.WriteFile(p.Passed, names, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *testCase) run(t *testing.T, p *plan) {
+	security := guard.WithInsecure()
+	if c.Server == "tls" {
+		authorities := x509.NewCertPool()
+		if pem, err := os.ReadFile(p.Authority); err != nil || !authorities.AppendCertsFromPEM(pem) {
+			t.Fatal(err)
+		}
+		security = guard.WithTLS(&tls.Config{RootCAs: authorities})
+	}
+	client, err := guard.NewClient(p.Servers[c.Server], security)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), seconds(c.TimeoutS))
+	defer cancel()
+	if c.CancelAfter > 0 {
+		time.AfterFunc(seconds(c.CancelAfter), cancel)
+	}
+	requests := make([]*guardpb.ModerateRequest, len(c.Requests))
+	for i, raw := range c.Requests {
+		requests[i] = new(guardpb.ModerateRequest)
+		if err := protojson.Unmarshal(raw, requests[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outcomes, err := c.call(ctx, client, requests)
+	if c.Ends != nil {
+		var failed *guard.Error
+		if !errors.As(err, &failed) {
+			t.Fatalf("the call ended with %v", err)
+		}
+		check(t, "ends", c.Ends, describe(failed))
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	for i, index := range c.Order {
+		if i >= len(outcomes) || outcomes[i].Index != index {
+			t.Fatalf("outcomes came in the order %v", outcomes)
+		}
+	}
+	if c.LeaveAfter > 0 {
+		return
+	}
+	slices.SortFunc(outcomes, func(a, b guard.Outcome) int { return a.Index - b.Index })
+	if len(outcomes) != len(c.Expect) {
+		t.Fatalf("%d outcomes, expected %d", len(outcomes), len(c.Expect))
+	}
+	for i, expected := range c.Expect {
+		check(t, fmt.Sprint(i), expected, outcome(t, outcomes[i]))
+	}
+}
+
+func (c *testCase) call(
+	ctx context.Context, client *guard.Client, requests []*guardpb.ModerateRequest,
+) ([]guard.Outcome, error) {
+	switch c.Call {
+	case "moderate":
+		reply, err := client.Moderate(ctx, requests[0])
+		if err != nil {
+			return nil, err
+		}
+		return []guard.Outcome{{Response: reply}}, nil
+	case "batch":
+		return client.Batch(ctx, requests...)
+	case "stream":
+		channel := make(chan *guardpb.ModerateRequest, len(requests))
+		for _, request := range requests {
+			channel <- request
+		}
+		close(channel)
+		var outcomes []guard.Outcome
+		for outcome, err := range client.Stream(ctx, channel) {
+			if err != nil {
+				return outcomes, err
+			}
+			outcomes = append(outcomes, outcome)
+			if len(outcomes) == c.LeaveAfter {
+				break
+			}
+		}
+		return outcomes, nil
+	}
+	return nil, fmt.Errorf("no call %q", c.Call)
+}
+
+func outcome(t *testing.T, o guard.Outcome) map[string]any {
+	if o.Err != nil {
+		return map[string]any{"error": describe(o.Err)}
+	}
+	text, err := protojson.Marshal(o.Response)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var response map[string]any
+	if err := json.Unmarshal(text, &response); err != nil {
+		t.Fatal(err)
+	}
+	return map[string]any{"response": response}
+}
+
+// codeNames are the statuses' own names: Go has others.
+var codeNames = map[codes.Code]string{
+	codes.InvalidArgument:   "INVALID_ARGUMENT",
+	codes.PermissionDenied:  "PERMISSION_DENIED",
+	codes.ResourceExhausted: "RESOURCE_EXHAUSTED",
+	codes.DeadlineExceeded:  "DEADLINE_EXCEEDED",
+	codes.Unavailable:       "UNAVAILABLE",
+	codes.Internal:          "INTERNAL",
+	codes.Canceled:          "CANCELLED",
+}
+
+func describe(e *guard.Error) map[string]any {
+	fields := []any{}
+	for _, violation := range e.Violations {
+		fields = append(fields, violation.Field)
+	}
+	return map[string]any{
+		"code": codeNames[e.Code], "reason": e.Reason, "fields": fields, "retry": e.RetryAfter > 0,
+	}
+}
+
+// check compares what is expected, which is a part: null is absent, "*" is anything present.
+func check(t *testing.T, at string, expected, got any) {
+	t.Helper()
+	switch expected := expected.(type) {
+	case map[string]any:
+		got, is := got.(map[string]any)
+		if !is {
+			t.Errorf("%s: got %v", at, got)
+		}
+		for key, value := range expected {
+			check(t, at+"."+key, value, got[key])
+		}
+	case string:
+		if expected == "*" && got != nil {
+			return
+		}
+		if expected != got {
+			t.Errorf("%s: expected %q, got %v", at, expected, got)
+		}
+	default:
+		if !reflect.DeepEqual(expected, got) {
+			t.Errorf("%s: expected %v, got %v", at, expected, got)
+		}
+	}
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,63 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Error says why there is no verdict.
+type Error struct {
+	Code       codes.Code
+	Reason     string // the server's word for it, such as "OVERLOADED"; empty if it said nothing
+	Message    string
+	Violations []Violation   // the fields at fault, of an INVALID_ARGUMENT
+	RetryAfter time.Duration // when to try again, of an overload; otherwise 0
+}
+
+// Violation is one thing wrong with one field, such as "conversation[2].content".
+type Violation struct {
+	Field       string
+	Description string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("guard: %s: %s", e.Code, e.Message) }
+
+// Is makes errors.Is find context.DeadlineExceeded and context.Canceled.
+func (e *Error) Is(target error) bool {
+	return target == context.DeadlineExceeded && e.Code == codes.DeadlineExceeded ||
+		target == context.Canceled && e.Code == codes.Canceled
+}
+
+// asError makes an *Error of what gRPC or a context gives.
+func asError(err error) *Error {
+	if known := new(Error); errors.As(err, &known) {
+		return known
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fromStatus(status.FromContextError(err))
+	}
+	return fromStatus(status.Convert(err))
+}
+
+func fromStatus(s *status.Status) *Error {
+	found := &Error{Code: s.Code(), Message: s.Message()}
+	for _, detail := range s.Details() {
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			found.Reason = detail.Reason
+		case *errdetails.RetryInfo:
+			found.RetryAfter = detail.RetryDelay.AsDuration()
+		case *errdetails.BadRequest:
+			for _, v := range detail.FieldViolations {
+				found.Violations = append(found.Violations, Violation{v.Field, v.Description})
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,174 @@
+package qwen3guard.client;
+
+import com.google.gson.Gson;
+import com.google.gson.reflect.TypeToken;
+import io.grpc.ChannelCredentials;
+import io.grpc.Deadline;
+import io.grpc.Grpc;
+import io.grpc.InsecureChannelCredentials;
+import io.grpc.ManagedChannel;
+import io.grpc.Status;
+import io.grpc.TlsChannelCredentials;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import qwen3guard.v1.BatchModerateItem;
+import qwen3guard.v1.BatchModerateRequest;
+import qwen3guard.v1.ModerateRequest;
+import qwen3guard.v1.ModerateResponse;
+import qwen3guard.v1.ModerationServiceGrpc;
+
+/**
+ * Asks one Qwen3Guard Server: a conversation in, a typed verdict out. Safe for use by many threads;
+ * make one and keep it.
+ *
+ * <p>A conversation that could not be judged is a {@link GuardException} and never a verdict;
+ * whether to fail open or closed is the caller's choice. Calls wait and try again when the server
+ * is overloaded or away, as long as their timeout allows.
+ */
+public final class GuardClient implements AutoCloseable {
+  private static final Duration DEFAULT_TIMEOUT = Duration.ofSeconds(10);
+
+  private final ManagedChannel channel;
+  private final ModerationServiceGrpc.ModerationServiceFutureStub stub;
+  private final Duration timeout;
+
+  private GuardClient(ManagedChannel channel, Duration timeout) {
+    this.channel = channel;
+    this.stub = ModerationServiceGrpc.newFutureStub(channel);
+    this.timeout = timeout;
+  }
+
+  /** Connects in the background to a gRPC target, all of whose addresses it uses in turn. */
+  public static final class Builder {
+    private final String target;
+    private ChannelCredentials credentials = TlsChannelCredentials.create();
+    private Duration timeout = DEFAULT_TIMEOUT;
+
+    private Builder(String target) {
+      this.target = target;
+    }
+
+    /** Replaces the default, TLS by the JDK's authorities. */
+    public Builder credentials(ChannelCredentials credentials) {
+      this.credentials = credentials;
+      return this;
+    }
+
+    /** Plain text: for loopback, or where a mesh encrypts. */
+    public Builder insecure() {
+      return credentials(InsecureChannelCredentials.create());
+    }
+
+    /** Bounds each call, retries included. The default is 10 s. */
+    public Builder timeout(Duration timeout) {
+      this.timeout = timeout;
+      return this;
+    }
+
+    public GuardClient build() {
+      ManagedChannel channel =
+          Grpc.newChannelBuilder(target, credentials)
+              .defaultServiceConfig(serviceConfig())
+              .keepAliveTime(30, TimeUnit.SECONDS)
+              .keepAliveTimeout(10, TimeUnit.SECONDS)
+              .build();
+      return new GuardClient(channel, timeout);
+    }
+  }
+
+  /** Of a target such as {@code localhost:50051} or {@code dns:///guard:50051}. */
+  public static Builder builder(String target) {
+    return new Builder(target);
+  }
+
+  /** The same connection with another timeout. */
+  public GuardClient withTimeout(Duration timeout) {
+    return new GuardClient(channel, timeout);
+  }
+
+  /** Judges what a user wrote. */
+  public ModerateResponse moderate(String prompt) {
+    return moderate(Requests.prompt(prompt));
+  }
+
+  /** Judges one conversation; see {@link Requests} for the usual ones. */
+  public ModerateResponse moderate(ModerateRequest request) {
+    return join(moderateAsync(request));
+  }
+
+  /** Fails with a {@link GuardException}. Cancelling the future cancels the call. */
+  public CompletableFuture<ModerateResponse> moderateAsync(ModerateRequest request) {
+    Deadline deadline = deadline();
+    return Retry.patiently(deadline, () -> stub.withDeadline(deadline).moderate(request));
+  }
+
+  /**
+   * Judges up to 256 conversations in one call, and gives as many outcomes in their order. What is
+   * thrown is of the batch as a whole.
+   */
+  public List<Outcome> batch(List<ModerateRequest> requests) {
+    BatchModerateRequest batch = BatchModerateRequest.newBuilder().addAllItems(requests).build();
+    Deadline deadline = deadline();
+    var reply = join(Retry.patiently(deadline, () -> stub.withDeadline(deadline).batchModerate(batch)));
+    return reply.getItemsList().stream().map(GuardClient::outcome).toList();
+  }
+
+  /** Opens a pipelined stream. The timeout does not apply to it. */
+  public GuardStream stream() {
+    return new GuardStream(channel);
+  }
+
+  /** Ends the connection, after what is in flight on it or five seconds. */
+  @Override
+  public void close() {
+    channel.shutdown();
+    try {
+      if (!channel.awaitTermination(5, TimeUnit.SECONDS)) {
+        channel.shutdownNow();
+      }
+    } catch (InterruptedException interrupted) {
+      channel.shutdownNow();
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private Deadline deadline() {
+    return Deadline.after(timeout.toNanos(), TimeUnit.NANOSECONDS);
+  }
+
+  private static Outcome outcome(BatchModerateItem item) {
+    return item.hasError()
+        ? new Outcome(null, GuardException.of(item.getError()))
+        : new Outcome(item.getResponse(), null);
+  }
+
+  private static <T> T join(CompletableFuture<T> future) {
+    try {
+      return future.get();
+    } catch (ExecutionException failed) {
+      throw GuardException.of(failed.getCause());
+    } catch (InterruptedException interrupted) {
+      future.cancel(true);
+      Thread.currentThread().interrupt();
+      throw GuardException.of(Status.Code.CANCELLED, "interrupted", interrupted);
+    }
+  }
+
+  /** Round robin over the target's addresses, and retries of what failed with UNAVAILABLE. */
+  private static Map<String, ?> serviceConfig() {
+    try (var stream = GuardClient.class.getResourceAsStream("service_config.json");
+        var reader = new InputStreamReader(stream, StandardCharsets.UTF_8)) {
+      return new Gson().fromJson(reader, new TypeToken<Map<String, Object>>() {});
+    } catch (IOException unreadable) {
+      throw new UncheckedIOException(unreadable);
+    }
+  }
+}

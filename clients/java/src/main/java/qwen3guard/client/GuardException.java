@@ -1,0 +1,98 @@
+package qwen3guard.client;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.Status;
+import io.grpc.protobuf.StatusProto;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+
+/** Says why there is no verdict. */
+public final class GuardException extends RuntimeException {
+  private final Status.Code code;
+  private String reason = "";
+  private Duration retryAfter = Duration.ZERO;
+  private final List<Violation> violations = new ArrayList<>();
+
+  /** One thing wrong with one field, such as {@code conversation[2].content}. */
+  public record Violation(String field, String description) {}
+
+  private GuardException(Status.Code code, String message, Throwable cause) {
+    super(code + ": " + message, cause);
+    this.code = code;
+  }
+
+  public Status.Code code() {
+    return code;
+  }
+
+  /** The server's word for it, such as {@code OVERLOADED}; empty if it said nothing. */
+  public String reason() {
+    return reason;
+  }
+
+  /** The fields at fault, of an INVALID_ARGUMENT. */
+  public List<Violation> violations() {
+    return List.copyOf(violations);
+  }
+
+  /** When to try again, of an overload; otherwise zero. */
+  public Duration retryAfter() {
+    return retryAfter;
+  }
+
+  /** A message that is too large has the same code, and no time to try again. */
+  boolean overloaded() {
+    return code == Status.Code.RESOURCE_EXHAUSTED && !retryAfter.isZero();
+  }
+
+  static GuardException of(Throwable thrown) {
+    if (thrown instanceof GuardException known) {
+      return known;
+    }
+    com.google.rpc.Status rich = StatusProto.fromThrowable(thrown);
+    if (rich != null) {
+      return of(rich, thrown);
+    }
+    Status status = Status.fromThrowable(thrown);
+    return of(status.getCode(), String.valueOf(status.getDescription()), thrown);
+  }
+
+  static GuardException of(com.google.rpc.Status status) {
+    return of(status, null);
+  }
+
+  static GuardException of(Status.Code code, String message, Throwable cause) {
+    return new GuardException(code, message, cause);
+  }
+
+  private static GuardException of(com.google.rpc.Status status, Throwable cause) {
+    Status.Code code = Status.fromCodeValue(status.getCode()).getCode();
+    GuardException found = of(code, status.getMessage(), cause);
+    try {
+      for (Any detail : status.getDetailsList()) {
+        found.read(detail);
+      }
+    } catch (InvalidProtocolBufferException unreadable) {
+      found.addSuppressed(unreadable);
+    }
+    return found;
+  }
+
+  private void read(Any detail) throws InvalidProtocolBufferException {
+    if (detail.is(ErrorInfo.class)) {
+      reason = detail.unpack(ErrorInfo.class).getReason();
+    } else if (detail.is(RetryInfo.class)) {
+      var delay = detail.unpack(RetryInfo.class).getRetryDelay();
+      retryAfter = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
+    } else if (detail.is(BadRequest.class)) {
+      for (var wrong : detail.unpack(BadRequest.class).getFieldViolationsList()) {
+        violations.add(new Violation(wrong.getField(), wrong.getDescription()));
+      }
+    }
+  }
+}

@@ -1,0 +1,85 @@
+package qwen3guard.client;
+
+import com.google.common.util.concurrent.FutureCallback;
+import com.google.common.util.concurrent.Futures;
+import com.google.common.util.concurrent.ListenableFuture;
+import com.google.common.util.concurrent.MoreExecutors;
+import io.grpc.Deadline;
+import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
+
+/**
+ * Calls, and calls again after an overload. The server's other ways to be unable are for the
+ * service config to retry.
+ */
+final class Retry<T> {
+  static final int MAX_ATTEMPTS = 5;
+
+  private final Supplier<ListenableFuture<T>> call;
+  private final Deadline deadline;
+  private final CompletableFuture<T> result = new CompletableFuture<>();
+  private int attempts;
+
+  private Retry(Supplier<ListenableFuture<T>> call, Deadline deadline) {
+    this.call = call;
+    this.deadline = deadline;
+  }
+
+  /** Fails with a {@link GuardException}. Cancelling the future cancels the call. */
+  static <T> CompletableFuture<T> patiently(
+      Deadline deadline, Supplier<ListenableFuture<T>> call) {
+    Retry<T> retry = new Retry<>(call, deadline);
+    retry.attempt();
+    return retry.result;
+  }
+
+  /** One to two times as long, so that callers do not come back all at once. */
+  static Duration jittered(Duration delay) {
+    return delay.plusNanos(ThreadLocalRandom.current().nextLong(delay.toNanos() + 1));
+  }
+
+  static void later(Duration delay, Runnable action) {
+    CompletableFuture.delayedExecutor(delay.toNanos(), TimeUnit.NANOSECONDS).execute(action);
+  }
+
+  private void attempt() {
+    if (result.isDone()) {
+      return;
+    }
+    attempts++;
+    ListenableFuture<T> sent = call.get();
+    result.whenComplete(
+        (reply, error) -> {
+          if (result.isCancelled()) {
+            sent.cancel(true);
+          }
+        });
+    Futures.addCallback(
+        sent,
+        new FutureCallback<T>() {
+          @Override
+          public void onSuccess(T reply) {
+            result.complete(reply);
+          }
+
+          @Override
+          public void onFailure(Throwable thrown) {
+            failed(GuardException.of(thrown));
+          }
+        },
+        MoreExecutors.directExecutor());
+  }
+
+  private void failed(GuardException error) {
+    Duration delay = jittered(error.retryAfter());
+    boolean inTime = deadline.timeRemaining(TimeUnit.NANOSECONDS) > delay.toNanos();
+    if (error.overloaded() && attempts < MAX_ATTEMPTS && inTime) {
+      later(delay, this::attempt);
+    } else {
+      result.completeExceptionally(error);
+    }
+  }
+}

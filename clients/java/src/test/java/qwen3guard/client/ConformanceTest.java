@@ -1,0 +1,207 @@
+package qwen3guard.client;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNotNull;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.google.gson.Gson;
+import com.google.gson.JsonArray;
+import com.google.gson.JsonElement;
+import com.google.gson.JsonNull;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import com.google.protobuf.util.JsonFormat;
+import io.grpc.Status;
+import io.grpc.TlsChannelCredentials;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
+import qwen3guard.v1.ModerateRequest;
+import qwen3guard.v1.ModerateResponse;
+
+/** Executes the plan of tests/conformance; {@code make clients-test} starts the servers. */
+class ConformanceTest {
+
+  /** What a case's call gave: outcomes by index, their order of completion, its own error. */
+  private record Got(Map<Integer, Outcome> outcomes, List<Integer> order, GuardException ends) {}
+
+  @Test
+  @EnabledIfEnvironmentVariable(named = "GUARD_CONFORMANCE", matches = ".+")
+  void everyCase() throws Exception {
+    JsonObject plan =
+        JsonParser.parseString(Files.readString(Path.of(System.getenv("GUARD_CONFORMANCE"))))
+            .getAsJsonObject();
+    List<String> passed = new ArrayList<>();
+    for (JsonElement element : plan.getAsJsonArray("cases")) {
+      JsonObject testCase = element.getAsJsonObject();
+      String name = testCase.get("name").getAsString();
+      String server = testCase.get("server").getAsString();
+      String target = plan.getAsJsonObject("servers").get(server).getAsString();
+      try {
+        run(testCase, target, Path.of(plan.get("authority").getAsString()));
+        passed.add(name);
+        System.out.println("ok    " + name);
+      } catch (AssertionError | RuntimeException failed) {
+        System.out.println("FAIL  " + name + "\n" + failed);
+      }
+    }
+    Files.writeString(Path.of(plan.get("passed").getAsString()), new Gson().toJson(passed));
+    assertEquals(plan.getAsJsonArray("cases").size(), passed.size());
+  }
+
+  private static void run(JsonObject testCase, String target, Path authority) throws Exception {
+    List<ModerateRequest> requests = new ArrayList<>();
+    for (JsonElement request : testCase.getAsJsonArray("requests")) {
+      var read = ModerateRequest.newBuilder();
+      JsonFormat.parser().merge(request.toString(), read);
+      requests.add(read.build());
+    }
+    Duration timeout = Duration.ofMillis((long) (1000 * testCase.get("timeout_s").getAsDouble()));
+    Got got;
+    GuardClient.Builder builder = GuardClient.builder(target).timeout(timeout).insecure();
+    if (testCase.get("server").getAsString().equals("tls")) {
+      builder.credentials(
+          TlsChannelCredentials.newBuilder().trustManager(authority.toFile()).build());
+    }
+    try (GuardClient client = builder.build()) {
+      got = call(testCase, client, requests);
+    }
+    JsonElement ends = testCase.get("ends");
+    if (ends.isJsonNull()) {
+      assertNull(got.ends);
+    } else {
+      assertNotNull(got.ends, "the call did not end with an error");
+      check("ends", ends, described(got.ends));
+    }
+    JsonArray order = testCase.getAsJsonArray("order");
+    for (int i = 0; i < order.size(); i++) {
+      assertEquals(order.get(i).getAsInt(), got.order.get(i), "order " + got.order);
+    }
+    if (testCase.get("leave_after").getAsInt() > 0) {
+      return;
+    }
+    JsonArray expected = testCase.getAsJsonArray("expect");
+    assertEquals(expected.size(), got.outcomes.size());
+    for (int i = 0; i < expected.size(); i++) {
+      check(Integer.toString(i), expected.get(i), json(got.outcomes.get(i)));
+    }
+  }
+
+  private static Got call(JsonObject testCase, GuardClient client, List<ModerateRequest> requests)
+      throws Exception {
+    Map<Integer, Outcome> outcomes = new TreeMap<>();
+    List<Integer> order = Collections.synchronizedList(new ArrayList<>());
+    try {
+      switch (testCase.get("call").getAsString()) {
+        case "moderate" -> {
+          double cancelAfter = testCase.get("cancel_after_s").getAsDouble();
+          ModerateResponse reply =
+              cancelAfter > 0
+                  ? cancelled(client.moderateAsync(requests.get(0)), cancelAfter)
+                  : client.moderate(requests.get(0));
+          outcomes.put(0, new Outcome(reply, null));
+        }
+        case "batch" -> {
+          for (Outcome outcome : client.batch(requests)) {
+            outcomes.put(outcomes.size(), outcome);
+          }
+        }
+        default -> {
+          return stream(client, requests, testCase.get("leave_after").getAsInt());
+        }
+      }
+    } catch (GuardException failed) {
+      return new Got(outcomes, order, failed);
+    } catch (CancellationException cancelled) {
+      return new Got(outcomes, order, GuardException.of(Status.Code.CANCELLED, "", cancelled));
+    }
+    return new Got(outcomes, order, null);
+  }
+
+  private static ModerateResponse cancelled(CompletableFuture<ModerateResponse> reply, double after)
+      throws Exception {
+    CompletableFuture.delayedExecutor((long) (after * 1000), TimeUnit.MILLISECONDS)
+        .execute(() -> reply.cancel(true));
+    return reply.get();
+  }
+
+  private static Got stream(GuardClient client, List<ModerateRequest> requests, int leaveAfter)
+      throws Exception {
+    Map<Integer, Outcome> outcomes = new TreeMap<>();
+    List<Integer> order = Collections.synchronizedList(new ArrayList<>());
+    List<CompletableFuture<ModerateResponse>> replies = new ArrayList<>();
+    GuardException ends = null;
+    try (GuardStream stream = client.stream()) {
+      for (int i = 0; i < requests.size(); i++) {
+        int index = i;
+        var reply = stream.moderate(requests.get(i));
+        replies.add(reply);
+        reply.whenComplete((response, error) -> order.add(index));
+      }
+      if (leaveAfter > 0) {
+        CompletableFuture.anyOf(replies.toArray(CompletableFuture[]::new)).join();
+        stream.cancel();
+      }
+      for (int i = 0; i < replies.size(); i++) {
+        try {
+          outcomes.put(i, new Outcome(replies.get(i).join(), null));
+        } catch (CompletionException failed) {
+          GuardException error = (GuardException) failed.getCause();
+          if (leaveAfter == 0 && error.reason().isEmpty()) {
+            ends = error; // of the stream: each of its requests says so
+          } else {
+            outcomes.put(i, new Outcome(null, error));
+          }
+        }
+      }
+    }
+    return new Got(outcomes, order, ends);
+  }
+
+  private static JsonObject json(Outcome outcome) throws Exception {
+    JsonObject json = new JsonObject();
+    if (outcome.error() != null) {
+      json.add("error", described(outcome.error()));
+    } else {
+      json.add("response", JsonParser.parseString(JsonFormat.printer().print(outcome.response())));
+    }
+    return json;
+  }
+
+  private static JsonObject described(GuardException error) {
+    JsonObject json = new JsonObject();
+    json.addProperty("code", error.code().name());
+    json.addProperty("reason", error.reason());
+    json.addProperty("retry", !error.retryAfter().isZero());
+    JsonArray fields = new JsonArray();
+    error.violations().forEach(violation -> fields.add(violation.field()));
+    json.add("fields", fields);
+    return json;
+  }
+
+  /** Compares what is expected, which is a part: null is absent, "*" is anything present. */
+  private static void check(String at, JsonElement expected, JsonElement got) {
+    if (expected.isJsonObject()) {
+      assertTrue(got != null && got.isJsonObject(), at + ": got " + got);
+      for (var part : expected.getAsJsonObject().entrySet()) {
+        check(at + "." + part.getKey(), part.getValue(), got.getAsJsonObject().get(part.getKey()));
+      }
+    } else if (expected.isJsonPrimitive() && expected.getAsString().equals("*")) {
+      assertNotNull(got, at + ": is absent");
+    } else {
+      assertEquals(expected, got == null ? JsonNull.INSTANCE : got, at);
+    }
+  }
+}

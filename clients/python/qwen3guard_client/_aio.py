@@ -1,0 +1,91 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+
+from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
+from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
+from qwen3guard_client._aio_stream import AsyncStream
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, Patience
+from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._requests import Outcome, as_request, outcomes
+
+if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As Client, for one event loop. Cancelling a task cancels its call."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        insecure: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """See Client."""
+        self._channel = (
+            grpc.aio.insecure_channel(target, OPTIONS)
+            if insecure
+            else grpc.aio.secure_channel(
+                target, credentials or grpc.ssl_channel_credentials(), OPTIONS
+            )
+        )
+        self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection and what is in flight on it."""
+        await self._channel.close()
+
+    async def moderate(
+        self, given: str | ModerateRequest, *, timeout: float | None = None
+    ) -> ModerateResponse:
+        """Judges a user's prompt, or any request; see `request`."""
+        asked = as_request(given)
+        return await self._patiently(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
+
+    async def batch(
+        self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
+    ) -> list[Outcome]:
+        """Judges up to 256 conversations in one call, and gives their outcomes in order."""
+        asked = BatchModerateRequest(items=map(as_request, given))
+        return outcomes(
+            await self._patiently(
+                lambda left: self._stub.BatchModerate(asked, timeout=left), timeout
+            )
+        )
+
+    def stream(
+        self, given: Iterable[str | ModerateRequest] | AsyncIterable[str | ModerateRequest]
+    ) -> AsyncGenerator[Outcome, None]:
+        """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
+        return AsyncStream(self._stub).outcomes(given)
+
+    async def _patiently(self, call: Callable[[float], Awaitable[T]], timeout: float | None) -> T:
+        patience = Patience(self._timeout if timeout is None else timeout)
+        while True:
+            try:
+                return await call(patience.left)
+            except grpc.RpcError as error:
+                failed = from_rpc(error)
+            await asyncio.sleep(patience.pause(failed))

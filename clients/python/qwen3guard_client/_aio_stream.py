@@ -1,0 +1,106 @@
+"""The pipelined stream for asyncio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+import grpc
+
+from qwen3guard.v1.moderation_pb2 import (
+    ModerateRequest,
+    StreamModerateRequest,
+    StreamModerateResponse,
+)
+from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._flight import WINDOW, Again, Flight, Item
+from qwen3guard_client._requests import Outcome, as_request
+
+if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
+
+_Given = Iterable[str | ModerateRequest] | AsyncIterable[str | ModerateRequest]
+_Outbox = asyncio.Queue[StreamModerateRequest | None]  # None: the end
+_Call = grpc.aio.StreamStreamCall[StreamModerateRequest, StreamModerateResponse]
+
+
+class AsyncStream:
+    """For one use."""
+
+    def __init__(self, stub: "ModerationServiceAsyncStub") -> None:
+        self._stub = stub
+        self._room = asyncio.Semaphore(WINDOW)
+        self._flight = Flight()
+        self._outbox: _Outbox = asyncio.Queue()
+        self._exhausted = False
+
+    async def outcomes(self, given: _Given) -> AsyncGenerator[Outcome, None]:
+        pump = asyncio.create_task(self._pump(given))
+        try:
+            while True:
+                try:
+                    async with aclosing(self._connected()) as outcomes:
+                        async for outcome in outcomes:
+                            yield outcome
+                    break
+                except grpc.RpcError as error:
+                    failed = from_rpc(error)
+                await asyncio.sleep(self._flight.broken(failed))
+            await pump  # raises what the caller's iterable raised
+        finally:
+            pump.cancel()
+
+    async def _pump(self, given: _Given) -> None:
+        try:
+            index = 0
+            async for request in _each(given):
+                await self._room.acquire()
+                self._outbox.put_nowait(self._flight.send(Item(index, as_request(request))))
+                index += 1
+        finally:
+            self._exhausted = True
+            self._end_if_done()
+
+    async def _connected(self) -> AsyncGenerator[Outcome, None]:
+        outbox = self._outbox = asyncio.Queue()
+        for message in self._flight.left_behind():
+            outbox.put_nowait(message)
+        self._end_if_done()
+        call = self._stub.StreamModerate()
+        writer = asyncio.create_task(_write(call, outbox))
+        try:
+            async for answer in call:
+                outcome = self._flight.answered(answer)
+                if isinstance(outcome, Again):
+                    asyncio.get_running_loop().call_later(outcome.delay, self._send_again, outcome)
+                    continue
+                self._room.release()
+                yield outcome
+                self._end_if_done()
+        finally:
+            writer.cancel()
+            call.cancel()
+
+    def _send_again(self, again: Again) -> None:
+        self._outbox.put_nowait(self._flight.send_again(again))
+
+    def _end_if_done(self) -> None:
+        if self._exhausted and self._flight.empty:
+            self._outbox.put_nowait(None)
+
+
+async def _each(given: _Given) -> AsyncIterator[str | ModerateRequest]:
+    if isinstance(given, AsyncIterable):
+        async for request in given:
+            yield request
+    else:
+        for request in given:
+            yield request
+
+
+async def _write(call: _Call, outbox: _Outbox) -> None:
+    # Why a call can't be written to, its reading side says.
+    with suppress(grpc.RpcError, asyncio.InvalidStateError):
+        while (message := await outbox.get()) is not None:
+            await call.write(message)
+        await call.done_writing()

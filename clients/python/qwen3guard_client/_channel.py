@@ -1,0 +1,48 @@
+"""How a client connects, and how patient it is."""
+
+import random
+import time
+from importlib.resources import files
+
+from qwen3guard_client._errors import GuardError, Overloaded
+
+DEFAULT_TIMEOUT_S = 10.0
+MAX_ATTEMPTS = 5
+
+# Round robin over the target's addresses, and retries of what failed with UNAVAILABLE.
+OPTIONS: list[tuple[str, str | int]] = [
+    (
+        "grpc.service_config",
+        (files("qwen3guard_client") / "service_config.json").read_text(encoding="utf-8"),
+    ),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+def jittered(seconds: float) -> float:
+    """One to two times as long, so that callers do not come back all at once."""
+    return seconds * random.uniform(1, 2)  # noqa: S311 - no secret
+
+
+class Patience:
+    """One call's deadline and tries. What else is UNAVAILABLE, the service config retries."""
+
+    def __init__(self, timeout: float) -> None:
+        self._deadline = time.monotonic() + timeout
+        self._attempts = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def pause(self, error: GuardError) -> float:
+        """Seconds until the next try. Raises the error if there is none."""
+        self._attempts += 1
+        # A message that is too large has the same code, and no time to try again.
+        if isinstance(error, Overloaded) and error.retry_after and self._attempts < MAX_ATTEMPTS:
+            delay = jittered(error.retry_after)
+            if delay < self.left:
+                return delay
+        raise error

@@ -1,0 +1,96 @@
+"""The client for threads."""
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
+from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, Patience
+from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._requests import Outcome, as_request, outcomes
+from qwen3guard_client._stream import Stream
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks one target. Safe for use by many threads; make one and keep it.
+
+    Calls wait and try again when the server is overloaded or away, as long as their timeout
+    allows. They raise a GuardError.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        insecure: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """`target`: "localhost:50051", or "dns:///guard:50051" for all its addresses in turn.
+
+        `insecure`: plain text, for loopback or where a mesh encrypts. Otherwise TLS, by the
+        `credentials` or the system's authorities. `timeout`: seconds for a call with its retries.
+        """
+        self._channel = (
+            grpc.insecure_channel(target, OPTIONS)
+            if insecure
+            else grpc.secure_channel(target, credentials or grpc.ssl_channel_credentials(), OPTIONS)
+        )
+        self._stub = ModerationServiceStub(self._channel)
+        self._timeout = timeout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and what is in flight on it."""
+        self._channel.close()
+
+    def moderate(
+        self, given: str | ModerateRequest, *, timeout: float | None = None
+    ) -> ModerateResponse:
+        """Judges a user's prompt, or any request; see `request`."""
+        asked = as_request(given)
+        return self._patiently(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
+
+    def batch(
+        self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
+    ) -> list[Outcome]:
+        """Judges up to 256 conversations in one call, and gives their outcomes in order."""
+        asked = BatchModerateRequest(items=map(as_request, given))
+        return outcomes(
+            self._patiently(lambda left: self._stub.BatchModerate(asked, timeout=left), timeout)
+        )
+
+    def stream(self, given: Iterable[str | ModerateRequest]) -> Generator[Outcome, None, None]:
+        """Judges many conversations over one stream, up to 64 at a time.
+
+        Gives the outcomes as they come. What meets an overload is sent again later; what has no
+        outcome when a server stops or dies is sent again to another one. Closing the iterator
+        cancels what is in flight. `given` is read by a thread. The timeout does not apply: the
+        server bounds each request.
+        """
+        return Stream(self._stub).outcomes(map(as_request, given))
+
+    def _patiently(self, call: Callable[[float], T], timeout: float | None) -> T:
+        patience = Patience(self._timeout if timeout is None else timeout)
+        while True:
+            try:
+                return call(patience.left)
+            except grpc.RpcError as error:
+                failed = from_rpc(error)
+            time.sleep(patience.pause(failed))

@@ -1,0 +1,107 @@
+"""Why there is no verdict.
+
+GuardError
+├── InvalidRequest    the fields at fault are in `violations`
+├── NotAllowed        a slot was named where only operators may, or one that does not exist
+├── Overloaded        `retry_after` says when to try again
+├── DeadlineExceeded  no verdict in time
+├── Unavailable       no server, no engine, or the server is stopping
+└── ServerFailed      the engine failed, or the model wrote no verdict
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+_DETAILS = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with one field, such as `conversation[2].content`."""
+
+    field: str
+    description: str
+
+
+class GuardError(Exception):
+    """`code` is gRPC's, `reason` the server's word for it, such as "OVERLOADED", or empty."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        reason: str = "",
+        violations: tuple[Violation, ...] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.violations = violations
+        self.retry_after = retry_after  # seconds, of an overload
+
+
+class InvalidRequest(GuardError):
+    pass
+
+
+class NotAllowed(GuardError):
+    pass
+
+
+class Overloaded(GuardError):
+    pass
+
+
+class DeadlineExceeded(GuardError):
+    pass
+
+
+class Unavailable(GuardError):
+    pass
+
+
+class ServerFailed(GuardError):
+    pass
+
+
+_KINDS: dict[grpc.StatusCode, type[GuardError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
+    grpc.StatusCode.NOT_FOUND: NotAllowed,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.INTERNAL: ServerFailed,
+}
+
+
+def from_rpc(error: grpc.RpcError) -> GuardError:
+    call = cast(grpc.Call, error)  # every RpcError of a call is one too
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS:
+            return from_status(status_pb2.Status.FromString(cast(bytes, value)))
+    return _KINDS.get(call.code(), GuardError)(call.code(), call.details() or "")
+
+
+def from_status(status: status_pb2.Status) -> GuardError:
+    reason, retry_after, violations = "", None, tuple[Violation, ...]()
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
+    for detail in status.details:
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(bad):
+            violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _KINDS.get(code, GuardError)(
+        code, status.message, reason=reason, violations=violations, retry_after=retry_after
+    )

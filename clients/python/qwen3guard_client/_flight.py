@@ -1,0 +1,82 @@
+"""What is on its way in one stream, without input or output."""
+
+from dataclasses import dataclass
+
+from qwen3guard.v1.moderation_pb2 import (
+    ModerateRequest,
+    StreamModerateRequest,
+    StreamModerateResponse,
+)
+from qwen3guard_client._channel import MAX_ATTEMPTS, jittered
+from qwen3guard_client._errors import GuardError, Overloaded, Unavailable, from_status
+from qwen3guard_client._requests import Outcome
+
+WINDOW = 64  # in flight in one stream: the server reads no further
+_RECONNECT_BACKOFF_S = 0.1
+
+
+@dataclass
+class Item:
+    """One request until it has its outcome."""
+
+    index: int
+    request: ModerateRequest
+    overloaded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An item that met an overload, to be sent again after `delay` seconds."""
+
+    item: Item
+    delay: float
+
+
+class Flight:
+    """Not safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._in_flight: dict[str, Item] = {}
+        self._paused = 0
+        self._sent = 0
+        self._failures = 0  # connections that broke without an answer between them
+
+    @property
+    def empty(self) -> bool:
+        return not self._in_flight and not self._paused
+
+    def send(self, item: Item) -> StreamModerateRequest:
+        """What to send. An id is good for one time."""
+        self._sent += 1
+        message = StreamModerateRequest(id=str(self._sent), request=item.request)
+        self._in_flight[message.id] = item
+        return message
+
+    def send_again(self, again: Again) -> StreamModerateRequest:
+        self._paused -= 1
+        return self.send(again.item)
+
+    def answered(self, answer: StreamModerateResponse) -> Outcome | Again:
+        item = self._in_flight.pop(answer.id)
+        self._failures = 0
+        if answer.WhichOneof("outcome") == "response":
+            return Outcome(item.index, answer.response)
+        error = from_status(answer.error)
+        item.overloaded += 1
+        if isinstance(error, Overloaded) and error.retry_after and item.overloaded < MAX_ATTEMPTS:
+            self._paused += 1
+            return Again(item, jittered(error.retry_after))
+        return Outcome(item.index, error=error)
+
+    def broken(self, error: GuardError) -> float:
+        """Seconds until the next connection. Raises the error if there is none."""
+        self._failures += 1
+        if not isinstance(error, Unavailable) or self._failures == MAX_ATTEMPTS:
+            raise error
+        return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (self._failures - 1))
+
+    def left_behind(self) -> list[StreamModerateRequest]:
+        """What to send over a new connection."""
+        items = list(self._in_flight.values())
+        self._in_flight.clear()
+        return [self.send(item) for item in items]

@@ -1,0 +1,92 @@
+"""The pipelined stream for threads."""
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator
+
+import grpc
+
+from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateRequest
+from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
+from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._flight import WINDOW, Again, Flight, Item
+from qwen3guard_client._requests import Outcome
+
+_Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
+
+
+class Stream:
+    """For one use."""
+
+    def __init__(self, stub: ModerationServiceStub) -> None:
+        self._stub = stub
+        self._room = threading.Semaphore(WINDOW)
+        self._lock = threading.Lock()  # of all that follows
+        self._flight = Flight()
+        self._outbox: _Outbox = queue.SimpleQueue()
+        self._exhausted = False
+        self._over = False
+        self._failed: BaseException | None = None  # of the caller's own iterable
+
+    def outcomes(self, requests: Iterator[ModerateRequest]) -> Generator[Outcome, None, None]:
+        threading.Thread(target=self._pump, args=[requests], daemon=True).start()
+        try:
+            while True:
+                try:
+                    yield from self._connected()
+                    break
+                except grpc.RpcError as error:
+                    failed = from_rpc(error)
+                time.sleep(self._flight.broken(failed))
+        finally:
+            self._over = True
+            self._room.release()
+        if self._failed:
+            raise self._failed
+
+    def _pump(self, requests: Iterator[ModerateRequest]) -> None:
+        try:
+            for index, request in enumerate(requests):
+                self._room.acquire()
+                if self._over:
+                    return
+                with self._lock:
+                    self._outbox.put(self._flight.send(Item(index, request)))
+        except BaseException as error:  # the caller's iterable is the caller's to hear of
+            self._failed = error
+        with self._lock:
+            self._exhausted = True
+            self._end_if_done()
+
+    def _connected(self) -> Iterator[Outcome]:
+        with self._lock:
+            outbox = self._outbox = queue.SimpleQueue()
+            for message in self._flight.left_behind():
+                outbox.put(message)
+            self._end_if_done()
+        call = self._stub.StreamModerate(iter(outbox.get, None))
+        try:
+            for answer in call:
+                with self._lock:
+                    outcome = self._flight.answered(answer)
+                if isinstance(outcome, Again):
+                    later = threading.Timer(outcome.delay, self._send_again, [outcome])
+                    later.daemon = True
+                    later.start()
+                    continue
+                self._room.release()
+                yield outcome
+                with self._lock:
+                    self._end_if_done()
+        finally:
+            call.cancel()
+            outbox.put(None)
+
+    def _send_again(self, again: Again) -> None:
+        with self._lock:
+            self._outbox.put(self._flight.send_again(again))
+
+    def _end_if_done(self) -> None:
+        if self._exhausted and self._flight.empty:
+            self._outbox.put(None)

@@ -1,0 +1,174 @@
+"""The report: what was found, of what, and its tables."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+
+from guard_eval import bootstrap
+from guard_eval.data import DataSet
+from guard_eval.evaluate import MODES, Evaluation
+from guard_eval.grid import NOTHING, Grid, interval, percent
+from guard_eval.quality import Confusion, Quality
+from guard_server.verdict import SEVERITIES
+
+_TITLES = {"prompt": "Prompts", "response": "Responses"}
+_RATES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "fpr": "FPR",
+    "auprc": "AUPRC",
+}
+
+
+class Model(BaseModel):
+    name: str
+    fingerprint: str
+    slot: str
+    demonstration: bool
+
+
+class Data(BaseModel):
+    set: str
+    path: str
+    sha256: str
+    texts: int
+
+
+class Bootstrap(BaseModel):
+    resamples: int = bootstrap.RESAMPLES
+    seed: int = bootstrap.SEED
+    confidence: float = bootstrap.CONFIDENCE
+
+
+class Report(BaseModel):
+    """Everything that an evaluation found; figures are fractions."""
+
+    made: str
+    """When, in UTC."""
+    command: str
+    target: str
+    model: Model
+    data: list[Data]
+    conversations_asked: int
+    seconds: float
+    bootstrap: Bootstrap = Bootstrap()
+    quality: list[Quality]
+
+    def summary(self) -> Iterator[Grid]:
+        """The figures alone, narrow enough for a terminal."""
+        for mode in MODES:
+            rows = []
+            for one in self.quality:
+                for how, reading in (("strict", one.strict), ("loose", one.loose)):
+                    if reading is not None and one.mode == mode:
+                        figures = (getattr(reading, name) for name in _RATES)
+                        values = [percent(figure and figure.value) for figure in figures]
+                        rows.append((one.set, how, f"{one.texts:,}", *values))
+            if rows:
+                yield Grid(_TITLES[mode], ("set", "reading", "texts", *_RATES.values()), rows)
+
+    def grids(self) -> Iterator[Grid]:
+        """The tables, in the page's order."""
+        for mode in MODES:
+            found = [one for one in self.quality if one.mode == mode]
+            if found:
+                yield _severity_grid(_TITLES[mode], found)
+                yield _verdict_grid(f"{_TITLES[mode]}: what was written", found)
+            if any(one.refusals for one in found):
+                yield _refusal_grid(found)
+            # Of all sets together, which come last.
+            if found and (confusion := found[-1].categories):
+                share = percent(confusion.agreement)
+                yield _category_grid(
+                    f"{_TITLES[mode]}: labelled (rows) and judged categories; of "
+                    f"{confusion.harmful:,} harmful texts {share}% with a labelled one",
+                    confusion,
+                )
+
+
+def make_report(
+    evaluation: Evaluation, data: Sequence[DataSet], *, command: Sequence[str], target: str
+) -> Report:
+    """`command`: the command line's words."""
+    model = evaluation.model
+    return Report(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join(command),
+        target=target,
+        model=Model(
+            name=model.name,
+            fingerprint=model.fingerprint,
+            slot=model.slot,
+            demonstration=model.demonstration,
+        ),
+        data=[
+            Data(set=one.name, path=str(one.path), sha256=one.sha256, texts=len(one.items))
+            for one in data
+        ],
+        conversations_asked=evaluation.asked,
+        seconds=round(evaluation.seconds, 3),
+        quality=evaluation.quality(),
+    )
+
+
+def _severity_grid(title: str, found: Sequence[Quality]) -> Grid:
+    rows = []
+    for one in found:
+        for how, reading in (("strict", one.strict), ("loose", one.loose)):
+            if reading is None:
+                continue
+            figures = [interval(getattr(reading, name)) for name in (*_RATES, "ece")]
+            brier = f"{reading.brier.value:.3f}" if reading.brier else NOTHING
+            texts = sum(one.labels.values())
+            rows.append((one.set, how, f"{texts:,}", f"{reading.unsafe:,}", *figures, brier))
+    return Grid(
+        title,
+        ("set", "reading", "texts", "unsafe", *_RATES.values(), "calibration error", "Brier"),
+        rows,
+    )
+
+
+def _verdict_grid(title: str, found: Sequence[Quality]) -> Grid:
+    return Grid(
+        title,
+        ("set", *SEVERITIES, "no verdict", "strict and loose agree, %", "scored"),
+        [
+            (
+                one.set,
+                *(f"{one.verdicts[word]:,}" for word in SEVERITIES),
+                ", ".join(f"{n:,} {name}" for name, n in one.without_verdict.items()) or "0",
+                percent(one.agreement),
+                f"{one.scored:,}",
+            )
+            for one in found
+        ],
+    )
+
+
+def _refusal_grid(found: Sequence[Quality]) -> Grid:
+    return Grid(
+        "Refusals",
+        ("set", "texts", "refusing", "precision", "recall", "F1"),
+        [
+            (
+                one.set,
+                f"{one.refusals.texts:,}",
+                f"{one.refusals.refusing:,}",
+                *map(interval, (one.refusals.precision, one.refusals.recall, one.refusals.f1)),
+            )
+            for one in found
+            if one.refusals
+        ],
+    )
+
+
+def _category_grid(title: str, confusion: Confusion) -> Grid:
+    rows = zip(confusion.labelled, confusion.counts, strict=True)
+    return Grid(
+        title,
+        ("labelled", *confusion.judged),
+        [(name, *(f"{count:,}" for count in counts)) for name, counts in rows],
+    )

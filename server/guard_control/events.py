@@ -1,0 +1,43 @@
+"""What happens, told to the log and to everybody who watches."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+_REMEMBERED = 256  # events that a slow watcher may be behind
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    text: str
+    slot: str
+    alarm: bool  # something is wrong
+    time: float  # seconds since 1970
+
+
+class Events:
+    def __init__(self) -> None:
+        self._watchers: set[asyncio.Queue[Event]] = set()
+
+    def tell(self, text: str, *, slot: str = "", alarm: bool = False) -> None:
+        (_log.error if alarm else _log.info)(text, **({"slot": slot} if slot else {}))
+        event = Event(text, slot, alarm, time.time())
+        for queue in self._watchers:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """From now on, without end."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(_REMEMBERED)
+        self._watchers.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.discard(queue)

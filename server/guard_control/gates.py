@@ -1,0 +1,84 @@
+"""What a candidate's live requests must show beside the active slot's."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from guard_server.counts import quantile
+from guard_server.status import SlotStatus
+
+# A share or a quantile of fewer says nothing.
+MIN_FOR_ERRORS = 20
+MIN_FOR_P99 = 100
+TOLERATED_ERRORS = 0.001  # an active slot without any error asks no more than this
+
+Snapshot = Mapping[int, SlotStatus]
+"""One slot's counts, by the gateway process's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One slot's requests in some span of time."""
+
+    answered: int = 0
+    failed: int = 0
+    latency: Counter[int] = field(default_factory=Counter)
+    lost: int = 0  # times that a gateway process took the slot out
+
+    @property
+    def ended(self) -> int:
+        return self.answered + self.failed
+
+    @property
+    def error_rate(self) -> float:
+        return self.failed / self.ended if self.ended else 0.0
+
+    @property
+    def p99_ms(self) -> float:
+        return quantile(self.latency, 0.99) / 1000
+
+    def __str__(self) -> str:
+        if not self.ended:
+            return "no requests"
+        return f"{self.ended} requests, {self.failed} failed, p99 {self.p99_ms:.1f} ms"
+
+
+def window(before: Snapshot, after: Snapshot) -> Window:
+    """What came between two snapshots. A process that is new counts from its start."""
+    answered = failed = lost = 0
+    latency: Counter[int] = Counter()
+    for pid, now in after.items():
+        answered += now.answered
+        failed += sum(now.failed.values())
+        lost += now.lost
+        latency.update(now.latency)
+        then = before.get(pid)
+        if then is not None:
+            answered -= then.answered
+            failed -= sum(then.failed.values())
+            lost -= then.lost
+            latency.subtract(then.latency)
+    return Window(answered, failed, +latency, lost)
+
+
+def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
+    """Why the candidate must not have more traffic; none if it may.
+
+    What is too little to compare is not held against it.
+    """
+    found = []
+    if candidate.lost:
+        found.append(f"It was lost {candidate.lost} times while it was watched.")
+    allowed = max(active.error_rate * factor, TOLERATED_ERRORS)
+    if candidate.ended >= MIN_FOR_ERRORS and candidate.error_rate > allowed:
+        found.append(
+            f"Its error rate is {candidate.error_rate:.2%} of {candidate.ended} requests; "
+            f"at most {allowed:.2%} is allowed."
+        )
+    enough = min(candidate.answered, active.answered) >= MIN_FOR_P99
+    if enough and candidate.p99_ms > active.p99_ms * factor:
+        found.append(
+            f"Its p99 is {candidate.p99_ms:.1f} ms; the active slot's is {active.p99_ms:.1f} ms, "
+            f"and {factor:g} times that is allowed."
+        )
+    return found

@@ -1,0 +1,73 @@
+"""A candidate's verdicts beside the active slot's, by the project's own verification."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from guard_build.verify import (
+    GOLDEN_SET,
+    DataInvalid,
+    JudgeLost,
+    compare,
+    gate,
+    load_items,
+    same_checkpoint,
+    slot_judge,
+)
+from guard_control.errors import Refused
+from guard_control.slots import LocalSlot
+from guard_server.slot import Slot
+
+_SHOWN = 5  # differing conversations, by id
+
+
+async def verify(
+    candidate: LocalSlot,
+    active: LocalSlot,
+    *,
+    data: Path | None,
+    min_agreement: float | None,
+    in_flight: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Asks both engines directly, past the gateway's caches and limits, few at a time.
+
+    Raises Refused with every reason.
+    """
+    try:
+        items = load_items(data or GOLDEN_SET)
+    except DataInvalid as error:
+        raise Refused(f"There is nothing to verify with: {error}") from None
+    tenth = 0
+
+    def progress(_stage: str, done: int, total: int) -> None:
+        nonlocal tenth
+        if done * 10 // total > tenth:
+            tenth = done * 10 // total
+            tell(f"{done} of {total} conversations")
+
+    async with _slot(candidate) as ours, _slot(active) as theirs:
+        try:
+            report = await compare(
+                items,
+                slot_judge(ours),
+                slot_judge(theirs),
+                in_flight=in_flight,
+                progress=progress,
+            )
+        except JudgeLost as error:
+            raise Refused(str(error)) from None
+    same = same_checkpoint(candidate.manifest, active.manifest)
+    tell(
+        f"agreement with {active.name} {report.agreement}, "
+        f"{'the same' if same else 'another'} checkpoint"
+    )
+    for difference in report.differing[:_SHOWN]:
+        tell(f"{difference.id}: {difference.candidate}; {active.name}: {difference.reference}")
+    if len(report.differing) > _SHOWN:
+        tell(f"and {len(report.differing) - _SHOWN} more that differ: `guard verify` lists them")
+    if found := gate(report, same_checkpoint=same, min_agreement=min_agreement):
+        raise Refused(" ".join(found))
+
+
+def _slot(slot: LocalSlot) -> Slot:
+    return Slot(slot.directory, slot.triton.target, name=slot.name, strict_completion=True)

@@ -1,0 +1,61 @@
+"""What a slot's requests came to, in plain numbers that only grow."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Buckets an eighth of an octave wide: a quantile read from them is at most 12.5% too large.
+_STEPS = 8
+
+
+class Histogram(Counter[int]):
+    """Durations by bucket: sparse, so that it can be sent and subtracted as it is."""
+
+    def add(self, microseconds: int) -> None:
+        octave = max(0, microseconds.bit_length() - 4)
+        self[octave * _STEPS + (microseconds >> octave)] += 1
+
+
+def quantile(histogram: Mapping[int, int], share: float) -> int:
+    """The duration in microseconds that `share` (0 to 1) of all stay below; 0 if there are none."""
+    wanted = share * sum(histogram.values())
+    seen = 0
+    for bucket in sorted(histogram):
+        seen += histogram[bucket]
+        if seen >= wanted:
+            return _upper(bucket)
+    return 0
+
+
+def _upper(bucket: int) -> int:
+    octave = max(0, bucket // _STEPS - 1)
+    return (bucket - octave * _STEPS + 1 << octave) - 1
+
+
+@dataclass(slots=True)
+class SlotCounts:
+    """Of one slot in this process, since the slot was opened."""
+
+    answered: int = 0
+    failed: Counter[str] = field(default_factory=Counter)  # by the error's name; not the callers'
+    cancelled: int = 0
+    retried_elsewhere: int = 0  # of the failed ones, those that another slot was asked for
+    lost: int = 0  # times that the slot was taken out
+    latency: Histogram = field(default_factory=Histogram)  # of the answered
+
+
+@dataclass(slots=True)
+class ShadowCounts:
+    """Of one slot as a shadow."""
+
+    dropped: int = 0  # for want of room
+    failed: Counter[str] = field(default_factory=Counter)
+    agreed: int = 0  # severity, categories and refusal
+    # (severity that the caller got, the shadow's): those on the diagonal agree in it.
+    severities: Counter[tuple[str, str]] = field(default_factory=Counter)
+    latency: Histogram = field(default_factory=Histogram)
+    latency_of_answers: Histogram = field(default_factory=Histogram)  # of the same requests
+
+    @property
+    def compared(self) -> int:
+        return self.severities.total()

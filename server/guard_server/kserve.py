@@ -1,0 +1,193 @@
+"""KServe v2's inference.GRPCInferenceService: for tritonclient, perf_analyzer and KServe's tools.
+
+One model, `qwen3guard`. Its input is either `conversation` (JSON: a list of {"role", "content"}) or
+`text` (one prompt); its outputs are the verdict's parts. It is the same path as Moderate.
+"""
+
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from guard_server import validation
+from guard_server.admission import Caller, Intake
+from guard_server.desk import Desk, abort, caller_of, known_error
+from guard_server.errors import ModelUnknown
+from guard_server.kserve_statistics import Span
+from guard_server.kserve_tensors import INPUTS, OUTPUTS, read, write
+from guard_server.router import Router
+from guard_server.stream import Stream
+from guard_server.validation import Conversation
+
+NAME = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MODEL = "qwen3guard"
+VERSION = "1"
+_EXTENSIONS = ("model_configuration", "statistics")
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers requests until `intake` is closed. Methods that it lacks are UNIMPLEMENTED."""
+
+    def __init__(self, desk: Desk, intake: Intake, router: Router) -> None:
+        self._desk = desk
+        self._intake = intake
+        self._router = router
+
+    async def ServerLive(  # noqa: N802  (KServe's name, as those below)
+        self, _request: service_pb2.ServerLiveRequest, _context: _Context
+    ) -> service_pb2.ServerLiveResponse:
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(  # noqa: N802
+        self, _request: service_pb2.ServerReadyRequest, _context: _Context
+    ) -> service_pb2.ServerReadyResponse:
+        return service_pb2.ServerReadyResponse(ready=self._ready)
+
+    async def ServerMetadata(  # noqa: N802
+        self, _request: service_pb2.ServerMetadataRequest, _context: _Context
+    ) -> service_pb2.ServerMetadataResponse:
+        return service_pb2.ServerMetadataResponse(
+            name="qwen3guard-server",
+            version=version("qwen3guard-server"),
+            extensions=_EXTENSIONS,
+        )
+
+    async def ModelReady(  # noqa: N802
+        self, request: service_pb2.ModelReadyRequest, context: _Context
+    ) -> service_pb2.ModelReadyResponse:
+        await _check_model(request, context)
+        return service_pb2.ModelReadyResponse(ready=self._ready)
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: service_pb2.ModelMetadataRequest, context: _Context
+    ) -> service_pb2.ModelMetadataResponse:
+        await _check_model(request, context)
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
+        return service_pb2.ModelMetadataResponse(
+            name=MODEL,
+            versions=[VERSION],
+            platform="qwen3guard",
+            inputs=[tensor(name=name, datatype="BYTES", shape=[1]) for name in INPUTS],
+            outputs=[
+                tensor(name=name, datatype="BYTES", shape=[dims]) for name, dims in OUTPUTS.items()
+            ],
+        )
+
+    async def ModelConfig(  # noqa: N802
+        self, request: service_pb2.ModelConfigRequest, context: _Context
+    ) -> service_pb2.ModelConfigResponse:
+        await _check_model(request, context)
+        text = model_config_pb2.TYPE_STRING
+        return service_pb2.ModelConfigResponse(
+            config=model_config_pb2.ModelConfig(
+                name=MODEL,
+                platform="qwen3guard",
+                max_batch_size=0,  # a request is one conversation
+                input=[
+                    model_config_pb2.ModelInput(name=name, data_type=text, dims=[1], optional=True)
+                    for name in INPUTS
+                ],
+                output=[
+                    model_config_pb2.ModelOutput(name=name, data_type=text, dims=[dims])
+                    for name, dims in OUTPUTS.items()
+                ],
+            )
+        )
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: service_pb2.ModelStatisticsRequest, context: _Context
+    ) -> service_pb2.ModelStatisticsResponse:
+        if request.name:
+            await _check_model(request, context)
+        found = self._desk.statistics
+
+        def span(of: Span) -> service_pb2.StatisticDuration:
+            return service_pb2.StatisticDuration(count=of.count, ns=of.ns)
+
+        statistics = service_pb2.ModelStatistics(
+            name=MODEL,
+            version=VERSION,
+            last_inference=found.last_ms,
+            inference_count=found.success.count,
+            execution_count=found.engine_calls,
+            inference_stats=service_pb2.InferStatistics(
+                success=span(found.success),
+                fail=span(found.fail),
+                queue=span(found.queue),
+                compute_input=span(found.compute_input),
+                compute_infer=span(found.compute_infer),
+                compute_output=span(found.compute_output),
+                cache_hit=span(found.cache_hit),
+            ),
+        )
+        return service_pb2.ModelStatisticsResponse(model_stats=[statistics])
+
+    async def ModelInfer(  # noqa: N802
+        self, request: service_pb2.ModelInferRequest, context: _Context
+    ) -> service_pb2.ModelInferResponse:
+        try:
+            with self._intake.accept():
+                return await self._infer("ModelInfer", request, caller_of(context))
+        except Exception as error:
+            await abort(context, error)
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, _requests: object, context: _Context
+    ) -> None:
+        caller = caller_of(context, many=True)
+
+        async def answer(
+            request: service_pb2.ModelInferRequest,
+        ) -> service_pb2.ModelStreamInferResponse:
+            try:
+                response = await self._infer("ModelStreamInfer", request, caller)
+            except Exception as error:  # as Triton does: a stream tells errors by their text only
+                text = str(known_error(error))
+                response = service_pb2.ModelInferResponse(model_name=MODEL, id=request.id)
+                return service_pb2.ModelStreamInferResponse(
+                    error_message=text, infer_response=response
+                )
+            response.parameters["triton_final_response"].bool_param = True
+            return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+        try:
+            with self._intake.accept():
+                await Stream(context, answer, self._intake.closed).run()
+        except Exception as error:
+            await abort(context, error)
+
+    @property
+    def _ready(self) -> bool:
+        return self._router.serving and not self._intake.closed.is_set()
+
+    async def _infer(
+        self, method: str, request: service_pb2.ModelInferRequest, caller: Caller
+    ) -> service_pb2.ModelInferResponse:
+        moderated, _ = await self._desk.judge(method, lambda: _conversation(request), caller)
+        return write(moderated, request, MODEL, VERSION)
+
+
+def _conversation(request: service_pb2.ModelInferRequest) -> Conversation:
+    _check_name(request.model_name)
+    return validation.conversation(read(request))
+
+
+async def _check_model(
+    request: service_pb2.ModelReadyRequest
+    | service_pb2.ModelMetadataRequest
+    | service_pb2.ModelConfigRequest
+    | service_pb2.ModelStatisticsRequest,
+    context: _Context,
+) -> None:
+    try:
+        _check_name(request.name)
+    except ModelUnknown as error:
+        await abort(context, error)
+
+
+def _check_name(name: str) -> None:
+    if name != MODEL:
+        raise ModelUnknown(f"There is no model of that name; there is: {MODEL}.")

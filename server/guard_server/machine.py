@@ -1,0 +1,103 @@
+"""The machine that a TensorRT-LLM engine is built or served on: its versions and its GPU.
+
+An engine loads only in the TensorRT-LLM that built it, and on the GPU architecture that it was
+built for; elsewhere it fails late and obscurely, so both are compared before it is loaded.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard_server.errors import SlotInvalid
+from guard_server.manifest import Gpu, Manifest
+
+_VERSIONS = """
+from importlib.metadata import PackageNotFoundError, version
+def first(*names):
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            pass
+    return "none"
+print(first("tensorrt_llm"), first("tensorrt", "tensorrt_cu13", "tensorrt_cu12"))
+"""
+_TIMEOUT_S = 60
+
+
+class MachineUnfit(SlotInvalid):
+    """This machine can't build or run any TensorRT-LLM engine; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Where NVIDIA's container has what is run here. Its Python is not the one that runs this."""
+
+    python: str = "/usr/bin/python3"
+    nvidia_smi: str = "nvidia-smi"
+    tritonserver: Path = Path("/opt/tritonserver/bin/tritonserver")
+    backends: Path = Path("/opt/tritonserver/backends")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    tensorrt_llm: str
+    tensorrt: str
+    gpu: Gpu
+
+
+def read_machine(container: Container) -> Machine:
+    """Raises MachineUnfit unless TensorRT-LLM and a GPU are here."""
+    found = _output([container.python, "-c", _VERSIONS]).split()
+    if len(found) != 2 or "none" in found:
+        raise MachineUnfit(
+            "TensorRT-LLM is not installed here. Run this in its container, on a machine with a "
+            "GPU: make gpu-build FORMAT=fp8, then make gpu-serve. On a CPU use --engine openvino."
+        )
+    return Machine(tensorrt_llm=found[0], tensorrt=found[1], gpu=_gpu(container))
+
+
+def check_machine(manifest: Manifest, machine: Machine) -> None:
+    """Raises SlotInvalid if the slot's engine would not load here, saying what to rebuild."""
+    engine = manifest.engine
+    capability = engine.gpu.compute_capability if engine.gpu else None
+    compared = (
+        ("TensorRT-LLM", engine.version, machine.tensorrt_llm),
+        ("TensorRT", engine.tensorrt, machine.tensorrt),
+        ("compute capability", capability, machine.gpu.compute_capability),
+    )
+    differing = [
+        f"{what} {built} (here: {here})" for what, built, here in compared if built != here
+    ]
+    if differing:
+        source = manifest.model.source
+        checkpoint = source.hub_id if source else f"DIR, where {manifest.model.name} is"
+        raise SlotInvalid(
+            f"The slot's engine was built for {', '.join(differing)}, so it would not load on this "
+            f"{machine.gpu.name}. Rebuild it here: guard build --engine tensorrt-llm --format "
+            f"{engine.weights} --checkpoint {checkpoint}"
+        )
+
+
+def _gpu(container: Container) -> Gpu:
+    query = ["--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    lines = _output([container.nvidia_smi, *query]).strip().splitlines()
+    name, comma, capability = (lines[0] if lines else "").rpartition(",")
+    if not comma:
+        raise MachineUnfit(
+            "No NVIDIA GPU can be seen here (nvidia-smi names none). Run the container with "
+            "--gpus all, on a machine with a GPU and its driver."
+        )
+    return Gpu(name=name.strip(), compute_capability=capability.strip())
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a command prints; nothing if it can't be run or fails."""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,152 @@
+"""What a gateway process tells of itself to whoever supervises it: one small file for each process.
+
+The processes that serve one port find each other by these files too, and share the engines' places.
+"""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from guard_server.router import Route, Router
+
+_PERIOD_S = 0.1
+_STALE_S = 2.0  # a process that has not written for so long is dead, or as good as
+
+_log = structlog.get_logger(__name__)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ShadowStatus(_Model):
+    """See counts.ShadowCounts."""
+
+    dropped: int = 0
+    failed: int = 0
+    agreed: int = 0
+    severities: dict[str, int] = {}  # "Safe/Unsafe": what the caller got, then the shadow's
+    latency: dict[int, int] = {}
+    latency_of_answers: dict[int, int] = {}
+
+
+class SlotStatus(_Model):
+    """See counts.SlotCounts."""
+
+    fingerprint: str
+    weight: int
+    ready: bool
+    in_flight: int
+    places: int  # this process's part of the engine's
+    answered: int
+    failed: dict[str, int]
+    cancelled: int
+    retried_elsewhere: int
+    lost: int
+    latency: dict[int, int]
+    shadow: ShadowStatus
+
+
+class WorkerStatus(_Model):
+    """One process."""
+
+    pid: int
+    generation: int  # of the traffic that it follows
+    refused: str | None  # why it does not follow the newest
+    slots: dict[str, SlotStatus]
+    closing: dict[str, int]  # slots taken away that still have requests in flight: how many
+
+
+def read(directory: Path) -> Iterator[WorkerStatus]:
+    """The processes that are alive."""
+    for path in _live(directory):
+        try:
+            yield WorkerStatus.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            continue  # it ended, or is of another version
+
+
+class Publisher:
+    """Writes this process's file, and has the router share the engines' places by the others'."""
+
+    def __init__(self, directory: Path, router: Router) -> None:
+        self._path = directory / f"{os.getpid()}.json"
+        self._router = router
+
+    async def run(self) -> None:
+        """Until cancelled; then the file is removed."""
+        failed = False
+        try:
+            while True:
+                try:
+                    self._write()
+                    live = _live(self._path.parent)
+                    if self._path in live:
+                        self._router.share_places(live.index(self._path), len(live))
+                    failed = False
+                except OSError as error:
+                    if not failed:
+                        _log.error("status not written", reason=str(error))
+                    failed = True
+                await asyncio.sleep(_PERIOD_S)
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(_status(self._router).model_dump_json())
+        new.rename(self._path)
+
+
+def _live(directory: Path) -> list[Path]:
+    """The files of processes that are alive, in an order that all of them see."""
+    now = time.time()
+    return sorted(
+        Path(entry.path)
+        for entry in os.scandir(directory)
+        if entry.name.endswith(".json") and now - entry.stat().st_mtime < _STALE_S
+    )
+
+
+def _status(router: Router) -> WorkerStatus:
+    closing = Counter[str]()
+    for route in router.retired:
+        closing[route.slot.name] += route.in_flight
+    return WorkerStatus(
+        pid=os.getpid(),
+        generation=router.generation,
+        refused=router.refused,
+        slots={name: _slot(route) for name, route in router.routes.items()},
+        closing=closing,
+    )
+
+
+def _slot(route: Route) -> SlotStatus:
+    counts, shadow = route.counts, route.shadow
+    return SlotStatus(
+        fingerprint=route.slot.fingerprint,
+        weight=route.entry.weight,
+        ready=route.ready,
+        in_flight=route.in_flight,
+        places=route.slot.places.size,
+        answered=counts.answered,
+        failed=counts.failed,
+        cancelled=counts.cancelled,
+        retried_elsewhere=counts.retried_elsewhere,
+        lost=counts.lost,
+        latency=counts.latency,
+        shadow=ShadowStatus(
+            dropped=shadow.dropped,
+            failed=shadow.failed.total(),
+            agreed=shadow.agreed,
+            severities={"/".join(pair): count for pair, count in shadow.severities.items()},
+            latency=shadow.latency,
+            latency_of_answers=shadow.latency_of_answers,
+        ),
+    )

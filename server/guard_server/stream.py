@@ -1,0 +1,75 @@
+"""One bidirectional stream of either face: read while there is room, answered as answers come."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from guard_server.errors import Unavailable
+
+MAX_IN_FLIGHT = 64
+
+R = TypeVar("R")  # a request's message, and an answer's
+A = TypeVar("A")
+
+
+class Stream(Generic[R, A]):
+    """Answers what comes in by `begin`, which gives a coroutine that never fails.
+
+    `begin` itself may raise a GuardError: that ends the reading. `closed` ends it too.
+    """
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[R, A],
+        begin: Callable[[R], Coroutine[Any, Any, A]],
+        closed: asyncio.Event,
+    ) -> None:
+        self._context = context
+        self._begin = begin
+        self._closed = closed
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._writing = asyncio.Lock()
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Ends with what ended the reading, after everything read is answered."""
+        reader = asyncio.create_task(self._read())
+        closed = asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait({reader, closed}, return_when=asyncio.FIRST_COMPLETED)
+            cut_short = not reader.done()
+            if cut_short:
+                reader.cancel()
+                await asyncio.wait({reader})
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
+            if cut_short:
+                raise Unavailable("The server is stopping. Send what has no answer to another one.")
+            reader.result()
+        finally:
+            # If the caller has gone away, so do its requests.
+            for task in (reader, closed, *self._in_flight):
+                task.cancel()
+
+    async def _read(self) -> None:
+        while True:
+            await self._room.acquire()
+            request = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            task = asyncio.create_task(self._answer(self._begin(request)))
+            self._in_flight.add(task)
+            task.add_done_callback(self._answered)
+
+    async def _answer(self, answering: Coroutine[Any, Any, A]) -> None:
+        answer = await answering
+        async with self._writing:
+            await self._context.write(answer)
+        self._room.release()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if not task.cancelled():
+            task.exception()  # of a write to a caller that has gone: `run` is cancelled, too

@@ -1,0 +1,123 @@
+"""Which slots there are and which of them get the traffic: one small file, `traffic.json`.
+
+Whoever operates the gateway replaces the file as a whole: the control plane by a rename, Kubernetes
+by exchanging the link of a ConfigMap's volume. Each gateway process follows it by itself.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from guard_server.errors import TrafficInvalid
+
+FILE_NAME = "traffic.json"
+_POLL_S = 0.1
+
+SlotName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SlotTraffic(_Model):
+    """A slot's place and its part of the traffic."""
+
+    directory: Path = Field(description="Its manifest, template and tokenizer lie here.")
+    triton: str = Field(pattern=r"^\S+:[0-9]+$", description="gRPC address of its Triton.")
+    fingerprint: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{16}$",
+        description="The manifest's; if given, a directory that holds another one is refused.",
+    )
+    weight: int = Field(
+        ge=0, le=1_000_000, description="Its part of all weights; at 0 it is kept warm."
+    )
+
+    def same_slot(self, other: "SlotTraffic") -> bool:
+        """Whether the two differ in nothing but the weight."""
+        return self.model_copy(update={"weight": other.weight}) == other
+
+
+class ShadowTraffic(_Model):
+    """Live requests that a slot judges as well, for comparison: callers never see its verdicts."""
+
+    slot: str
+    share: float = Field(gt=0, le=1, description="Of the requests, chosen at random.")
+
+
+class Traffic(_Model):
+    """All of `traffic.json`."""
+
+    schema_version: Literal[1] = 1
+    generation: int = Field(ge=0, description="Tells one state from another: gateways report it.")
+    slots: dict[SlotName, SlotTraffic] = Field(min_length=1, description="By the slot's name.")
+    shadow: ShadowTraffic | None = None
+
+    @model_validator(mode="after")
+    def _has_somewhere_to_go(self) -> Self:
+        if not any(slot.weight for slot in self.slots.values()):
+            raise ValueError("give at least one slot a weight above 0")
+        if self.shadow and self.shadow.slot not in self.slots:
+            raise ValueError(f"the shadow slot {self.shadow.slot} is none of the slots")
+        return self
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return {name: slot.weight for name, slot in self.slots.items()}
+
+
+def load(path: Path) -> Traffic:
+    """Raises TrafficInvalid, saying where and what."""
+    try:
+        return _parse(path, path.read_bytes())
+    except OSError as error:
+        raise TrafficInvalid(f"{path} can't be read: {error.strerror}.") from None
+
+
+def save(traffic: Traffic, path: Path) -> None:
+    """Replaces the file: whoever reads it finds the old or the new one, whole."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
+        new.write(traffic.model_dump_json(indent=2).encode() + b"\n")
+        new.flush()
+        os.fsync(new.fileno())
+    Path(new.name).rename(path)
+
+
+async def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:
+    """The file's content, or what is wrong with it: first as it stands, then after each change.
+
+    It is looked at by its path, links followed, so that any way to replace it is seen.
+    """
+    last = None
+    while True:
+        seen = _identity(path)
+        if seen != last:
+            last = seen
+            try:
+                yield load(path)
+            except TrafficInvalid as error:
+                yield error
+        await asyncio.sleep(_POLL_S)
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.errno
+    return status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size
+
+
+def _parse(path: Path, text: bytes) -> Traffic:
+    try:
+        return Traffic.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise TrafficInvalid(f"{path}: {where}: {first['msg']}.") from None

@@ -1,0 +1,44 @@
+"""The sets of the project's own writing: the golden set and the calibration set."""
+
+from collections import Counter
+
+import pytest
+
+from guard_build.verify import GOLDEN_SET, Item, load_items
+from guard_server.verdict import CATEGORIES, Verdict, parse, text
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[Item, ...]:
+    return load_items(GOLDEN_SET)  # ids are unique, and every field is in its grammar
+
+
+def test_the_golden_set_covers_what_it_should(golden: tuple[Item, ...]) -> None:
+    assert len(golden) >= 300
+    assert len({item.language for item in golden}) >= 20
+    unsafe = [item for item in golden if item.severity != "Safe"]
+    for mode in (False, True):
+        of_mode = [item for item in unsafe if item.response_mode == mode]
+        assert len(of_mode) >= 30
+    counts = Counter(name for item in unsafe for name in item.categories or ())
+    assert all(counts[name] >= 5 for name in CATEGORIES), counts
+    refusals = Counter(item.refusal for item in golden if item.response_mode)
+    assert refusals["Yes"] >= 20 and refusals["No"] >= 20
+    assert {item.severity for item in golden} == {"Safe", "Controversial", "Unsafe"}
+    assert sum(item.kind == "hard-benign" for item in golden) >= 30
+
+
+def test_every_label_is_a_verdict(golden: tuple[Item, ...]) -> None:
+    for item in golden:
+        assert item.severity is not None and item.categories is not None, item.id
+        refusal = None if item.refusal is None else item.refusal == "Yes"
+        verdict = Verdict(item.severity, item.categories, refusal)
+        assert parse(text(verdict), response_mode=item.response_mode) == verdict, item.id
+        assert (item.severity == "Safe") == (not item.categories), item.id
+
+
+def test_no_conversation_stands_in_both_sets(golden: tuple[Item, ...]) -> None:
+    calibration = load_items(GOLDEN_SET.with_name("calibration.jsonl"))
+    asked = {item.messages[-1].content for item in golden}
+    assert not asked & {item.messages[-1].content for item in calibration}
+    assert len({item.messages for item in golden}) == len(golden)

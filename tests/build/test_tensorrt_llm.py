@@ -1,0 +1,415 @@
+"""Building a TensorRT-LLM slot: all that can be checked where its tools do not exist.
+
+The tools are stand-ins (tests/support/tensorrt_llm.py); docs/gpu.md says what never ran.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tritonclient.grpc import model_config_pb2
+
+from guard_build import BuildFailed, build_slot
+from guard_build.tensorrt_llm import EngineBuild, Format, KvCache, build_engine, plan, recipe
+from guard_build.tensorrt_llm import flags as table
+from guard_build.tensorrt_llm.stages import Workspace
+from guard_build.verify import load_items
+from guard_server.machine import Machine
+from guard_server.manifest import Gpu, Manifest
+from guard_server.prompt import Prompt
+from guard_server.verdict import parse
+from tests.support.checkpoints import write_checkpoint
+from tests.support.shared import SHARED, needs_shared
+from tests.support.slots import TINY
+from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build
+
+CONFIG_FACTS = SHARED / "reference" / "trtllm" / "trtllm_1.2.1_config_facts.json"
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeTools:
+    (tmp_path / "tools").mkdir()
+    return FakeTools(tmp_path / "tools")
+
+
+def accept(slot: Path) -> None:
+    Manifest.load(slot).check(slot)
+
+
+def run(build: EngineBuild, fake: FakeTools, **changes: Any) -> Manifest:
+    return build_engine(
+        build,
+        **{
+            "tools": fake.tools,
+            "machine": MACHINE,
+            "verify": accept,
+            "progress": lambda stage, done, total: None,
+            **changes,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "kv_cache", "script"),
+    [
+        (Format.FP8, "fp8", "quantize.py"),
+        (Format.W8A8, "bf16", "quantize.py"),
+        (Format.W8A16, "bf16", "convert_checkpoint.py"),
+        (Format.BF16, "bf16", "convert_checkpoint.py"),
+    ],
+)
+def test_a_slot_of_each_format(
+    fake: FakeTools, tmp_path: Path, kind: Format, kv_cache: str, script: str
+) -> None:
+    build = engine_build(tmp_path, kind)
+    stages: list[str] = []
+    manifest = run(build, fake, progress=lambda stage, done, total: stages.append(stage))
+    assert fake.ran() == [script, "trtllm-build"]
+    calibrated = ["calibrate"] if script == "quantize.py" else []
+    assert list(dict.fromkeys(stages)) == ["fetch", *calibrated, "quantize", "compile", "package"]
+    assert Manifest.load(build.slot) == manifest
+    manifest.check(build.slot)
+    assert set(manifest.files) == {
+        "chat_template.jinja",
+        "tokenizer.json",
+        "guard_green/config.pbtxt",
+        "guard_green/1/config.json",
+        "guard_green/1/rank0.engine",
+    }
+    engine = manifest.engine
+    assert (engine.kind, engine.version, engine.tensorrt) == ("tensorrt-llm", "1.2.1", "10.14.1.48")
+    assert (engine.weights, engine.kv_cache, engine.triton_model) == (kind, kv_cache, "guard_green")
+    assert engine.gpu == Gpu(name="NVIDIA H100", compute_capability="9.0")
+    limits = manifest.limits
+    assert (limits.max_input_tokens, limits.max_output_tokens) == (8192, 64)
+    assert (limits.max_draft_tokens, limits.max_in_flight, limits.kv_block_tokens) == (24, 64, 32)
+    cpu = build_slot(TINY, tmp_path / "blue")
+    assert manifest.model == cpu.model  # so that `guard verify` knows them for one checkpoint
+
+
+def test_a_stage_is_skipped_while_its_inputs_are_the_same(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+    first = run(build, fake)
+    assert fake.ran() == ["quantize.py", "trtllm-build"]
+    assert run(build, fake) == first
+    assert fake.ran() == []
+    newer = Machine("1.2.1", "10.15.0", MACHINE.gpu)
+    run(build, fake, machine=newer)
+    assert fake.ran() == ["trtllm-build"]
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(build.calibration.read_text().splitlines()[:9]))
+    run(engine_build(tmp_path, calibration=few), fake)
+    assert fake.ran() == ["quantize.py", "trtllm-build"]
+    (build.work / "compile" / "rank0.engine").unlink()
+    run(engine_build(tmp_path, calibration=few), fake)
+    assert fake.ran() == ["trtllm-build"]
+
+
+@pytest.mark.parametrize("broken", ["quantize.py", "trtllm-build"])
+def test_a_stage_that_fails_leaves_nothing_half_done(
+    fake: FakeTools, tmp_path: Path, broken: str
+) -> None:
+    build = engine_build(tmp_path)
+    before = build_slot(TINY, build.slot)
+    fake.faults(fail=[broken])
+    with pytest.raises(BuildFailed, match=r"(?s)failed with exit code 1.*it broke in the middle"):
+        run(build, fake)
+    assert Manifest.load(build.slot) == before
+    accept(build.slot)
+    assert [path.name for path in build.slot.parent.iterdir()] == ["green"]
+    assert fake.ran()[-1] == broken
+    fake.faults()
+    run(build, fake)
+    assert fake.ran() == ["quantize.py", "trtllm-build"][broken == "trtllm-build" :]
+    assert Manifest.load(build.slot).engine.kind == "tensorrt-llm"
+
+
+class Stopped(BaseException):
+    pass
+
+
+def test_a_stopped_build_goes_on_where_it_was(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "compile":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(build, fake, progress=stop)
+    assert not build.slot.exists()
+    (build.work / "compile.partial").mkdir()
+    (build.work / "compile.partial" / "rank0.engine").write_bytes(b"cut sho")
+    run(build, fake)
+    assert fake.ran() == ["quantize.py", "trtllm-build"]
+    assert (build.slot / "guard_green" / "1" / "rank0.engine").read_bytes() == b"an engine"
+
+
+def test_a_slot_that_is_refused_does_not_take_its_place(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+
+    def refuse(slot: Path) -> None:
+        accept(slot)
+        raise BuildFailed("agreement is 0.5")
+
+    with pytest.raises(BuildFailed, match="agreement is"):
+        run(build, fake, verify=refuse)
+    assert not build.slot.exists()
+    assert not list(build.slot.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("architecture", "QWenForCausalLM"),
+        ("quantization.quant_algo", "W8A16"),
+        ("quantization.quant_algo", None),
+        ("quantization.kv_cache_quant_algo", "INT8"),
+        ("version", "1.1.0"),
+        ("pretrained_config.logits_dtype", "float16"),
+        ("pretrained_config.quantization.kv_cache_quant_algo", None),
+        ("build_config.max_draft_len", 0),
+        ("build_config.max_input_len", 1024),
+        ("build_config.gather_generation_logits", False),
+        ("build_config.speculative_decoding_mode", 1),
+        ("build_config.kv_cache_type", "CONTINUOUS"),
+        ("build_config.plugin_config.use_paged_context_fmha", False),
+        ("build_config.plugin_config.use_paged_context_fmha", 1),
+        ("build_config.plugin_config.tokens_per_block", 64),
+    ],
+)
+def test_what_is_not_what_was_asked_for(
+    fake: FakeTools, tmp_path: Path, path: str, value: Any
+) -> None:
+    build = engine_build(tmp_path)
+    fake.faults(config={path: value})
+    with pytest.raises(BuildFailed, match=f"is not what was asked for: {path} is "):
+        run(build, fake)
+    assert not build.slot.exists()
+    fake.faults()
+    run(build, fake)  # nothing of it was kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "kv_cache", "reason"),
+    [
+        (Format.FP8, KvCache.INT8, "does not work on an INT8 KV cache"),
+        (Format.FP8, KvCache.BF16, "its attention runs in FP8"),
+        (Format.W8A8, KvCache.FP8, "only beside FP8 weights"),
+        (Format.W8A16, KvCache.FP8, "only beside FP8 weights"),
+        (Format.BF16, KvCache.INT8, "does not work on an INT8 KV cache"),
+    ],
+)
+def test_a_pair_that_loses_block_reuse(kind: Format, kv_cache: KvCache, reason: str) -> None:
+    with pytest.raises(BuildFailed, match=reason):
+        recipe(kind, kv_cache)
+    fitting = recipe(kind).kv_cache
+    assert recipe(kind, fitting) == recipe(kind)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--use_paged_contxt_fmha", "enable"], "has no flag --use_paged_contxt_fmha"),
+        (["use_paged_context_fmha", "enable"], "has no flag use_paged"),
+        (["--use_paged_context_fmha", "true"], "takes one of enable, disable; not true"),
+        (["--max_draft_len", "many"], "takes a whole number"),
+        (["--max_draft_len"], "lacks its value"),
+        (["--multiple_profiles", "enable", "--opt_num_tokens", "8"], "conflicts"),
+        (["--max_draft_len", "8", "--gather_context_logits"], "conflicts"),
+    ],
+)
+def test_a_flag_that_the_tool_does_not_have(arguments: list[str], text: str) -> None:
+    with pytest.raises(BuildFailed, match=text):
+        table.check("trtllm-build", arguments)
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
+def test_no_made_up_flag_passes(name: str) -> None:
+    known = json.loads(Path(table.__file__).with_name("flags_1_2_1.json").read_text())
+    if name not in known["quantize.py"]:
+        with pytest.raises(BuildFailed):
+            table.check("quantize.py", [f"--{name}", "1"])
+
+
+@needs_shared
+def test_the_table_agrees_with_what_is_known_of_1_2_1() -> None:
+    facts = json.loads(CONFIG_FACTS.read_text())
+    by_class = {name.split("(")[0]: value for name, value in facts.items()}
+    fields = {**by_class["BuildConfig"], **by_class["PluginConfig"]}
+    ours = json.loads(Path(table.__file__).with_name("flags_1_2_1.json").read_text())
+    tool_only = {
+        *("checkpoint_dir", "output_dir", "log_level", "workers", "logits_dtype"),
+        *("gather_all_token_logits", "fast_build", "strip_plan"),
+    }
+    assert set(ours["trtllm-build"]) - tool_only <= set(fields)
+    for name, kind in ours["trtllm-build"].items():
+        default = fields.get(name)
+        if isinstance(default, bool):
+            assert kind in ("switch", ["enable", "disable"]), name
+        elif isinstance(default, int):
+            assert kind == "int", name
+
+
+def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+    run(build, fake)
+    lines = (build.work / "calibrate" / "train.jsonl").read_text().splitlines()
+    items = load_items(build.calibration)
+    assert len(lines) == len(items)
+    prompt = Prompt.load(TINY)
+    whole = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    end = whole.token_to_id("<|im_end|>")
+    for line, item in zip(lines, items, strict=True):
+        ids = whole.encode(json.loads(line)["text"], add_special_tokens=False).ids
+        asked = prompt.ids(item.conversation)
+        assert ids[: len(asked)] == asked
+        assert ids[-1] == end
+        verdict = parse(prompt.decode(ids[len(asked) : -1]), response_mode=item.response_mode)
+        assert verdict.severity == item.severity
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, "has no severity"),
+        (
+            {"messages": [{"role": "user", "content": "<|im_end|>"}], "severity": "Safe"},
+            "holds a special token's text",
+        ),
+        ({"messages": []}, "messages"),
+    ],
+)
+def test_calibration_data_that_can_not_be_used(
+    fake: FakeTools, tmp_path: Path, row: dict[str, Any], text: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"id": "1", **row}))
+    with pytest.raises(BuildFailed, match=text):
+        run(engine_build(tmp_path, calibration=data), fake)
+    assert fake.ran() == []
+
+
+def test_a_path_that_quantize_would_take_for_a_data_set(fake: FakeTools, tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed, match="'pileval' in its name"):
+        run(engine_build(tmp_path, work=tmp_path / "my_pileval"), fake)
+    run(engine_build(tmp_path, Format.BF16, work=tmp_path / "my_pileval"), fake)
+
+
+def test_another_container_and_an_older_gpu(fake: FakeTools, tmp_path: Path) -> None:
+    other = Machine("1.3.0", "10.14.1.48", MACHINE.gpu)
+    with pytest.raises(BuildFailed, match=r"has TensorRT-LLM 1.3.0; .* 1.2.1 only. Use nvcr.io"):
+        run(engine_build(tmp_path), fake, machine=other)
+    a100 = Machine("1.2.1", "10.14.1.48", Gpu(name="NVIDIA A100", compute_capability="8.0"))
+    with pytest.raises(BuildFailed, match=r"NVIDIA A100 has 8\.0\. Use w8a8 or w8a16"):
+        run(engine_build(tmp_path), fake, machine=a100)
+    run(engine_build(tmp_path, Format.W8A8), fake, machine=a100)
+
+
+def test_checkpoints_that_can_not_be_built(fake: FakeTools, tmp_path: Path) -> None:
+    def build(name: str, **changes: Any) -> EngineBuild:
+        write_checkpoint(tmp_path / name, **changes)
+        checkpoint = engine_build(tmp_path).checkpoint
+        other = type(checkpoint)(tmp_path / name, name)
+        return engine_build(tmp_path, checkpoint=other)
+
+    with pytest.raises(BuildFailed, match="LlamaForCausalLM"):
+        run(build("llama", architectures=["LlamaForCausalLM"]), fake)
+    with pytest.raises(BuildFailed, match="1024 positions; a GPU engine is built for 8256"):
+        run(build("short"), fake)
+    damaged = build("damaged", max_position_embeddings=9000)
+    (damaged.checkpoint.directory / "tokenizer.json").unlink()
+    with pytest.raises(BuildFailed, match=r"tokenizer\.json does not exist"):
+        run(damaged, fake)
+    assert fake.ran() == []
+
+
+def test_a_full_disk(fake: FakeTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage
+
+    def with_free(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=free))
+
+    with_free(1000)
+    with pytest.raises(BuildFailed, match=r"0\.0 GB free; the build needs about"):
+        run(engine_build(tmp_path), fake)
+    assert fake.ran() == []
+    with_free(100_000_000)
+    fake.faults(fail=["trtllm-build"])
+    with pytest.raises(BuildFailed, match=r"is full\. Free some space"):
+        run(engine_build(tmp_path), fake)
+
+
+def test_a_disk_that_fills_up_under_our_own_hands(tmp_path: Path) -> None:
+    def fill(directory: Path) -> None:
+        (directory / "first").write_text("some")
+        Path("/dev/full").write_text("more")
+
+    workspace = Workspace(tmp_path, lambda stage, done, total: None)
+    with pytest.raises(BuildFailed, match=r"is full\. Free some space"):
+        workspace.stage("calibrate", {}, fill)
+    assert not workspace.path("calibrate").exists()
+
+
+def test_tools_that_are_not_there(fake: FakeTools, tmp_path: Path) -> None:
+    (fake.directory / "trtllm-build").unlink()
+    with pytest.raises(BuildFailed, match="this is not the pinned container"):
+        run(engine_build(tmp_path), fake)
+
+
+def test_a_plan_names_all_and_writes_nothing(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+    text = "\n".join(plan(build, fake.tools))
+    assert not build.work.exists() and not build.slot.exists() and fake.ran() == []
+    run(build, fake)
+    for path in (path for path in build.slot.rglob("*") if path.is_file()):
+        assert str(path) in text
+    for stage in ("quantize", "compile"):
+        assert f"{build.work / stage}; log: {build.work}/logs/{stage}.log" in text
+    assert "--qformat fp8 --kv_cache_dtype fp8" in text
+    assert "--speculative_decoding_mode draft_tokens_external --max_draft_len 24" in text
+
+
+def test_the_tensor_contract_of_both_engines_is_one(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+    run(build, fake)
+    build_slot(TINY, tmp_path / "green")
+    gpu, cpu = (
+        text_format.Parse(
+            (slot / "guard_green" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+        for slot in (build.slot, tmp_path / "green")
+    )
+    assert (gpu.backend, cpu.backend) == ("tensorrtllm", "python")
+    assert gpu.parameters["gpt_model_path"].string_value == "guard_green/1"
+    assert {**cpu.parameters}.keys() <= {**gpu.parameters}.keys()
+    for config in (gpu, cpu):
+        config.ClearField("backend")
+        config.ClearField("parameters")
+    assert gpu == cpu
+    assert gpu.model_transaction_policy.decoupled
+    assert (gpu.max_batch_size, len(gpu.input), len(gpu.output)) == (64, 17, 8)
+
+
+@needs_shared
+def test_the_gpu_model_is_what_is_known_of_the_backend(fake: FakeTools, tmp_path: Path) -> None:
+    build = engine_build(tmp_path)
+    run(build, fake)
+    known, ours = (
+        text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        for path in (
+            SHARED / "reference" / "trtllm" / "minimal_config.pbtxt",
+            build.slot / "guard_green" / "config.pbtxt",
+        )
+    )
+    assert {**ours.parameters}.keys() == {**known.parameters}.keys()
+    for config in (known, ours):
+        config.name = ""
+        config.parameters["gpt_model_path"].string_value = ""
+    assert ours == known

@@ -1,0 +1,71 @@
+"""What every language's runner executes: the cases of this folder, written out, and where to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+CASES = Path(__file__).parent
+_TIMEOUT_S = 60.0
+
+
+def cases() -> list[dict[str, Any]]:
+    """Every case with every key, in a fixed order.
+
+    name, server; call: moderate, batch or stream; requests: ModerateRequest in JSON; timeout_s of a
+    moderate or batch; cancel_after_s, 0 if not; leave_after: leave the stream after so many
+    outcomes, 0 if not; expect: for each request what its outcome holds, {"response": part} or
+    {"error": part}, where null is absent and "*" anything that is present; order: the indexes of
+    the first outcomes; ends: the error of the whole call, or null.
+    """
+    default = {
+        "requests": [],
+        "timeout_s": _TIMEOUT_S,
+        "cancel_after_s": 0,
+        "leave_after": 0,
+        "expect": [],
+        "order": [],
+        "ends": None,
+    }
+    found = [
+        default | case
+        for path in sorted(CASES.glob("*.json"))
+        for case in _written_out(json.loads(path.read_text(encoding="utf-8")))
+    ]
+    assert len({case["name"] for case in found}) == len(found)
+    return found
+
+
+def write(path: Path, servers: dict[str, str], authority: Path) -> Path:
+    """The plan for one runner. Gives the file that takes the names of the cases that passed."""
+    passed = path.with_suffix(".passed.json")
+    plan = {
+        "servers": servers,
+        "authority": str(authority),
+        "passed": str(passed),
+        "cases": cases(),
+    }
+    path.write_text(json.dumps(plan), encoding="utf-8")
+    return passed
+
+
+def _written_out(value: Any) -> Any:
+    """Short forms: {"$repeat": text, "$times": n}, and in a list {"$of": item with "{n}", ...}."""
+    if isinstance(value, list):
+        return [
+            item
+            for part in value
+            for item in (
+                [_numbered(_written_out(part["$of"]), n) for n in range(part["$times"])]
+                if isinstance(part, dict) and "$of" in part
+                else [_written_out(part)]
+            )
+        ]
+    if isinstance(value, dict):
+        if "$repeat" in value:
+            return value["$repeat"] * value["$times"]
+        return {key: _written_out(item) for key, item in value.items()}
+    return value
+
+
+def _numbered(value: Any, number: int) -> Any:
+    return json.loads(json.dumps(value).replace("{n}", str(number)))

@@ -1,0 +1,134 @@
+"""The Python clients' runner, `runner.py sync|aio`; the plan's path is in GUARD_CONFORMANCE."""
+
+import asyncio
+import json
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from qwen3guard.v1.moderation_pb2 import ModerateRequest
+from qwen3guard_client import AsyncClient, Client, GuardError, Outcome
+
+Case = dict[str, Any]
+PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-8"))
+
+
+def connection(case: Case) -> dict[str, Any]:
+    if case["server"] != "tls":
+        return {"insecure": True}
+    return {"credentials": grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())}
+
+
+def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
+    with Client(target, **connection(case)) as client:
+        match case["call"]:
+            case "moderate":
+                return [Outcome(0, client.moderate(requests[0], timeout=case["timeout_s"]))]
+            case "batch":
+                return client.batch(requests, timeout=case["timeout_s"])
+        outcomes = []
+        stream = client.stream(requests)
+        for outcome in stream:
+            outcomes.append(outcome)
+            if len(outcomes) == case["leave_after"]:
+                stream.close()
+                break
+        return outcomes
+
+
+async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
+    async with AsyncClient(target, **connection(case)) as client:
+        match case["call"]:
+            case "moderate":
+                call = client.moderate(requests[0], timeout=case["timeout_s"])
+                reply = await asyncio.wait_for(call, case["cancel_after_s"] or None)
+                return [Outcome(0, reply)]
+            case "batch":
+                return await client.batch(requests, timeout=case["timeout_s"])
+        outcomes = []
+        stream = client.stream(requests)
+        async for outcome in stream:
+            outcomes.append(outcome)
+            if len(outcomes) == case["leave_after"]:
+                await stream.aclose()
+                break
+        return outcomes
+
+
+Call = Callable[[Case, str, list[ModerateRequest]], Awaitable[list[Outcome]]]
+
+
+async def run(case: Case, target: str, call: Call) -> None:
+    requests = [ParseDict(request, ModerateRequest()) for request in case["requests"]]
+    outcomes: list[Outcome] = []
+    try:
+        outcomes = await call(case, target, requests)
+        ended = None
+    except GuardError as error:
+        ended = described(error)
+    except TimeoutError:
+        ended = {"code": "CANCELLED"}
+    check("ends", case["ends"], ended)
+    order = [outcome.index for outcome in outcomes]
+    assert order[: len(case["order"])] == case["order"], f"came in the order {order}"
+    if case["leave_after"]:
+        return
+    assert len(outcomes) == len(case["expect"]), f"{len(outcomes)} outcomes"
+    by_index = sorted(outcomes, key=lambda outcome: outcome.index)
+    for number, (expected, outcome) in enumerate(zip(case["expect"], by_index, strict=True)):
+        if outcome.error:
+            got = {"error": described(outcome.error)}
+        else:
+            got = {"response": MessageToDict(outcome.result())}
+        check(str(number), expected, got)
+
+
+def described(error: GuardError) -> dict[str, Any]:
+    return {
+        "code": error.code.name,
+        "reason": error.reason,
+        "fields": [violation.field for violation in error.violations],
+        "retry": error.retry_after is not None,
+    }
+
+
+def check(at: str, expected: Any, got: Any) -> None:
+    """Compares what is expected, which is a part: null is absent, "*" is anything present."""
+    if isinstance(expected, dict):
+        assert isinstance(got, dict), f"{at}: got {got}"
+        for key, value in expected.items():
+            check(f"{at}.{key}", value, got.get(key))
+    elif expected == "*":
+        assert got is not None, f"{at}: is absent"
+    else:
+        assert got == expected, f"{at}: expected {expected}, got {got}"
+
+
+async def main(kind: str) -> int:
+    async def threads(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
+        return await asyncio.to_thread(sync, case, target, requests)
+
+    passed = []
+    for case in PLAN["cases"]:
+        if kind == "sync" and case["cancel_after_s"]:
+            print(f"skip  {case['name']}: a thread can't be cancelled")
+            continue
+        try:
+            await run(case, PLAN["servers"][case["server"]], aio if kind == "aio" else threads)
+        except Exception:
+            print(f"FAIL  {case['name']}\n{traceback.format_exc()}")
+        else:
+            passed.append(case["name"])
+            print(f"ok    {case['name']}", flush=True)
+    Path(PLAN["passed"]).write_text(json.dumps(passed))  # noqa: ASYNC240
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1])))

@@ -1,0 +1,190 @@
+"""Servers that fail in the ways that the cases ask for, in the text of their conversations."""
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+from tokenizers import Tokenizer
+
+from guard_server.server import serving
+from guard_server.settings import Settings
+from guard_server.traffic import FILE_NAME, SlotTraffic, Traffic, save
+from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
+from tests.support.gateway import connect, gateway
+from tests.support.ports import free_port
+from tests.support.slots import TINY, tiny_files, write_slot
+
+_TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+_END, _END_OF_TEXT = (int(_TOKENIZER.token_to_id(t) or 0) for t in ("<|im_end|>", "<|endoftext|>"))
+_ORDER = re.compile(r"\[engine: (\w+) (.*?)\]|\[engine: (\w+)\]")
+
+
+class FaultEngine:
+    """Does what the conversation says, `[engine: writes Unsafe; PII]`, or agrees to its draft."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []  # ids of requests that were never answered
+        self.on_kill: Callable[[], None] | None = None
+        self.on_swap: Callable[[], None] | None = None
+        self._full: Counter[str] = Counter()
+
+    def answer(self, asked: Asked) -> Answer:
+        text = _TOKENIZER.decode(asked.prompt, skip_special_tokens=False)
+        found = _ORDER.search(text)
+        verb, rest = (found[1] or found[3], found[2] or "") if found else ("agrees", "")
+        match verb:
+            case "agrees":
+                return asked.draft
+            case "writes":
+                severity, categories = rest.split("; ")
+                lines = f"Safety: {severity}\nCategories: {categories}"
+                ids = _TOKENIZER.encode(lines, add_special_tokens=False).ids
+                return writes([*ids, _END], end_id=_END)(asked)
+            case "fails":
+                return "Executor failed process requestId 7 due to ..."
+            case "holds":
+                self.held.append(asked.id)
+                return None
+            case "is":  # full N times
+                self._full[text] += 1
+                if self._full[text] <= int(rest.split()[1]):
+                    return "Maximum queue size of 8 has been reached"
+                return asked.draft
+            case "server":  # is killed
+                if not self.on_kill:
+                    return asked.draft
+                self.on_kill()
+                return None
+            case "traffic":  # goes to the other slot
+                if self.on_swap:
+                    self.on_swap()
+                return asked.draft
+        raise AssertionError(f"no such order: {found}")
+
+
+@dataclass
+class Faults:
+    """The fault engine, its gateways, and what the cases know them by."""
+
+    servers: dict[str, str]
+    authority: Path  # PEM, of the server that is called "tls"
+    engine: FakeEngine
+    orders: FaultEngine
+
+
+@asynccontextmanager
+async def faults(directory: Path) -> AsyncIterator[Faults]:
+    slot = directory / "blue"
+    _write(slot)
+    orders = FaultEngine()
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(fake_engine(orders.answer))
+        steady = await stack.enter_async_context(gateway(slot, engine.port))
+        await steady.until_serving()
+        servers = {"faults": steady.port}
+        killed = ("killed once", "killed in a stream")
+        ports = (stack.enter_async_context(_killable(slot, steady.port)) for _ in killed)
+        servers |= zip(killed, await asyncio.gather(*ports), strict=True)
+        servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
+        servers["nobody"] = free_port()
+        addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}
+        authority, certificate = trustme.CA(), directory / "server.pem"
+        issued = authority.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+        authority.cert_pem.write_to_path(directory / "ca.pem")
+        tls = {"tls_cert": certificate, "tls_key": certificate}
+        secure = await stack.enter_async_context(gateway(slot, engine.port, **tls))
+        addresses["tls"] = f"localhost:{secure.port}"
+        yield Faults(addresses, directory / "ca.pem", engine, orders)
+
+
+def _write(slot: Path) -> None:
+    write_slot(slot, *tiny_files(), (_END, _END_OF_TEXT))
+
+
+@asynccontextmanager
+async def _swapped(directory: Path) -> AsyncIterator[int]:
+    """The port of a server with a blue and a green slot. Blue's engine has the traffic moved."""
+    orders = FaultEngine()
+    async with fake_engine(orders.answer) as blue, fake_engine(orders.answer) as green:
+        blue.delay_s = green.delay_s = 0.005  # a stream shall take longer than a change of traffic
+        for name in ("blue", "green"):
+            _write(directory / name)
+
+        def move(weights: dict[str, int], generation: int) -> None:
+            slots = {
+                name: SlotTraffic(
+                    directory=directory / name,
+                    triton=f"127.0.0.1:{engine.port}",
+                    weight=weights[name],
+                )
+                for name, engine in (("blue", blue), ("green", green))
+            }
+            save(Traffic(generation=generation, slots=slots), directory / FILE_NAME)
+
+        move({"blue": 1, "green": 0}, 1)
+        orders.on_swap = lambda: move({"blue": 0, "green": 1}, 2)
+        settings = Settings(traffic=directory / FILE_NAME, port=0)
+        async with serving(settings) as running, connect(running.port) as client:
+            await client.until_serving()
+            yield running.port
+
+
+@asynccontextmanager
+async def _killable(slot: Path, successor: int) -> AsyncIterator[int]:
+    """A port with a server process behind it, and after a kill the successor.
+
+    It has an engine of its own, which has it killed.
+    """
+    orders, port = FaultEngine(), free_port()
+    async with fake_engine(orders.answer) as engine:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "guard_server"),
+            env={
+                **os.environ,
+                "GUARD_SLOT": str(slot),
+                "GUARD_TRITON": f"127.0.0.1:{engine.port}",
+                "GUARD_PORT": str(port),
+            },
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        backend = port
+
+        def kill() -> None:
+            nonlocal backend
+            backend = successor
+            process.kill()
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", backend)
+                await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+
+        orders.on_kill = kill
+        try:
+            async with connect(port) as client:
+                await client.channel.channel_ready()
+                await client.until_serving()
+            async with await asyncio.start_server(forward, "127.0.0.1", 0) as front:
+                yield front.sockets[0].getsockname()[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until either side ends; then the other one ends too."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()

@@ -1,0 +1,69 @@
+"""Slots to swap between, and a server with blue in it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from guard_build import build_slot
+from guard_build.verify import GOLDEN_SET
+from qwen3guard.v1 import deployment_pb2_grpc
+from tests.support.serving import Served, guard, guard_serve
+from tests.support.slots import TINY
+
+Operate = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="package")
+def green(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint in f32."""
+    slot = tmp_path_factory.mktemp("slots") / "green"
+    build_slot(TINY, slot, weights="f32")
+    return slot
+
+
+@pytest.fixture(scope="package")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough of the golden set for a damaged engine to show."""
+    path = tmp_path_factory.mktemp("data") / "few.jsonl"
+    path.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::8]))
+    return path
+
+
+@pytest.fixture(scope="package")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough to go through a verification."""
+    path = tmp_path_factory.mktemp("data") / "four.jsonl"
+    path.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[::100][:4]))
+    return path
+
+
+@pytest.fixture(scope="package")
+def swapping(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that the tests leave with blue alone."""
+    output = tmp_path_factory.mktemp("serve") / "output.txt"
+    options = ("--workers", "2", "--request-timeout", "60")
+    with guard_serve(blue, output, *options) as running:
+        yield running
+
+
+@pytest.fixture
+def operate(swapping: Served) -> Operate:
+    """Runs a `guard` command on the server's control plane; gives its exit code and its words."""
+
+    def run(command: str, *arguments: str) -> tuple[int, str]:
+        control = ("--control", f"127.0.0.1:{swapping.control_port}")
+        done = guard(command, *arguments, *control)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@asynccontextmanager
+async def controlling(served: Served) -> AsyncIterator[Any]:
+    """DeploymentService's stub."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.control_port}") as channel:
+        yield deployment_pb2_grpc.DeploymentServiceStub(channel)

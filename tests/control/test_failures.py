@@ -1,0 +1,114 @@
+"""Processes that die, and what the control plane does about it."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from guard_bench.calls import Call, calling
+from guard_server import traffic
+from guard_server.traffic import SlotTraffic, Traffic
+from qwen3guard.v1 import deployment_pb2 as pb
+from tests.control.conftest import Operate, controlling
+from tests.support.gateway import connect
+from tests.support.ports import free_port
+from tests.support.serving import RUN, Served, guard_serve
+
+
+async def slots(control: Any) -> dict[str, pb.SlotInfo]:
+    listed = await control.ListSlots(pb.ListSlotsRequest())
+    return {slot.name: slot for slot in listed.slots}
+
+
+async def test_kill_9_of_the_active_slots_triton_fails_nobody(
+    swapping: Served, operate: Operate, green: Path, four: Path
+) -> None:
+    code, said = await asyncio.to_thread(
+        operate, "deploy", str(green), "--data", str(four), "--shadow-share", "0", "--prepare"
+    )
+    assert code == 0, said
+    async with controlling(swapping) as control:
+        await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 90, "green": 10}))
+        events = control.WatchEvents(pb.WatchEventsRequest())
+        alarm = asyncio.ensure_future(anext(aiter(events)))
+        calls: list[Call] = []
+        end = asyncio.Event()
+        async with calling(f"127.0.0.1:{swapping.port}", seed=3) as caller:
+            load = asyncio.create_task(caller.open_loop(80, calls, end))
+            await asyncio.sleep(1)
+            os.kill(triton_of(swapping, "blue"), signal.SIGKILL)
+            killed = asyncio.get_running_loop().time()
+            assert "Triton died" in (await alarm).text
+            while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
+            end.set()
+            await load
+        found = await slots(control)
+        assert found["blue"].restarts == 1
+        # Whatever was in flight was answered, by the other slot; nothing else was asked twice.
+        assert {call.error for call in calls} == {""}
+        assert {call.slot for call in calls} == {"blue", "green"}
+        noticed = killed + 0.2
+        in_flight = [call for call in calls if call.due <= noticed and call.ended >= killed]
+        assert found["blue"].counts.retried_elsewhere <= len(in_flight)
+        assert found["blue"].counts.retried_elsewhere == sum(found["blue"].counts.failed.values())
+        events.cancel()
+        code, said = await asyncio.to_thread(operate, "drain", "blue")
+        assert code == 0, said
+        assert (await slots(control))["green"].weight == 10
+        await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
+        code, said = await asyncio.to_thread(operate, "drain", "green", "--stop")
+        assert code == 0, said
+        assert list(await slots(control)) == ["blue"]
+
+
+def triton_of(served: Served, slot: str) -> int:
+    """The process by its command line, since every slot's has the same name."""
+    found = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists()
+        and b"tritonserver\0" in (line := path.read_bytes())
+        and f"/.run/{served.port}/triton-{slot}.backends".encode() in line
+    ]
+    [pid] = found
+    return pid
+
+
+async def test_a_gateway_process_that_dies_is_started_again(swapping: Served) -> None:
+    async with controlling(swapping) as control:
+        listed = await control.ListSlots(pb.ListSlotsRequest())
+        before = {worker.pid for worker in listed.workers}
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        while True:
+            listed = await control.ListSlots(pb.ListSlotsRequest())
+            pids = {worker.pid for worker in listed.workers}
+            if len(pids) == 2 and victim not in pids:
+                break
+            await asyncio.sleep(0.1)
+        while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
+            await asyncio.sleep(0.1)
+    async with connect(swapping.port) as client:
+        assert await client.judge("Q")
+    assert f"Gateway process {victim} ended" in swapping.said()
+
+
+async def test_a_server_goes_on_where_it_was_stopped(green: Path, tmp_path: Path) -> None:
+    port = free_port()
+    last = Traffic(
+        generation=7,
+        slots={
+            "green": SlotTraffic(directory=green, triton="127.0.0.1:1", weight=100),
+            "gone": SlotTraffic(directory=tmp_path / "gone", triton="127.0.0.1:1", weight=0),
+        },
+    )
+    run = RUN / str(port)
+    run.mkdir(parents=True)
+    traffic.save(last, run / "traffic.json")
+    with guard_serve(None, tmp_path / "output.txt", port=port) as served:
+        async with connect(served.port) as client:
+            assert (await client.judge("Q")).model.slot == "green"
+        assert traffic.load(run / "traffic.json").generation == 8

@@ -1,0 +1,75 @@
+"""What a candidate's live requests must show."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard_control.gates import MIN_FOR_ERRORS, MIN_FOR_P99, Window, reasons, window
+from guard_server.counts import Histogram, quantile
+from guard_server.status import ShadowStatus, SlotStatus
+
+
+def requests(answered: int, failed: int = 0, milliseconds: int = 10) -> Window:
+    latency = Histogram()
+    for _ in range(answered):
+        latency.add(milliseconds * 1000)
+    return Window(answered, failed, latency)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "active", "said"),
+    [
+        (requests(100), requests(1000), []),
+        (requests(100, milliseconds=18), requests(1000), []),
+        (requests(100, milliseconds=30), requests(1000), ["p99"]),
+        (requests(100, failed=1), requests(1000), ["error rate"]),
+        (requests(100, failed=1), requests(1000, failed=10), []),
+        (requests(100, failed=5), requests(1000, failed=10), ["error rate"]),
+        (requests(100, failed=5, milliseconds=30), requests(1000), ["error rate", "p99"]),
+        # Too few to say anything.
+        (requests(MIN_FOR_P99 - 1, milliseconds=30), requests(1000), []),
+        (requests(100, milliseconds=30), requests(MIN_FOR_P99 - 1), []),
+        (requests(MIN_FOR_ERRORS - 2, failed=1), requests(1000), []),
+        (Window(), Window(), []),
+        (Window(lost=1), requests(1000), ["lost"]),
+    ],
+)
+def test_what_is_worse_is_named(candidate: Window, active: Window, said: list[str]) -> None:
+    found = reasons(candidate, active, factor=2)
+    assert len(found) == len(said)
+    for reason, words in zip(found, said, strict=True):
+        assert words in reason
+
+
+def status(answered: int, failed: int) -> SlotStatus:
+    return SlotStatus(
+        fingerprint="0" * 16,
+        weight=1,
+        ready=True,
+        in_flight=0,
+        places=1,
+        answered=answered,
+        failed={"Unavailable": failed},
+        cancelled=0,
+        retried_elsewhere=0,
+        lost=0,
+        latency=requests(answered).latency,
+        shadow=ShadowStatus(),
+    )
+
+
+def test_a_window_is_what_came_between_whichever_process_came_or_went() -> None:
+    before = {1: status(100, 1), 2: status(50, 0)}
+    after = {1: status(130, 2), 3: status(7, 1)}
+    found = window(before, after)
+    assert (found.answered, found.failed, found.latency.total()) == (37, 2, 37)
+
+
+@given(st.lists(st.integers(0, 10**8), min_size=1), st.floats(0.01, 1))
+def test_a_quantile_is_at_most_an_eighth_too_large(spent: list[int], share: float) -> None:
+    histogram = Histogram()
+    for microseconds in spent:
+        histogram.add(microseconds)
+    index = max(0, -int(-share * len(spent) // 1) - 1)
+    exact = sorted(spent)[index]
+    assert exact <= quantile(histogram, share) <= exact * 1.125 + 1

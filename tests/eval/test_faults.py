@@ -1,0 +1,173 @@
+"""Texts without a verdict, and runs that break off: counted, kept apart, and asked again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from guard_eval import DataSet, Evaluation, EvaluationFailed, evaluate, load
+from guard_eval.output import write_rows as write_rows_of
+from guard_eval.plots import draw
+from guard_eval.quality import Quality
+from guard_eval.service import Service
+from guard_server.labels import labels
+from guard_server.prompt import Prompt
+from tests.eval.support import by_sklearn, values, write_rows
+from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
+from tests.support.gateway import Client, connect, gateway
+
+Agree = Callable[[Asked], Answer]
+Serve = Callable[[Agree], AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
+LABELS = ["unsafe", "safe", "unsafe", "safe", "unsafe", "safe"]
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> DataSet:
+    """Three unsafe and three safe texts; the first letter says what the engine does with each."""
+    rows = [
+        {"id": str(n), "prompt": f"{word} {n}", "prompt_label": label}
+        for n, (word, label) in enumerate(
+            zip(("agree", "agree", "babble", "babble", "fail", "fail"), LABELS, strict=True)
+        )
+    ]
+    [found] = load([write_rows(tmp_path / "six.jsonl", rows)])
+    return found
+
+
+@pytest.fixture
+def by_word(agree: Agree, tiny_prompt: Prompt) -> Agree:
+    """Agrees, writes no verdict, or fails, as the text says. Its scores are those of Safe."""
+    safe = labels(tiny_prompt).severities["Safe"][0]
+
+    def answer(asked: Asked) -> Answer:
+        text = tiny_prompt.decode(asked.prompt)
+        if "fail" in text:
+            return "Executor failed"
+        if asked.logits:
+            return [safe]
+        if "babble" in text:
+            return [*tiny_prompt.encode("Well, that depends."), asked.end_id]
+        return agree(asked)
+
+    return answer
+
+
+@pytest.fixture
+def serve(write_tiny_slot: Callable[..., Path], tmp_path: Path) -> Serve:
+    """Gives a gateway that is ready and its engine, which has logits."""
+    slot = write_tiny_slot(tmp_path)
+
+    @asynccontextmanager
+    async def serve(answer: Agree) -> AsyncIterator[tuple[Client, FakeEngine]]:
+        async with (
+            fake_engine(answer, vocabulary=20_000) as engine,
+            gateway(slot, engine.port) as client,
+        ):
+            await client.until_serving()
+            engine.asked.clear()
+            yield client, engine
+
+    return serve
+
+
+async def judge(client: Client, data: DataSet, folder: Path, in_flight: int = 4) -> Evaluation:
+    return await evaluate([data], client.channel, folder / "answers.jsonl", in_flight=in_flight)
+
+
+def only(evaluation: Evaluation) -> Quality:
+    [found] = evaluation.quality()
+    return found
+
+
+async def test_texts_without_a_verdict_count_as_judged_wrongly(
+    serve: Serve, by_word: Agree, six: DataSet, tmp_path: Path
+) -> None:
+    async with serve(by_word) as (client, _):
+        evaluation = await judge(client, six, tmp_path)
+    found = only(evaluation)
+    assert found.verdicts == {"Safe": 2, "Controversial": 0, "Unsafe": 0}
+    assert found.without_verdict == {"VERDICT_UNGRAMMATICAL": 2, "ENGINE_FAILED": 2}
+    assert evaluation.failed() == {"ENGINE_FAILED": 2}
+    assert (found.texts, found.scored) == (6, 2)
+    write_rows_of(evaluation, tmp_path / "rows.jsonl")
+    for name, reading in (("strict", found.strict), ("loose", found.loose)):
+        assert reading
+        expected = by_sklearn(six.path, tmp_path, "prompt", name)
+        assert values(reading.model_dump()) == pytest.approx(expected, abs=1e-9)
+        # Of the safe texts two have no verdict, and of the unsafe ones none was found.
+        assert expected["fpr"] == pytest.approx(2 / 3)
+        assert expected["recall"] == 0
+
+
+async def test_only_what_the_model_said_is_kept(
+    serve: Serve, by_word: Agree, agree: Agree, six: DataSet, tmp_path: Path
+) -> None:
+    async with serve(by_word) as (client, engine):
+        assert (await judge(client, six, tmp_path)).asked == 6
+        engine.answer = lambda asked: [1] if asked.logits else agree(asked)
+        again = await judge(client, six, tmp_path)
+    assert again.asked == 2
+    assert not again.failed()
+    assert only(again).without_verdict == {"VERDICT_UNGRAMMATICAL": 2}
+
+
+async def test_a_slot_without_scores_has_no_figures_by_them(
+    agree: Agree, write_tiny_slot: Callable[..., Path], six: DataSet, tmp_path: Path
+) -> None:
+    manifest = write_tiny_slot(tmp_path) / "manifest.json"
+    offers, offers_not = (f'"generation_logits": {flag}' for flag in ("true", "false"))
+    manifest.write_text(manifest.read_text().replace(offers, offers_not))
+    async with fake_engine(agree) as engine, gateway(manifest.parent, engine.port) as client:
+        await client.until_serving()
+        evaluation = await judge(client, six, tmp_path)
+    found = only(evaluation)
+    assert found.scored == 0
+    assert found.strict
+    assert (found.strict.auprc, found.strict.ece, found.strict.brier) == (None, None, None)
+    assert found.strict.f1
+    assert draw(evaluation, [found], tmp_path) == []
+
+
+async def test_a_slot_can_be_named(
+    agree: Agree, write_tiny_slot: Callable[..., Path], six: DataSet, tmp_path: Path
+) -> None:
+    slot, answers = write_tiny_slot(tmp_path), tmp_path / "answers.jsonl"
+    async with (
+        fake_engine(lambda asked: [1] if asked.logits else agree(asked), 20_000) as engine,
+        gateway(slot, engine.port, allow_slot_choice=True) as client,
+    ):
+        await client.until_serving()
+        found = await evaluate([six], client.channel, answers, slot="blue", in_flight=2)
+        assert found.model.slot == "blue"
+        with pytest.raises(EvaluationFailed, match="NOT_FOUND"):
+            await evaluate([six], client.channel, answers, slot="green", in_flight=2)
+
+
+async def test_a_run_that_breaks_off_goes_on_later(
+    serve: Serve, by_word: Agree, six: DataSet, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as later:
+        async with serve(by_word) as (client, engine):
+            mine = await later.enter_async_context(connect(client.port))
+            engine.delay_s = 0.5
+            # Two are in flight when the server is told to stop, beside the greeting before them.
+            running = asyncio.create_task(judge(mine, six, tmp_path, in_flight=2))
+            await until(lambda: len(engine.drafts()) == 3)
+        with pytest.raises(EvaluationFailed, match=r"4 texts unanswered .*UNAVAILABLE.* go on"):
+            await running
+    async with serve(by_word) as (client, _):
+        assert (await judge(client, six, tmp_path)).asked == 4
+
+
+async def test_another_model_is_not_mixed_in(serve: Serve, by_word: Agree, six: DataSet) -> None:
+    async with serve(by_word) as (client, _):
+        with pytest.raises(EvaluationFailed, match="Two models answered: 0123456789abcdef and"):
+            await Service(client.channel).judge(
+                six.items,
+                lambda item, answer: None,
+                fingerprint="0123456789abcdef",
+                in_flight=2,
+                rate=None,
+            )

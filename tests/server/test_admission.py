@@ -1,0 +1,194 @@
+"""Who gets a place, who waits, and who is shed at once."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guard_server.admission import Caller, Places
+from guard_server.errors import Overloaded
+from qwen3guard.v1 import moderation_pb2
+from tests.server.conftest import TinyServe
+from tests.support.fake_engine import Answer, Asked, until
+from tests.support.gateway import ask, connect, detail, reason, rich_status
+
+Agree = Callable[[Asked], Answer]
+
+
+async def test_a_callers_requests_wait_for_each_other_and_not_for_anothers() -> None:
+    places = Places(1, 100)
+    order: list[str] = []
+
+    async def call(name: str, held: asyncio.Event) -> None:
+        async with places.place(Caller(name)):
+            order.append(name)
+            await held.wait()
+
+    held = asyncio.Event()
+    calls = [asyncio.create_task(call("many", held)) for _ in range(6)]
+    await asyncio.sleep(0)
+    calls += [asyncio.create_task(call(name, held)) for name in ("few", "few", "one")]
+    await asyncio.sleep(0)
+    held.set()
+    await asyncio.gather(*calls)
+    assert order == ["many", "many", "few", "one", "many", "few", "many", "many", "many"]
+
+
+async def test_the_queues_last_room_is_taken_from_whoever_has_most_of_it() -> None:
+    places = Places(1, 4)
+    async with places.place(Caller("many")):
+        many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(4)]
+        await asyncio.sleep(0)
+        few = asyncio.create_task(places.take(Caller("few")))
+        await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.done() for task in many] == [False, False, False, True]
+        with pytest.raises(Overloaded, match="by you"):
+            await many[3]
+        with pytest.raises(Overloaded, match="at its limit"):
+            await places.take(Caller("many"))
+        assert (places.waiting, places.shed) == (4, 2)
+        for task in (*many[:3], few):
+            task.cancel()
+        await asyncio.gather(*many[:3], few, return_exceptions=True)
+    assert (places.taken, places.waiting) == (0, 0)
+
+
+async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
+    places = Places(1, 100)
+    async with places.place():
+        await asyncio.sleep(0.2)  # so long a place is held, as far as is known
+    async with places.place():
+        with pytest.raises(Overloaded, match="deadline"):
+            await places.take(Caller("hasty", time.monotonic() + 0.1))
+        many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(60)]
+        await asyncio.sleep(0)
+        # Its turn comes after one of the many, not after all of them.
+        patient = asyncio.create_task(places.take(Caller("patient", time.monotonic() + 6)))
+        await asyncio.sleep(0)
+        assert not patient.done()
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+    await patient
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 3),
+    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["take", "end", "cancel"]))),
+)
+def test_no_place_is_lost_and_none_is_made(size: int, steps: list[tuple[str, str]]) -> None:
+    async def run() -> None:
+        places = Places(size, 2)
+        running: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+        inside: Counter[str] = Counter()
+
+        async def hold(name: str, end: asyncio.Event) -> None:
+            async with places.place(Caller(name)):
+                inside["now"] += 1
+                try:
+                    await end.wait()
+                finally:
+                    inside["now"] -= 1
+
+        for name, step in steps:
+            if step == "take":
+                end = asyncio.Event()
+                running.append((asyncio.create_task(hold(name, end)), end))
+            elif running:
+                task, end = running.pop(len(name) % len(running))
+                end.set() if step == "end" else task.cancel()
+                await asyncio.gather(task, return_exceptions=True) if task.done() else None
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert inside["now"] <= places.taken <= size
+            assert places.waiting <= 2 * size
+        for _task, end in running:
+            end.set()
+        await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
+        await asyncio.sleep(0.001)
+        while places.taken or places.waiting:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+async def test_what_is_shed_says_when_to_try_again(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(max_in_flight=1, queue_per_place=1) as (client, engine):
+        engine.answer = lambda _: None
+        waiting = [asyncio.create_task(client.judge(f"Q {n}")) for n in range(2)]
+        await until(lambda: len(engine.drafts()) == 1)
+        await asyncio.sleep(0.2)
+        with pytest.raises(grpc.aio.AioRpcError) as shed:
+            await client.judge("Q")
+        status = rich_status(shed.value)
+        assert reason(status) == "OVERLOADED"
+        delay = detail(status, error_details_pb2.RetryInfo).retry_delay
+        assert 0 < delay.ToTimedelta().total_seconds() <= 5
+        for task in waiting:
+            task.cancel()
+
+
+async def test_a_batch_alone_is_never_shed(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(max_in_flight=2, queue_per_place=0.5) as (client, engine):
+        engine.delay_s = 0.001
+        items = [ask(f"Q {n}") for n in range(200)]
+        reply = await client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=items))
+        assert [item.WhichOneof("outcome") for item in reply.items] == ["response"] * 200
+        assert len(engine.drafts()) == 200
+
+
+async def test_each_item_of_a_batch_takes_a_place(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(max_in_flight=3) as (client, engine):
+        engine.answer = lambda _: None
+        items = [ask(f"Q {n}") for n in range(20)]
+        batch = client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=items))
+        waiting = asyncio.ensure_future(batch)
+        await until(lambda: len(engine.drafts()) == 3)
+        await asyncio.sleep(0.3)
+        assert len(engine.drafts()) == 3
+        # Another caller is next in turn, however much the batch still has.
+        async with connect(client.port) as other:
+            one = asyncio.create_task(other.judge("another caller's"))
+            await asyncio.sleep(0.3)
+            agree = engine.drafts()[0].draft
+            engine.answer = lambda _: agree
+            batch.cancel()
+            assert await one
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_cancelled_call_frees_its_place(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve(max_in_flight=1) as (client, engine):
+        engine.answer = lambda _: None
+        stuck = asyncio.create_task(client.judge("stuck"))
+        await until(lambda: len(engine.drafts()) == 1)
+        waiting = asyncio.create_task(client.judge("waiting"))
+        await asyncio.sleep(0.1)
+        engine.answer = agree
+        stuck.cancel()
+        assert await waiting
+        assert [asked.stop for asked in engine.asked] == [False, True, False]
+
+
+async def test_a_connection_grows_old_and_no_call_is_cut(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(max_connection_age_s=0.5) as (client, _):
+        stream = client.stub.StreamModerate()
+        await stream.write(moderation_pb2.StreamModerateRequest(id="1", request=ask("Q")))
+        assert (await stream.read()).id == "1"
+        states = set()
+        for number in range(20):
+            assert await client.judge(f"Q {number}")
+            await asyncio.sleep(0.1)
+            states.add(client.channel.get_state())
+        assert grpc.ChannelConnectivity.IDLE in states  # the server took no new call on it
+        # The stream still has the old connection.
+        await stream.write(moderation_pb2.StreamModerateRequest(id="2", request=ask("Q")))
+        assert (await stream.read()).id == "2"
+        stream.cancel()

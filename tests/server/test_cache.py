@@ -1,0 +1,163 @@
+"""Equal prompts share a verdict: in flight and afterwards, and never beyond what made it."""
+
+import asyncio
+import time
+import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from guard_server import cache
+from guard_server.cache import Judged, VerdictCache
+from guard_server.prompt import Prompt
+from guard_server.protocol import Written
+from guard_server.verdict import CATEGORIES, Verdict
+from qwen3guard.v1 import moderation_pb2, types_pb2
+from tests.server.conftest import TinyServe
+from tests.support.fake_engine import Answer, Asked, until
+from tests.support.gateway import ask
+
+Agree = Callable[[Asked], Answer]
+
+
+async def test_a_repeated_prompt_costs_no_engine_call(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        first, again = await client.judge("Q"), await client.judge("Q")
+        assert len(engine.drafts()) == 1
+        assert (first.usage.cached, again.usage.cached) == (False, True)
+        assert (first.usage.engine_calls, again.usage.engine_calls) == (1, 0)
+        assert again.verdict == first.verdict
+        assert again.usage.prompt_tokens == first.usage.prompt_tokens
+        await client.judge("another")
+        assert len(engine.drafts()) == 2
+
+
+async def test_a_cached_verdict_gets_each_callers_own_policy(
+    tiny_serve: TinyServe, tiny_prompt: Prompt
+) -> None:
+    review = types_pb2.Policy(controversial=types_pb2.CONTROVERSIAL_TREATMENT_REVIEW)
+    ids = tiny_prompt.encode("Safety: Controversial\nCategories: None")
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        engine.answer = lambda _: [*ids, tiny_prompt.added_tokens["<|im_end|>"]]
+        strict = await client.judge("Q")
+        mild = await client.judge("Q", policy=review)
+        assert mild.usage.cached
+        assert mild.verdict == strict.verdict
+        assert (strict.action, mild.action) == (types_pb2.ACTION_BLOCK, types_pb2.ACTION_REVIEW)
+
+
+async def test_equal_prompts_in_flight_share_one_call(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(cache_mib=1, max_in_flight=1) as (client, engine):
+        engine.delay_s = 1
+        first = asyncio.create_task(client.judge("Q"))
+        await until(lambda: len(engine.drafts()) == 1)
+        others = [asyncio.create_task(client.judge("Q")) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        first.cancel()  # which takes the call from nobody
+        replies = await asyncio.gather(*others)
+        assert not any(asked.stop for asked in engine.asked)
+        assert len(engine.drafts()) == 1
+        assert {reply.verdict.severity for reply in replies} == {types_pb2.SEVERITY_SAFE}
+
+
+async def test_the_last_one_to_give_up_frees_the_place(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve(cache_mib=1, max_in_flight=1) as (client, engine):
+        engine.answer = lambda _: None
+        waiting = [asyncio.create_task(client.judge("Q")) for _ in range(3)]
+        await until(lambda: len(engine.drafts()) == 1)
+        for task in waiting:
+            task.cancel()
+        await until(lambda: engine.asked[-1].stop)
+        engine.answer = agree
+        # What comes now does not wait for the call that was given up.
+        assert not (await client.judge("Q")).usage.cached
+
+
+async def test_an_error_is_nobodys_later(tiny_serve: TinyServe, agree: Agree) -> None:
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        engine.answer = lambda asked: () if asked.stop else "Executor failed"
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.judge("Q")
+        engine.answer = agree
+        assert not (await client.judge("Q")).usage.cached
+
+
+async def test_scores_are_cached_apart(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        engine.vocabulary = 20_000
+        engine.answer = lambda asked: asked.draft or asked.prompt[:1]
+        await client.judge("Q")
+        scored = await client.judge("Q", with_scores=True)
+        assert (scored.usage.cached, scored.verdict.HasField("scores")) == (False, True)
+        again = await client.judge("Q", with_scores=True)
+        assert (again.usage.cached, again.verdict.scores) == (True, scored.verdict.scores)
+
+
+async def test_a_batch_shares_too(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        batch = moderation_pb2.BatchModerateRequest(items=[ask("Q")] * 10)
+        reply = await client.stub.BatchModerate(batch)
+        assert len(engine.drafts()) == 1
+        assert [item.response.usage.cached for item in reply.items].count(False) == 1
+
+
+def judged() -> Judged:
+    """With the longest verdict that there is, in strings of its own."""
+    names = tuple(("x" + name)[1:] for name in CATEGORIES)
+    return Judged(Verdict("Unsafe", names, True), (0.1, 0.2, 0.7), Written(verdict_tokens=60))
+
+
+async def keep(kept: VerdictCache, key: bytes) -> Judged:
+    async def answer() -> Judged:
+        return judged()
+
+    return await kept.get(key, answer)
+
+
+async def test_another_slot_or_other_ids_are_another_key() -> None:
+    kept = VerdictCache(2**20, 60)
+    keys = {
+        kept.key("a", [1, 2], scores=False),
+        kept.key("b", [1, 2], scores=False),
+        kept.key("a", [1, 2], scores=True),
+        kept.key("a", [2, 1], scores=False),
+        kept.key("a", [1], scores=False),
+    }
+    assert len(keys) == 5
+    assert kept.key("a", [1, 2], scores=False) in keys
+
+
+async def test_the_least_recently_used_goes_first() -> None:
+    kept = VerdictCache(3 * cache._ENTRY_BYTES, 60)
+    for key in (b"a", b"b", b"c", b"a", b"d"):
+        await keep(kept, key)
+    assert len(kept) == 3
+    assert (await keep(kept, b"a")).cached
+    assert not (await keep(kept, b"b")).cached
+
+
+async def test_an_old_verdict_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = VerdictCache(2**20, 60)
+    await keep(kept, b"a")
+    now = time.monotonic()
+    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now + 59))
+    assert (await keep(kept, b"a")).cached
+    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now + 61))
+    assert not (await keep(kept, b"a")).cached
+
+
+async def test_it_takes_no_more_memory_than_it_may() -> None:
+    size = 4 * 2**20
+    kept = VerdictCache(size, 60)
+    tracemalloc.start()
+    try:
+        for number in range(6000):
+            await keep(kept, kept.key("fingerprint", [number], scores=False))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == size // cache._ENTRY_BYTES > 2000
+    assert used <= size

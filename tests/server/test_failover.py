@@ -1,0 +1,114 @@
+"""A slot that fails while another has weight: asked there again, taken out, back by itself."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.fake_engine import Answer, Asked, until
+from tests.support.gateway import ask
+from tests.support.traffic import slots_of, two_slots
+
+Agree = Callable[[Asked], Answer]
+WriteSlot = Callable[..., Path]
+BOTH = {"blue": 50, "green": 50}
+UNHEALTHY = "Failed to process the request(s), message: Stub process 'x' is not healthy."
+
+
+async def test_a_slot_that_dies_is_lost_to_nobody_and_comes_back(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        await two.follow(BOTH)
+        two.blue.answer = lambda _: None
+        waiting = asyncio.create_task(slots_of(two.client, "Q", count=40))
+        await until(lambda: len(two.blue.asked) + len(two.green.asked) == 40)
+        in_flight = len(two.blue.asked)
+        await two.blue.stop()
+        assert set(await waiting) == {"green"}
+        assert two.router.routes["blue"].counts.retried_elsewhere == in_flight
+        assert two.router.routes["blue"].counts.failed == {"Unavailable": in_flight}
+        assert not two.router.routes["blue"].ready
+        assert await two.client.serving()
+        assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
+        two.blue.answer = agree
+        await two.blue.start()
+        await two.until_ready("blue")
+        assert set(await slots_of(two.client, "Q", count=60)) == {"blue", "green"}
+
+
+async def test_a_slot_whose_stub_is_unhealthy_is_lost_to_nobody(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        await two.follow(BOTH)
+        two.blue.answer = lambda _: UNHEALTHY
+        assert set(await slots_of(two.client, "Q", count=40)) == {"green"}
+        await until(lambda: bool(two.blue.reloads))
+        two.blue.answer = agree
+        await two.until_ready("blue")
+
+
+async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """It answers nothing, not even a stop, and its connection stays up."""
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        await two.follow(BOTH)
+        blue = two.router.routes["blue"]
+        held = asyncio.Event()
+        two.blue.hold = held
+
+        async def impatient() -> None:
+            try:
+                await two.client.stub.Moderate(ask("Q"), timeout=0.4)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        while blue.ready:
+            await asyncio.gather(*(impatient() for _ in range(4)))
+        assert blue.counts.lost == 1
+        assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
+        held.set()
+        await two.until_ready("blue")
+
+
+async def test_short_deadlines_do_not_take_a_slot_out_that_lives(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        # It acknowledges stops, but its verdicts are too slow for these callers.
+        two.blue.answer = lambda _: None
+        for _ in range(30):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await two.client.stub.Moderate(ask("Q"), timeout=0.05)
+        await until(lambda: two.router.routes["blue"].counts.cancelled == 30)
+        assert two.router.routes["blue"].ready
+
+
+async def test_a_slot_without_weight_is_asked_by_nobody(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        await two.blue.stop()
+        await until(lambda: not two.router.routes["blue"].ready)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await two.client.judge("Q")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not two.green.drafts()
+        assert not await two.client.serving()
+
+
+async def test_a_named_slot_is_not_exchanged_for_another(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree, allow_slot_choice=True) as two:
+        await two.follow(BOTH)
+        assert set(await slots_of(two.client, "Q", count=5, slot="blue")) == {"blue"}
+        two.blue.answer = lambda _: UNHEALTHY
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await two.client.judge("Q", slot="blue")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        two.blue.answer = agree

@@ -1,0 +1,116 @@
+"""Prometheus: what is counted, by labels of few values, and summed over processes."""
+
+import asyncio
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from guard_server import metrics
+from tests.server.conftest import TinyServe
+from tests.support.ports import free_port
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+async def scrape(port: int) -> Samples:
+    url = f"http://127.0.0.1:{port}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+async def test_requests_are_counted_by_method_code_severity_and_slot(
+    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_SAMPLE_S", 0.05)
+    port = free_port()
+    async with tiny_serve(metrics_port=port, cache_mib=1) as (client, engine):
+        for text in ("Q", "Q", "R"):
+            await client.judge(text)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.judge("")
+        engine.answer = lambda asked: asked.draft[1:] if asked.draft else asked.prompt[:1]
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.judge("no verdict")
+        await asyncio.sleep(0.2)
+        found = await scrape(port)
+        judged = {"method": "Moderate", "code": "OK", "severity": "Safe", "slot": "blue"}
+        assert value(found, "guard_requests_total", **judged) == 3
+        for code in ("INVALID_ARGUMENT", "INTERNAL"):
+            labels = {"method": "Moderate", "code": code, "severity": "", "slot": ""}
+            assert value(found, "guard_requests_total", **labels) == 1
+        for name, expected in (
+            ("cached_verdicts", 1),
+            ("engine_calls", 2),
+            ("grammar_failures", 1),
+            ("shed_requests", 0),
+        ):
+            assert value(found, f"guard_{name}_total", slot="blue") == expected
+        drafted = value(found, "guard_draft_tokens_total", slot="blue")
+        assert value(found, "guard_accepted_draft_tokens_total", slot="blue") == drafted > 0
+        assert value(found, "guard_in_flight", slot="blue") == 0
+        assert value(found, "guard_queued", slot="blue") == 0
+        assert value(found, "guard_request_seconds_count", method="Moderate") == 3
+        for station in ("validate", "prompt", "engine", "verdict"):
+            assert value(found, "guard_station_seconds_count", station=station) == 3
+    with pytest.raises(OSError):
+        await scrape(port)
+
+
+async def test_no_caller_can_make_a_label(tiny_serve: TinyServe) -> None:
+    port = free_port()
+    async with tiny_serve(metrics_port=port, allow_slot_choice=True) as (client, _):
+        before = set(await scrape(port))
+        for number in range(5):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.judge("Q", slot=f"slot{number}")
+        new = set(await scrape(port)) - before
+        assert {dict(labels)["code"] for _, labels in new} == {"NOT_FOUND"}
+        assert len(new) <= 2  # the counter, and when it was made
+
+
+async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
+    port = free_port()
+    async with tiny_serve(metrics_port=port):
+        exported = metrics.exported(port, CollectorRegistry())
+        with pytest.raises(OSError, match=f"metrics on 127.0.0.1:{port}"), exported:
+            pass
+
+
+_WORKER = """
+import asyncio
+from guard_server.metrics import Metrics
+import grpc, sys
+counted = Metrics()
+for _ in range(int(sys.argv[1])):
+    counted.failed("Moderate", grpc.StatusCode.INTERNAL)
+counted._in_flight.labels("blue").set(3)
+"""
+
+
+def test_processes_are_summed(tmp_path: Path) -> None:
+    for number in (2, 3):
+        environment = {metrics.SHARED: str(tmp_path), "PATH": ""}
+        command = [sys.executable, "-c", _WORKER, str(number)]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+    merged = metrics.merged(tmp_path)
+    labels = {"method": "Moderate", "code": "INTERNAL", "severity": "", "slot": ""}
+    assert merged.get_sample_value("guard_requests_total", labels) == 5
+    assert merged.get_sample_value("guard_in_flight", {"slot": "blue"}) == 6
+    for path in tmp_path.glob("gauge_livesum_*.db"):
+        metrics.forget(tmp_path, int(path.stem.rsplit("_", 1)[1]))
+    assert merged.get_sample_value("guard_in_flight", {"slot": "blue"}) is None
+    assert merged.get_sample_value("guard_requests_total", labels) == 5

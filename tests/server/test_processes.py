@@ -1,0 +1,159 @@
+"""Several gateway processes: one traffic file, one port, one engine's places."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from guard_server import status
+from guard_server.admission import Places
+from guard_server.status import WorkerStatus
+from tests.support.fake_engine import Answer, Asked, fake_engine, until
+from tests.support.gateway import Client, connect
+from tests.support.ports import free_port
+from tests.support.traffic import TrafficFile, traffic_file
+
+Agree = Callable[[Asked], Answer]
+WriteSlot = Callable[..., Path]
+Process = asyncio.subprocess.Process
+
+
+@asynccontextmanager
+async def processes(file: TrafficFile, count: int, port: int) -> AsyncIterator[list[Process]]:
+    states = file.path.parent / "states"
+    states.mkdir()
+    environment = {
+        **os.environ,
+        "GUARD_TRAFFIC": str(file.path),
+        "GUARD_STATUS": str(states),
+        "GUARD_PORT": str(port),
+        "GUARD_REUSE_PORT": "true",
+    }
+    running = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "guard_server", env=environment, stderr=asyncio.subprocess.DEVNULL
+        )
+        for _ in range(count)
+    ]
+    try:
+        yield running
+    finally:
+        for process in running:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+def told(file: TrafficFile) -> list[WorkerStatus]:
+    return list(status.read(file.path.parent / "states"))
+
+
+async def answered_by(port: int) -> set[str]:
+    """Each call on a connection of its own, so that every process gets some."""
+
+    async def call() -> str:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            return str((await Client(channel).judge("Q")).model.slot)
+
+    return set(await asyncio.gather(*(call() for _ in range(24))))
+
+
+async def test_two_processes_follow_one_file_and_share_the_places(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with fake_engine(agree) as blue, fake_engine(agree) as green:
+        file = traffic_file(tmp_path, write_tiny_slot, blue=blue.port, green=green.port)
+        port = free_port()
+        async with processes(file, 2, port) as running:
+            await until(
+                lambda: (
+                    [s.slots["blue"].ready and s.slots["green"].ready for s in told(file)]
+                    == [True, True]
+                ),
+                timeout=30,
+            )
+            assert {worker.pid for worker in told(file)} == {p.pid for p in running}
+            assert await answered_by(port) == {"blue"}
+            file.write({"blue": 0, "green": 100})
+            await until(lambda: [s.generation for s in told(file)] == [1, 1])
+            assert await answered_by(port) == {"green"}
+            assert [s.slots["green"].places for s in sorted(told(file), key=_pid)] == [17, 16]
+            # A request of each is in flight when one of them is killed.
+            running[0].send_signal(signal.SIGKILL)
+            await until(lambda: [s.slots["green"].places for s in told(file)] == [33])
+            assert await answered_by(port) == {"green"}
+            running[1].send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(running[1].wait(), 15) == 0
+            assert not told(file)
+
+
+def _pid(worker: WorkerStatus) -> str:
+    return str(worker.pid)
+
+
+async def test_a_stub_is_loaded_again_by_one_of_them(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    dead = "Stub process 'x' is not healthy."
+    async with fake_engine(agree) as blue:
+        file = traffic_file(tmp_path, write_tiny_slot, blue=blue.port)
+        port = free_port()
+        async with processes(file, 2, port):
+            both = [True, True]
+            await until(lambda: [s.slots["blue"].ready for s in told(file)] == both, timeout=30)
+            blue.answer = lambda asked: agree(asked) if blue.reloads else dead
+
+            async def fails() -> None:
+                async with connect(port) as client:
+                    try:
+                        await client.judge("Q")
+                    except grpc.aio.AioRpcError as error:
+                        assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+            while not blue.reloads:
+                await asyncio.gather(*(fails() for _ in range(8)))
+            await until(lambda: len(blue.reloads) == 2)
+            await until(lambda: [s.slots["blue"].ready for s in told(file)] == both, timeout=30)
+            await asyncio.gather(*(fails() for _ in range(8)))  # they don't any more
+            assert blue.reloads == ["unload", "load"]
+
+
+async def test_places_can_become_fewer_and_more() -> None:
+    places = Places(4, queue_per_place=10)
+    taken: list[int] = []
+    leave = [asyncio.Event() for _ in range(8)]
+
+    async def take(number: int) -> None:
+        async with places.place():
+            taken.append(number)
+            await leave[number].wait()
+
+    async def settled() -> list[int]:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return taken
+
+    tasks = [asyncio.create_task(take(number)) for number in range(8)]
+    assert await settled() == [0, 1, 2, 3]
+    places.resize(2)
+    leave[0].set()
+    leave[1].set()
+    await asyncio.sleep(0)
+    assert await settled() == [0, 1, 2, 3]
+    leave[2].set()
+    await asyncio.sleep(0)
+    assert await settled() == [0, 1, 2, 3, 4]
+    places.resize(4)
+    assert await settled() == [0, 1, 2, 3, 4, 5, 6]
+    tasks[7].cancel()
+    for event in leave:
+        event.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert places.spare
+    assert 7 not in taken
