@@ -26,6 +26,7 @@ class Runtime:
         paged_attention_transformation(model)
         compiled = core.compile_model(model, "CPU", wanted)
         self._infer = compiled.create_infer_request()
+        self._padding_block = blocks  # one more than the pool has: nobody reads what is there
         # Each [blocks, KV heads, tokens, dim]; bfloat16 as uint16, which numpy can at least copy.
         self._kv_cache: list[NDArray[Any]] = []
         for port in compiled.inputs:
@@ -37,7 +38,7 @@ class Runtime:
                 raise RuntimeError(f"OpenVINO wants KV blocks of {inner[1]}, not {BLOCK_TOKENS}.")
             stored = port.get_element_type()
             # Zeroed pages of numpy cost no memory until they are written to.
-            pages = np.zeros([blocks, *inner], np.uint16 if stored == Type.bf16 else np.float32)
+            pages = np.zeros([blocks + 1, *inner], np.uint16 if stored == Type.bf16 else np.float32)
             self._kv_cache.append(pages)
             self._infer.set_tensor(port, ov.Tensor(pages, ov.Shape(list(pages.shape)), stored))
 
@@ -64,15 +65,25 @@ class Runtime:
             token_begins.append(len(tokens))
             block_begins.append(len(blocks))
             reads += range(len(tokens) - chunk.reads, len(tokens))
+        past = [chunk.begin for chunk in chunks]
+        if padding := _rounded(len(tokens)) - len(tokens):
+            tokens += [0] * padding
+            positions += range(padding)
+            blocks.append(self._padding_block)
+            token_begins.append(len(tokens))
+            block_begins.append(len(blocks))
+            past.append(0)
+        wanted = len(reads)
+        reads += [0] * (_rounded(wanted) - wanted)
         inputs = {
             "input_ids": np.array(tokens, np.int64),
             "position_ids": np.array(positions, np.int64),
             "sel": np.array(reads, np.int64),
-            "past_lens": np.array([chunk.begin for chunk in chunks], np.int32),
+            "past_lens": np.array(past, np.int32),
             "subsequence_begins": np.array(token_begins, np.int32),
             "block_indices": np.array(blocks, np.int32),
             "block_indices_begins": np.array(block_begins, np.int32),
-            "max_context_len": np.array(max(chunk.end for chunk in chunks), np.int32),
+            "max_context_len": np.array(max(padding, *(chunk.end for chunk in chunks)), np.int32),
         }
         for name, array in inputs.items():
             self._infer.set_tensor(name, ov.Tensor(array))
@@ -80,7 +91,19 @@ class Runtime:
         self._head.set_input_tensor(self._infer.get_output_tensor())
         self._head.infer()
         logits: NDArray[np.float32] = self._head.get_output_tensor().data
-        return logits
+        return logits[:wanted]
+
+
+def _rounded(count: int) -> int:
+    """The next of a few numbers, less than a block away.
+
+    For each number of rows that is new OpenVINO prepares its products anew, and keeps that: a
+    megabyte with the tiny guard's few layers, and a tenth of a second at the 0.6B shape.
+    """
+    if count <= 16:
+        return count
+    step = 8 if count <= 64 else 16 if count <= 256 else 32
+    return -(-count // step) * step
 
 
 def _split_head(model: ov.Model) -> ov.Model:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from guard_bench import machine
 from guard_engine import (
     Completion,
     Engine,
@@ -115,6 +116,15 @@ def test_a_long_prompt_does_not_hold_up_a_short_one(tiny: Tiny) -> None:
     asked.wait_for("long")
     assert list(asked.outcomes) == ["short", "long"]
     engine.close()
+
+
+def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> None:
+    """OpenVINO keeps what it prepares for each, so there must be few."""
+    ask(engine, Request("first", prompt(0, 320), 1))
+    before = machine.rss_mib()
+    for length in range(20, 320):
+        ask(engine, Request(f"r{length}", prompt(length, length), 1))
+    assert machine.rss_mib() - before < 40
 
 
 def test_a_cancelled_request_leaves_at_once(engine: Engine, tiny: Tiny) -> None:
