@@ -135,7 +135,8 @@ def test_no_gpu_and_no_tensorrt_llm(gpu_slot: Path, tmp_path: Path) -> None:
         read_machine(fake_container(tmp_path, tensorrt_llm="none"))
     with pytest.raises(MachineUnfit, match="TensorRT-LLM is not installed here"):
         read_machine(Container(python=str(tmp_path / "none")))
-    done = guard("serve", "--slot", str(gpu_slot), "--port", str(free_port()))
+    ports = ["--port", str(free_port()), "--control-port", str(free_port())]
+    done = guard("serve", "--slot", str(gpu_slot), *ports)
     assert (done.returncode, done.stdout) == (1, "")
     assert "TensorRT-LLM is not installed here" in done.stderr
 

@@ -95,7 +95,7 @@ def test_an_engine_that_gives_up_ends_its_process(slot: Slot, tmp_path: Path) ->
             assert "The model failed" in stream.ask(f"r{number}", input_ids=[1, 2, 3]).error
         deadline = time.monotonic() + 20
         while "healthy" not in (error := stream.ask("later", input_ids=[1, 2, 3]).error):
-            assert "The engine is closed" in error
+            assert "The engine" in error  # it ended before or after the request came
             assert time.monotonic() < deadline, error
             time.sleep(0.05)
 
