@@ -16,6 +16,7 @@ SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
 OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
+EVAL_DATA ?= ../shared/data/eval
 # For the GPU: pin the image by its digest, as build/Dockerfile says.
 BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 FORMAT ?= fp8
@@ -26,7 +27,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,14 @@ $(CONTRACT): $(VENV)/.dev $(PROTOS)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (about an hour on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
+	@$(VENV)-train/bin/python -m guard_build.tiny.reference --checkpoint checkpoints/tiny-guard \
+	  --out tests/data/tiny_reference.json
+
+tiny-card: $(VENV)-train/.ready ## Judge EVAL_DATA by the served tiny guard, and write its model card (needs `make serve`)
+	@$(BIN)/python -m guard_build.tiny.held_out --data $(TRAIN_DATA) --out .run/tiny/held_out.jsonl
+	@$(BIN)/guard eval $(EVAL_DATA)/*.jsonl .run/tiny/held_out.jsonl --out .run/tiny
+	@$(VENV)-train/bin/python -m guard_build.tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
+	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 
 lock: ## Pin and hash every requirement anew (needs uv)
 	@for f in serve dev train; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from guard_build.tiny.everyday import benign_prompts
+from guard_build.tiny.everyday import Written, contrast_prompts, everyday_prompts
 from guard_build.tiny.labels import Label, every_verdict
 from guard_build.tiny.refusals import looks_like_refusal, written_refusals
 from guard_build.tiny.rows import one_category, read_rows
 from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
 from guard_server.verdict import CATEGORIES, parse
+from tests.support.shared import SHARED, lines
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, *rows: Mapping[str, object]) -> Path:
@@ -74,13 +77,43 @@ def test_refusals_are_known_by_their_opening(reply: str, refuses: bool) -> None:
     assert looks_like_refusal(reply, "safe") is refuses
 
 
+def written() -> list[Written]:
+    return [*everyday_prompts(random.Random(7)), *contrast_prompts(random.Random(7))]
+
+
 def test_our_own_writing_is_deterministic_and_varied() -> None:
-    first, again = (benign_prompts(random.Random(7)) for _ in range(2))
-    assert first == again
-    assert len(set(first)) > 500
-    made = written_refusals(first, 50, random.Random(7))
+    first = written()
+    assert first == written()
+    assert len({one.text for one in first}) > 3000
+    assert len({one.language for one in first}) > 15
+    assert {one.category for one in first} == {None, *CATEGORIES}
+    made = written_refusals([one.text for one in first], 50, random.Random(7))
     assert len({reply for _, reply, _ in made}) > 10
     assert {label for _, _, label in made} == {Label("Safe", None, True)}
+
+
+def test_no_alarming_sentence_is_written_with_two_verdicts() -> None:
+    verdicts = {one.text: one.category for one in written()}
+    assert all(verdicts[one.text] == one.category for one in written())
+
+
+def test_training_never_sees_what_the_tiny_guard_is_judged_by() -> None:
+    sets = list((ROOT / "build" / "guard_build" / "data").glob("*.jsonl"))
+    if SHARED.is_dir():
+        sets += (SHARED / "data" / "eval").glob("*.jsonl")
+    judged = {
+        row["prompt"] if "prompt" in row else row["messages"][0]["content"]
+        for path in sets
+        for row in lines(path)
+    }
+    assert len(judged) > 300
+    known = {plain(text) for text in judged}
+    assert [one.text for one in written() if plain(one.text) in known] == []
+
+
+def plain(text: str) -> str:
+    """Letters alone: marks and case make no other sentence."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def test_the_tokenizer_knows_the_verdicts_words_and_special_tokens() -> None:

@@ -3,27 +3,37 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rich.console import Console
 from tokenizers import Tokenizer
+from transformers import Qwen3ForCausalLM
 
-from guard_build.tiny.checkpoint import TEMPLATE_SOURCE, VOCAB_SIZE, write_tokenizer
-from guard_build.tiny.encode import Encoder, cutter
+from guard_build.tiny.checkpoint import (
+    TEMPLATE_SOURCE,
+    VOCAB_SIZE,
+    load_model,
+    new_model,
+    write_tokenizer,
+)
+from guard_build.tiny.encode import Encoded, Encoder, cutter
 from guard_build.tiny.examples import Example, label_rows
 from guard_build.tiny.mixture import LONG, build_balanced, build_mixture, cut_messages
 from guard_build.tiny.rows import Row, read_rows
+from guard_build.tiny.semantics import Meanings
 from guard_build.tiny.tokenizer import train_tokenizer
 from guard_build.tiny.train import RECORD, Recipe, train
 from guard_server.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400
+PASSES = 2.5
 console = Console()
 _started = time.monotonic()
 
@@ -45,20 +55,39 @@ def _frames() -> list[str]:
     return [template.render(messages=[{"role": role, "content": ""}]) for role in roles]
 
 
+def _encoded(
+    encoder: Encoder, examples: Sequence[Example], meanings: Meanings | None
+) -> list[Encoded]:
+    """As ids; where `meanings` is given, with the vector of each English prompt."""
+    if meanings is None:
+        return [encoder(example) for example in examples]
+    english = {
+        example.messages[-1].content: None
+        for example in examples
+        if example.language == "en" and example.label.refusal is None
+    }
+    vectors = dict(zip(english, meanings.of_texts(list(english)), strict=True))
+    return [
+        # A reply, or another language, has none.
+        encoder(e, None if e.label.refusal is not None else vectors.get(e.messages[-1].content))
+        for e in examples
+    ]
+
+
 def _phase(
+    model: Qwen3ForCausalLM,
     out: Path,
-    examples: Sequence[Example],
-    build: Callable[..., list[Example]],
+    mixture: Sequence[Example],
+    held_out: Sequence[Example],
     recipe: Recipe,
+    meanings: Meanings | None = None,
 ) -> dict[str, Any]:
     """Train on one mixture; what happened, for the record."""
-    encoder, cut = Encoder(out), cutter(Tokenizer.from_file(str(out / TOKENIZER)))
-    mixture = build([e for e in examples if not e.held_out], cut, recipe.seed)
-    encoded = [encoder(example) for example in mixture]
-    held_out = [encoder(cut_messages(e, LONG, cut)) for e in examples if e.held_out]
+    encoder = Encoder(out)
+    encoded = _encoded(encoder, mixture, meanings)
     tokens = sum(map(len, encoded))
     _log(f"{len(mixture):,} examples and {tokens:,} tokens a pass, {len(held_out):,} held out")
-    run = train(out, encoded, held_out, recipe, _log)
+    run = train(model, out, encoded, [encoder(example) for example in held_out], recipe, _log)
     _log(f"best at step {run.best_step} of {run.steps}, held-out loss {run.held_out_loss}")
     return {
         "recipe": asdict(recipe),
@@ -74,28 +103,37 @@ def main(
     *,
     data: Annotated[Path, typer.Option(help="training rows, JSON Lines, gzipped or not")],
     out: Annotated[Path, typer.Option(help="the checkpoint's directory")],
-    passes: Annotated[float, typer.Option(help="passes over the mixture")] = 1.5,
-    minutes: Annotated[float, typer.Option(help="the main phase ends by then; 0: no limit")] = 0,
+    passes: Annotated[float, typer.Option(help="passes over the mixture")] = PASSES,
     balanced_passes: Annotated[float, typer.Option(help="passes of the last phase")] = 1.0,
-    balanced_only: Annotated[bool, typer.Option(help="only the last phase, from --out")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
-    """Label the rows, train a tokenizer, train the model in two phases, and leave a checkpoint."""
+    """Label the rows, train a tokenizer, train the model in two phases, and leave a checkpoint.
+
+    The same with the same seed, threads and processor."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
     rows = read_rows(data)
     _log(f"{len(rows):,} rows")
     examples = label_rows(rows, seed)
     severities = Counter(example.label.severity for example in examples)
     _log(f"{len(examples):,} labelled conversations: {dict(severities)}")
-    if balanced_only:
-        phases = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    else:
-        texts = _texts([row for row in rows if not row.held_out])
-        write_tokenizer(out, train_tokenizer(texts, _frames(), VOCAB_SIZE))
-        recipe = Recipe(passes, minutes, 2e-3, seed=seed, threads=threads)
-        phases = [_phase(out, examples, build_mixture, recipe)]
-    last = Recipe(balanced_passes, 0, 8e-4, further=True, seed=seed, threads=threads)
-    phases.append(_phase(out, examples, build_balanced, last))
+    texts = _texts([row for row in rows if not row.held_out])
+    write_tokenizer(out, train_tokenizer(texts, _frames(), VOCAB_SIZE))
+    tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
+    cut = cutter(tokenizer)
+    held_out = [cut_messages(e, LONG, cut) for e in examples if e.held_out]
+    trained = [e for e in examples if not e.held_out]
+    meanings, model = Meanings(), new_model(out)
+    embeddings = model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings.copy_(meanings.of_tokens(tokenizer, embeddings.shape[1]))
+    _log("the embeddings begin at the tokens' meanings")
+    mixture = build_mixture(trained, cut, seed)
+    phases = [_phase(model, out, mixture, held_out, Recipe(passes, 2e-3, seed), meanings)]
+    balanced = build_balanced(trained, cut, seed)
+    last = Recipe(balanced_passes, 8e-4, seed)
+    phases.append(_phase(load_model(out), out, balanced, held_out, last))
     (out / RECORD).write_text(json.dumps(phases, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,88 +1,131 @@
-"""`python -m guard_build.tiny.card`: measures a trained checkpoint and writes its MODEL_CARD.md."""
+"""`python -m guard_build.tiny.card`: writes MODEL_CARD.md from what `guard eval` measured.
+
+The figures of a linear baseline trained on the same rows, and of calling everything unsafe, stand
+beside it.
+"""
 
 import json
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
+import numpy as np
 import typer
-from rich.console import Console
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score
 
-from guard_build.tiny.checkpoint import load_model
-from guard_build.tiny.evaluate import Figures, figures, judge
+from guard_build.tiny.baseline import Baseline
 from guard_build.tiny.rows import Row, read_rows
-from guard_build.tiny.tokenizer import IM_END
 from guard_build.tiny.train import RECORD
-from guard_server.prompt import Message, Prompt
 
 _TEMPLATE = Path(__file__).parent / "card.md.template"
-_LABELLED = ("safe", "unsafe")
-console = Console()
+_READINGS = {"strict": 1, "loose": 2}  # Reading -> the first of the three scores that it sums
 
-# A set's conversations, and whether its labels call each unsafe.
-LabelledSet = list[tuple[tuple[Message, ...], bool]]
-
-
-def prompts_of(rows: Sequence[Row]) -> LabelledSet:
-    """Prompt mode: rows whose prompt is labelled."""
-    return [
-        ((Message("user", row.prompt),), row.prompt_label == "unsafe")
-        for row in rows
-        if row.prompt and row.prompt_label in _LABELLED
-    ]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
-def responses_of(rows: Sequence[Row]) -> LabelledSet:
-    """Response mode: rows whose reply is labelled safe or unsafe."""
-    return [
-        (
-            (Message("user", row.prompt), Message("assistant", row.response)),
-            row.response_label == "unsafe",
+def _recall_at(unsafe: Flags, score: Floats, most: float) -> float:
+    """The best recall of any threshold whose false-positive rate is at most `most`."""
+    thresholds = np.unique(score)
+    allowed = [t for t in thresholds if (score[~unsafe] >= t).mean() <= most]
+    return float((score[unsafe] >= allowed[0]).mean()) if allowed else 0.0
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _line(name: str, unsafe: Flags, called: Flags, score: Floats, most: float | None) -> str:
+    """F1, false-positive rate, recall, AUPRC, and the recall at the false-positive rate `most`."""
+    if unsafe.all():
+        figures = [_percent(f1_score(unsafe, called)), "-", _percent(called.mean()), "-", "-"]
+    else:
+        at = "-" if most is None else _percent(_recall_at(unsafe, score, most))
+        rates = (f1_score(unsafe, called), called[~unsafe].mean(), called[unsafe].mean())
+        precision = _percent(average_precision_score(unsafe, score))
+        figures = [*map(_percent, rates), precision, at]
+    return f"| {name} | " + " | ".join(figures) + " |"
+
+
+def _answers(evaluation: Path, name: str) -> dict[str, dict[str, Any]]:
+    """A set's judged prompts by id, from the rows that `guard eval` wrote."""
+    with (evaluation / "rows.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {r["id"]: r["answer"] for r in rows if r["set"] == name and r["mode"] == "prompt"}
+
+
+def _set_lines(path: Path, evaluation: Path, baseline: Baseline) -> Iterator[str]:
+    """One set: the tiny guard in both readings, the baseline, and always unsafe."""
+    rows = [row for row in read_rows(path) if row.prompt_label]
+    unsafe = np.array([row.prompt_label == "unsafe" for row in rows])
+    answers = _answers(evaluation, path.stem)
+    judged = [answers[row.id] for row in rows]
+    linear = baseline([row.prompt for row in rows])
+    most = None if unsafe.all() else float((linear > 0.5)[~unsafe].mean())
+    yield f"| **{path.stem.removesuffix('_prompt')}**, {len(rows):,} | | | | | |"
+    for reading, first in _READINGS.items():
+        severe = {"Unsafe", "Controversial"} if reading == "strict" else {"Unsafe"}
+        # No verdict: called what the text is not, and ranked at the wrong end.
+        pairs = list(zip(judged, unsafe, strict=True))
+        called = np.array([a["severity"] in severe if a["severity"] else not u for a, u in pairs])
+        score = np.array(
+            [sum(a["scores"][first:]) if a["scores"] else 2.0 - 3 * u for a, u in pairs]
         )
-        for row in rows
-        if row.prompt and row.response and row.response_label in _LABELLED
-    ]
+        yield _line(f"tiny guard, {reading}", unsafe, called, score, most)
+    yield _line("linear TF-IDF", unsafe, linear > 0.5, linear, most)
+    always = np.ones(len(rows))
+    yield _line("always unsafe", unsafe, always > 0, always, most)
 
 
-def measure(checkpoint: Path, sets: Mapping[str, LabelledSet]) -> dict[str, Figures]:
-    """Figures of each set, float32, greedy, every text whole."""
-    model, prompt = load_model(checkpoint), Prompt.load(checkpoint)
-    measured = {}
-    for name, labelled in sets.items():
-        ids = [prompt.ids(messages) for messages, _ in labelled]
-        modes = [messages[-1].role == "assistant" for messages, _ in labelled]
-        judged = judge(model, prompt, ids, modes, prompt.added_tokens[IM_END])
-        measured[name] = figures(judged, [unsafe for _, unsafe in labelled])
-        console.print(name, measured[name].as_dict())
-    return measured
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _figures_table(measured: Mapping[str, Figures]) -> str:
-    lines = [
-        "| set | rows | exact form | F1 strict | FPR strict | F1 loose | FPR loose |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, of in measured.items():
-        numbers = (of.f1_strict, of.fpr_strict, of.f1_loose, of.fpr_loose)
-        cells = " | ".join(map(_percent, numbers))
-        lines.append(f"| {name} | {of.rows:,} | {100 * of.exact / of.rows:g}% | {cells} |")
-    return "\n".join(lines)
-
-
-def _labels_table(measured: Mapping[str, Figures]) -> str:
-    total: Counter[str] = Counter()
-    for of in measured.values():
-        for counts in (of.severities, of.categories, of.refusals):
-            total.update(counts)
+def _quality_table(sets: Sequence[Path], evaluation: Path, baseline: Baseline) -> str:
     return "\n".join(
-        ["| label | times |", "|---|---|", *(f"| {k} | {n:,} |" for k, n in total.items())]
+        [
+            "| set | F1 | FPR | recall | AUPRC | recall at the baseline's FPR |",
+            "|---|---|---|---|---|---|",
+            *(line for path in sets for line in _set_lines(path, evaluation, baseline)),
+        ]
+    )
+
+
+def _held_out_table(quality: Sequence[Mapping[str, Any]]) -> str:
+    """Held-out rows as guard eval reports them, both modes, and refusals."""
+    lines = [
+        "| held out | texts | F1 strict | FPR strict | F1 loose | FPR loose |",
+        "|---|---|---|---|---|---|",
+    ]
+    cells = [("strict", "f1"), ("strict", "fpr"), ("loose", "f1"), ("loose", "fpr")]
+    refusals = ""
+    for one in (q for q in quality if q["set"] == "held_out"):
+        values = " | ".join(_percent(one[reading][name]["value"]) for reading, name in cells)
+        lines.append(f"| {one['mode']}s | {one['texts']:,} | {values} |")
+        if found := one["refusals"]:
+            rates = ", ".join(
+                f"{name} {_percent(found[name]['value'])}" for name in ("precision", "recall", "f1")
+            )
+            refusals = (
+                f"\n\nRefusal, of {found['texts']:,} replies labelled for it "
+                f"({found['refusing']:,} refuse): {rates}."
+            )
+    return "\n".join(lines) + refusals
+
+
+def _labels_table(evaluation: Path) -> str:
+    total: Counter[str] = Counter()
+    ungrammatical = 0
+    for line in (evaluation / "rows.jsonl").read_text(encoding="utf-8").splitlines():
+        answer = json.loads(line)["answer"]
+        if answer["error"]:
+            ungrammatical += 1
+            continue
+        total.update([answer["severity"], *(answer["categories"] or ["None"])])
+        if answer["refusal"] is not None:
+            total.update([f"Refusal: {'Yes' if answer['refusal'] else 'No'}"])
+    written = [f"| {label} | {count:,} |" for label, count in total.most_common()]
+    return "\n".join(
+        ["| label | times |", "|---|---|", *written, f"| (no verdict) | {ungrammatical:,} |"]
     )
 
 
@@ -97,57 +140,46 @@ def _sources_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _card(
-    checkpoint: Path, rows: Sequence[Row], measured: Mapping[str, Figures], evaluated: set[str]
-) -> str:
+def _training(checkpoint: Path) -> dict[str, object]:
     phases: list[dict[str, Any]] = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
     config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(
-        parameters=f"{phases[0]['run']['parameters'] / 1e6:.2f}",
-        megabytes=f"{(checkpoint / 'model.safetensors').stat().st_size / 1e6:.1f}",
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"],
-        vocabulary=f"{config['vocab_size']:,}",
-        phases="".join(
-            f"\n- {phase['run']['steps']:,} steps, {phase['run']['passes']} passes over"
-            f" {phase['examples']:,} examples"
+    return {
+        "parameters": f"{phases[0]['run']['parameters'] / 1e6:.2f}",
+        "megabytes": f"{(checkpoint / 'model.safetensors').stat().st_size / 1e6:.1f}",
+        "layers": config["num_hidden_layers"],
+        "hidden": config["hidden_size"],
+        "heads": config["num_attention_heads"],
+        "kv_heads": config["num_key_value_heads"],
+        "vocabulary": f"{config['vocab_size']:,}",
+        "phases": "".join(
+            f"\n- {phase['run']['steps']:,} steps, {phase['recipe']['passes']} passes over"
+            f" {phase['examples']:,} examples of {phase['tokens'] / 1e6:.1f} million tokens"
             for phase in phases
         ),
-        minutes=f"{sum(phase['run']['seconds'] for phase in phases) / 60:.0f}",
-        held_out=f"{phases[0]['held_out']:,}",
-        seed=phases[0]["recipe"]["seed"],
-        # A person may have something to tell of a run.
-        notes="".join(f"\n{phase['note']}\n" for phase in phases if "note" in phase),
-        figures=_figures_table(measured),
-        labels=_labels_table({name: of for name, of in measured.items() if name in evaluated}),
-        sources=_sources_table(rows),
-    )
+        "minutes": f"{sum(phase['run']['seconds'] for phase in phases) / 60:.0f}",
+        "held_out": f"{phases[0]['held_out']:,}",
+        "seed": phases[0]["recipe"]["seed"],
+    }
 
 
 def main(
     *,
     data: Annotated[Path, typer.Option(help="the training rows")],
-    evaluation: Annotated[Path, typer.Option(help="a folder of evaluation sets (*.jsonl)")],
+    sets: Annotated[Path, typer.Option(help="the folder of the evaluation sets (*.jsonl)")],
+    evaluation: Annotated[Path, typer.Option(help="what `guard eval` wrote of them and held_out")],
     checkpoint: Annotated[Path, typer.Option(help="the trained checkpoint's directory")],
-    threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
-    """Measure the checkpoint and write its card."""
-    torch.set_num_threads(threads)
+    """Write the checkpoint's card."""
     rows = read_rows(data)
-    held_out = [row for row in rows if row.held_out]
-    evaluated = {
-        path.stem: prompts_of(read_rows(path)) for path in sorted(evaluation.glob("*.jsonl"))
-    }
-    sets = {
-        **evaluated,
-        "held-out prompts": prompts_of(held_out),
-        "held-out replies": responses_of(held_out),
-    }
-    measured = measure(checkpoint, sets)
-    card = _card(checkpoint, rows, measured, set(evaluated))
+    report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
+    card = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        _training(checkpoint),
+        fingerprint=report["model"]["fingerprint"],
+        quality=_quality_table(sorted(sets.glob("*.jsonl")), evaluation, Baseline(rows)),
+        held_out_quality=_held_out_table(report["quality"]),
+        labels=_labels_table(evaluation),
+        sources=_sources_table(rows),
+    )
     (checkpoint / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 

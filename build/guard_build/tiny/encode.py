@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from guard_build.tiny.examples import Example
+from guard_build.tiny.semantics import Floats
 from guard_build.tiny.tokenizer import IM_END
 from guard_server.prompt import Prompt
 
@@ -18,11 +19,13 @@ ROWS, TOKENS = 64, 10_240  # a batch has at most so many of both, padding counte
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Prompt ids, verdict ids with the end token, and which verdict ids are trained."""
+    """Prompt ids, verdict ids with the end token, which verdict ids are trained, and the vector
+    of the judged text where one was asked for."""
 
     prompt: list[int]
     verdict: list[int]
     trained: list[bool]
+    meaning: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.verdict)
@@ -36,7 +39,7 @@ class Encoder:
         self.prompt = Prompt.load(directory)
         self.end = self.prompt.added_tokens[IM_END]
 
-    def __call__(self, example: Example) -> Encoded:
+    def __call__(self, example: Example, meaning: Floats | None = None) -> Encoded:
         """The ids of one example."""
         verdict: list[int] = []
         trained: list[bool] = []
@@ -46,7 +49,8 @@ class Encoder:
             trained += [is_trained] * len(ids)
         if verdict != self.prompt.encode(example.label.text()):
             raise ValueError(f"a verdict's pieces tokenize otherwise than {example.label.text()!r}")
-        return Encoded(self.prompt.ids(example.messages), [*verdict, self.end], [*trained, True])
+        prompt = self.prompt.ids(example.messages)
+        return Encoded(prompt, [*verdict, self.end], [*trained, True], meaning)
 
 
 def cutter(tokenizer: Tokenizer) -> Callable[[str, int], str]:

@@ -1,26 +1,52 @@
-"""Sentences of our own writing (phrases.json): benign prompts and answers, system messages.
+"""Sentences of our own writing (phrases.json): prompts and answers, system messages.
 
 The training rows' benign side is mostly school questions, so the model would otherwise take
-everyday talk, and every harmless use of an alarming word, for harm.
+everyday talk, and every harmless use of an alarming word, for harm. The contrasts put the same
+alarming words into harmless and into harmful sentences, so that the words alone decide nothing.
 """
 
 import itertools
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 PHRASES = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
 SYSTEM_MESSAGES: tuple[str, ...] = tuple(PHRASES["system_messages"])
 
 
-def benign_prompts(rng: random.Random) -> list[str]:
-    """Each filled template once, in an order that the generator draws."""
-    benign = PHRASES["benign"]
-    prompts = [ask.format(it) for ask, it in itertools.product(benign["asks"], benign["topics"])]
-    prompts += [one["ask"].format(it) for one in PHRASES["alarming_words"] for it in one["slots"]]
-    dishes = itertools.product(benign["dish_asks"], benign["dishes"])
-    prompts += [ask.format(it) for ask, it in dishes]
-    prompts += benign["greetings"]
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A prompt of our own writing; a category makes it unsafe."""
+
+    text: str
+    language: str = "en"
+    category: str | None = None
+
+
+def everyday_prompts(rng: random.Random) -> list[Written]:
+    """Harmless talk in many languages: each filled template once, in a drawn order."""
+    prompts = [
+        Written(ask.format(topic), language)
+        for language, of in PHRASES["everyday"].items()
+        for ask, topic in itertools.product(of["asks"], of["topics"])
+    ]
+    dishes = PHRASES["dishes"]
+    named = itertools.product(dishes["asks"], dishes["names"])
+    prompts += [Written(ask.format(dish), "many") for ask, dish in named]
+    prompts += [Written(greeting, "many") for greeting in PHRASES["greetings"]]
+    rng.shuffle(prompts)
+    return prompts
+
+
+def contrast_prompts(rng: random.Random) -> list[Written]:
+    """Alarming words in harmless and, where a family has such, in harmful sentences."""
+    prompts = []
+    for family in PHRASES["contrasts"]:
+        for ask in family["asks"]:
+            prompts += [Written(ask.format(slot)) for slot in family["safe"]]
+            harmful, category = family.get("unsafe", ()), family.get("category")
+            prompts += [Written(ask.format(slot), "en", category) for slot in harmful]
     rng.shuffle(prompts)
     return prompts
 

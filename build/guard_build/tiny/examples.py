@@ -9,8 +9,6 @@ from guard_build.tiny.refusals import looks_like_refusal
 from guard_build.tiny.rows import Row, one_category
 from guard_server.prompt import Message
 
-PROMPT_CONTROVERSIAL_SHARE = 0.05
-RESPONSE_CONTROVERSIAL_SHARE = 0.06
 # A guessed category below this probability is shown to the model but not trained.
 CATEGORY_TRUST = 0.45
 _SEVERITY = {"safe": "Safe", "unsafe": "Unsafe", "controversial": "Controversial"}
@@ -24,20 +22,21 @@ class Example:
     label: Label
     unsafe: bool | None
     held_out: bool = False
+    language: str = "en"
 
 
 def _disputable(
-    texts: Sequence[str], rows: Sequence[Row], labels: Sequence[str], share: float, seed: int
+    texts: Sequence[str], rows: Sequence[Row], labels: Sequence[str], seed: int
 ) -> list[bool]:
     decided = [i for i, label in enumerate(labels) if label != "controversial"]
-    probability = weak.out_of_fold(
+    disputed = weak.disputed(
         [texts[i] for i in decided],
         [rows[i].group for i in decided],
         [labels[i] == "unsafe" for i in decided],
         seed,
     )
     flags = [False] * len(labels)
-    for i, flag in zip(decided, weak.boundary(probability, share), strict=True):
+    for i, flag in zip(decided, disputed, strict=True):
         flags[i] = bool(flag)
     return flags
 
@@ -64,8 +63,7 @@ def _refusal(row: Row) -> bool:
 def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Example]:
     texts = [f"{row.prompt}\n{row.response}" if response_mode else row.prompt for row in rows]
     given = [(row.response_label if response_mode else row.prompt_label) or "" for row in rows]
-    share = RESPONSE_CONTROVERSIAL_SHARE if response_mode else PROMPT_CONTROVERSIAL_SHARE
-    disputable = _disputable(texts, rows, given, share, seed)
+    disputable = _disputable(texts, rows, given, seed)
     severities = [
         "Controversial" if disputed else _SEVERITY[label]
         for disputed, label in zip(disputable, given, strict=True)
@@ -87,7 +85,8 @@ def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Exampl
         messages = [Message("user", row.prompt)] if row.prompt else []
         if response_mode:
             messages.append(Message("assistant", row.response))
-        examples.append(Example(tuple(messages), label, given[i] == "unsafe", row.held_out))
+        unsafe = given[i] == "unsafe"
+        examples.append(Example(tuple(messages), label, unsafe, row.held_out, row.lang))
     return examples
 
 
@@ -95,7 +94,7 @@ def _only_refusal(row: Row) -> Example:
     """A row that says whether its reply refuses, and nothing of its safety."""
     label = Label("Safe", None, row.refusal == "yes", frozenset({"severity", "category"}))
     messages = (Message("user", row.prompt), Message("assistant", row.response))
-    return Example(messages, label, None, row.held_out)
+    return Example(messages, label, None, row.held_out, row.lang)
 
 
 def label_rows(rows: Sequence[Row], seed: int) -> list[Example]:

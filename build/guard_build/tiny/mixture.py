@@ -5,7 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guard_build.tiny.everyday import SYSTEM_MESSAGES, benign_answer, benign_prompts
+from guard_build.tiny.everyday import (
+    SYSTEM_MESSAGES,
+    Written,
+    benign_answer,
+    contrast_prompts,
+    everyday_prompts,
+)
 from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label
 from guard_build.tiny.refusals import written_refusals
@@ -15,9 +21,10 @@ from guard_server.verdict import CATEGORIES
 RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this
 WRITTEN_REFUSALS = 1200
+CONTRAST_REPEATS = 2
 BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 10_000, 6_000
 BALANCED_CONTROVERSIAL = 4000  # by far too few otherwise for a small model ever to say it
-SHORT, LONG = 128, 640  # tokens of a message kept
+SHORT, LONG = 256, 640  # tokens of a message kept
 LONG_SHARE = 0.05
 JOINED, BALANCED_JOINED = 500, 1500  # examples of several messages joined, to JOINED_TOKENS
 JOINED_TOKENS = (300, 2200)
@@ -39,14 +46,21 @@ def _rare_again(examples: Sequence[Example]) -> list[Example]:
     return again
 
 
+def _prompted(written: Written) -> Example:
+    label = Label("Unsafe", written.category) if written.category else Label("Safe")
+    message = Message("user", written.text)
+    return Example((message,), label, written.category is not None, language=written.language)
+
+
 def _own_writing(unsafe_prompts: list[str], rng: random.Random) -> list[Example]:
-    benign = benign_prompts(rng)
-    made = [Example((Message("user", p),), Label("Safe"), False) for p in benign]
-    for prompt in benign:
-        messages = (Message("user", prompt), Message("assistant", benign_answer(rng)))
-        made.append(Example(messages, Label("Safe", None, False), False))
+    everyday = everyday_prompts(rng)
+    made = [_prompted(one) for one in everyday]
+    made += [_prompted(one) for _ in range(CONTRAST_REPEATS) for one in contrast_prompts(rng)]
+    for one in everyday:
+        messages = (Message("user", one.text), Message("assistant", benign_answer(rng)))
+        made.append(Example(messages, Label("Safe", None, False), False, language=one.language))
     # Mostly harmful requests are refused, and the reply is safe all the same.
-    asked = unsafe_prompts + benign * 3
+    asked = unsafe_prompts + [one.text for one in everyday] * 2
     for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
         made.append(Example((Message("user", prompt), Message("assistant", reply)), label, False))
     return made

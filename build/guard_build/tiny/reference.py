@@ -5,6 +5,7 @@ serves the same checkpoint must write the same ids with nearly the same log-prob
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +14,27 @@ import typer
 from transformers import Qwen3ForCausalLM
 
 from guard_build.tiny.checkpoint import load_model
-from guard_build.tiny.evaluate import greedy
 from guard_build.tiny.tokenizer import IM_END
 from guard_server.prompt import Message, Prompt
 from guard_server.verdict import SEVERITIES, SEVERITY_KEY
 
 _CASES = Path(__file__).parent / "reference_cases.json"
 _DIGITS = 6
+_MAX_NEW_TOKENS = 24
+
+
+def _greedy(model: Qwen3ForCausalLM, prompt: Sequence[int], end: int) -> list[int]:
+    """Output ids, with the end id where the model wrote it."""
+    written = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=_MAX_NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    output: list[int] = written[0, len(prompt) :].tolist()
+    return output
 
 
 def _rounded(values: torch.Tensor) -> list[float]:
@@ -31,7 +46,7 @@ def _case(
 ) -> dict[str, Any]:
     end = prompt.added_tokens[IM_END]
     ids = prompt.ids(messages)
-    [output] = greedy(model, [ids], end)
+    output = _greedy(model, ids, end)
     # All of it again in one pass, without a cache: the greedy choice must hold there too.
     with torch.inference_mode():
         every = model(torch.tensor([ids + output[:-1]]), use_cache=False).logits[0]

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import Qwen3ForCausalLM
 
-from guard_build.tiny.checkpoint import load_model, new_model, save_weights
+from guard_build.tiny.checkpoint import save_weights
 from guard_build.tiny.encode import IGNORED, ROWS, Encoded, batches, collate, group_by_length
+from guard_build.tiny.semantics import WIDTH
 
 RECORD = "training.json"  # what was run, beside the weights
 CHECK_EVERY = 300
@@ -25,14 +27,11 @@ NOMINAL_TOKENS = ROWS * 9
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What can be turned from the command line."""
+    """How a phase is trained."""
 
-    passes: float = 2.0
-    minutes: float = 0.0  # where set, ends earlier: the rate then falls with the clock
-    learning_rate: float = 2e-3
-    further: bool = False  # from the stored weights instead of fresh ones
-    seed: int = 0
-    threads: int = 2
+    passes: float
+    learning_rate: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +53,47 @@ def _rate(done: float) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.04) / 0.96))
 
 
-def _loss(model: Qwen3ForCausalLM, batch: Sequence[Encoded]) -> tuple[torch.Tensor, int]:
-    inputs, targets = collate(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(inputs, use_cache=False).last_hidden_state
+class _Loss:
+    """What a batch costs: its verdicts, and beside them the meanings of its texts."""
+
+    def __init__(self, model: Qwen3ForCausalLM) -> None:
+        self._model = model
+        # Training's own: it is not part of the checkpoint.
+        self.meaning = torch.nn.Linear(model.config.hidden_size, WIDTH)
+
+    def __call__(self, batch: Sequence[Encoded]) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """The verdicts' summed loss, over so many tokens, and the meanings' summed distance."""
+        inputs, targets = collate(batch)
+        hidden = self._model.model(inputs, use_cache=False).last_hidden_state
         # The head only where a verdict is written: a twentieth of the positions.
         kept = targets != IGNORED
-        logits = model.lm_head(hidden[kept]).float()
-    return cross_entropy(logits, targets[kept], reduction="sum"), int(kept.sum())
+        logits = self._model.lm_head(hidden[kept])
+        verdicts = cross_entropy(logits, targets[kept], reduction="sum")
+        return verdicts, int(kept.sum()), self._distance(batch, hidden)
+
+    def _distance(self, batch: Sequence[Encoded], hidden: torch.Tensor) -> torch.Tensor:
+        rows = [row for row, one in enumerate(batch) if one.meaning is not None]
+        wanted = [one.meaning for one in batch if one.meaning is not None]
+        if not rows:
+            return torch.zeros(())
+        read = self.meaning(hidden[rows, [len(batch[row].prompt) - 1 for row in rows]])
+        return (1 - cosine_similarity(read, torch.from_numpy(np.stack(wanted)))).sum()
 
 
-def _held_out_loss(model: Qwen3ForCausalLM, encoded: Sequence[Encoded]) -> float:
+def _held_out_loss(model: Qwen3ForCausalLM, loss_of: _Loss, encoded: Sequence[Encoded]) -> float:
     model.train(False)
     total, count = 0.0, 0
     for batch in group_by_length(encoded):
         with torch.inference_mode():
-            loss, tokens = _loss(model, batch)
+            loss, tokens, _ = loss_of(batch)
         total, count = total + loss.item(), count + tokens
     model.train()
     return total / count
 
 
-def _optimizer(model: Qwen3ForCausalLM, rate: float) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    norms = [p for p in model.parameters() if p.ndim == 1]
+def _optimizer(parameters: Sequence[torch.nn.Parameter], rate: float) -> torch.optim.AdamW:
+    matrices = [p for p in parameters if p.ndim > 1]
+    norms = [p for p in parameters if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
 
@@ -93,19 +109,19 @@ def _all_batches(encoded: Sequence[Encoded], passes: float, seed: int) -> list[l
 
 
 def train(
+    model: Qwen3ForCausalLM,
     directory: Path,
     encoded: Sequence[Encoded],
     held_out: Sequence[Encoded],
     recipe: Recipe,
     log: Callable[[str], None],
 ) -> Run:
-    """Train and keep the weights with the lowest held-out loss in `directory`."""
-    torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
-    model = load_model(directory) if recipe.further else new_model(directory)
+    """Train `model`, and keep the weights with the lowest held-out loss in `directory`."""
     model.train(True)
+    loss_of = _Loss(model)
+    trained = [*model.parameters(), *loss_of.meaning.parameters()]
     parameters = sum(p.numel() for p in model.parameters())
-    optimizer = _optimizer(model, recipe.learning_rate)
+    optimizer = _optimizer(trained, recipe.learning_rate)
     drawn = _all_batches(encoded, recipe.passes, recipe.seed)
     log(f"{parameters:,} parameters, {len(encoded):,} examples, {len(drawn):,} steps")
     best, best_step, steps, losses, started = math.inf, 0, 0, 0.0, time.monotonic()
@@ -114,14 +130,11 @@ def train(
         task = progress.add_task("training", total=len(drawn))
         for step, batch in enumerate(drawn):
             way = step / len(drawn)
-            if recipe.minutes:
-                way = max(way, (time.monotonic() - started) / (60 * recipe.minutes))
-            last = way >= 1 or step + 1 == len(drawn)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _rate(min(way, 1.0))
-            loss, tokens = _loss(model, batch)
-            torch.autograd.backward(loss / NOMINAL_TOKENS)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                group["lr"] = recipe.learning_rate * _rate(way)
+            loss, tokens, distance = loss_of(batch)
+            torch.autograd.backward(loss / NOMINAL_TOKENS + distance / ROWS)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses += loss.item() / tokens
@@ -130,14 +143,11 @@ def train(
             if steps % LOG_EVERY == 0:
                 log(f"{steps}/{len(drawn)} loss {losses / LOG_EVERY:.4f}, {way:.1%} of the way")
                 losses = 0.0
-            if steps % CHECK_EVERY == 0 or last:
-                checked = _held_out_loss(model, held_out)
+            if steps % CHECK_EVERY == 0 or steps == len(drawn):
+                checked = _held_out_loss(model, loss_of, held_out)
                 log(f"{steps}/{len(drawn)} held-out loss {checked:.4f}")
                 if checked < best:
                     best, best_step = checked, steps
                     save_weights(directory, model)
-            if last:
-                break
-    passes = round(recipe.passes * steps / len(drawn), 2)
     seconds = round(time.monotonic() - started)
-    return Run(steps, passes, seconds, parameters, best_step, round(best, 4))
+    return Run(steps, recipe.passes, seconds, parameters, best_step, round(best, 4))
