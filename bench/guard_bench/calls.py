@@ -118,7 +118,11 @@ class Caller:
 @asynccontextmanager
 async def calling(target: str, seed: int) -> AsyncIterator[Caller]:
     """On connections of their own, so that several gateway processes share them."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),  # not even those that gRPC makes unasked
+    ]
     channels = [grpc.aio.insecure_channel(target, options) for _ in range(_CHANNELS)]
     caller = Caller(channels, seed)
     try:

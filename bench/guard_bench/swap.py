@@ -1,101 +1,26 @@
 """`guard bench swap`: swaps under an open-loop load, and whether anybody noticed."""
 
 import asyncio
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 
 from guard_bench import machine
 from guard_bench.calls import Call, Caller, calling
+from guard_bench.kill import kill
 from guard_bench.server import Served, build, serving
+from guard_bench.swap_report import Change, Plan, Report
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _CAPACITY_IN_FLIGHT = 32
-_SLOWEST = 40  # calls that the report names
+_SPARE = 1.05  # of the calls that are wanted: they come at random
+_STEPS = (5, 25, 50, 100)  # percent
+_SHADOW_SHARE = 0.1  # of a deployment
+_STANDBY = 10  # percent of the traffic, of the slot that stands by while the other is killed
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is done."""
-
-    swaps: int = 20
-    deploys: int = 0
-    """Whole deployments (Triton started, verified, the old one stopped) after the swaps."""
-    before_s: float = 5.0
-    """Load without any change, before each swap: what the swap is compared with."""
-    pause_s: float = 1.5
-    load: float = 0.5
-    """Share of the capacity."""
-    workers: int = 2
-    capacity_s: float = 8.0
-    settle_s: float = 20.0
-    """Load on both slots before the first swap. An engine meets its batches' shapes for the first
-    time then, which is slow; shadowing does that for a candidate in operation."""
-    rest_s: float = 1.0
-    """After each swap, before the next span without any change."""
-    follows: int = 30
-    """Times that the traffic is changed to see how fast it is followed."""
-    verify_with: Path | None = None
-    """Conversations that a candidate is verified with, if not the golden set."""
-    max_factor: float = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One swap, beside the span before it."""
-
-    to: str
-    seconds: float
-    calls_before: int
-    calls: int
-    p99_before_ms: float
-    p99_ms: float
-
-    @property
-    def ratio(self) -> float:
-        return self.p99_ms / self.p99_before_ms
-
-
-@dataclass
-class Report:
-    plan: Plan
-    machine: dict[str, str | int]
-    capacity: float = 0.0
-    """Calls a second in a closed loop, both slots with half of the traffic."""
-    rate: float = 0.0
-    calls: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    wrong_slot: int = 0
-    """Replies that name a slot without traffic at that time."""
-    by_slot: dict[str, int] = field(default_factory=dict)
-    drafts_accepted: float = 0.0
-    swaps: list[Span] = field(default_factory=list)
-    deploys: list[Span] = field(default_factory=list)
-    slowest: list[tuple[float, float, str]] = field(default_factory=list)
-    """Calls: seconds since the first swap began, latency in milliseconds, slot."""
-    p99_before_ms: float = 0.0
-    p99_during_ms: float = 0.0
-    """Of all swaps' calls together."""
-    follow_ms: tuple[float, float] = (0.0, 0.0)
-    """Median and longest, from SetTraffic's call to its reply: every process follows."""
-
-    @property
-    def lost(self) -> int:
-        return self.calls - sum(self.failed.values()) - sum(self.by_slot.values())
-
-    @property
-    def ratio(self) -> float:
-        return self.p99_during_ms / self.p99_before_ms if self.p99_before_ms else 0.0
-
-    def save(self, path: Path) -> None:
-        found = asdict(self) | {"lost": self.lost, "ratio": self.ratio}
-        path.write_text(json.dumps(found, indent=2, default=str) + "\n")
 
 
 async def measure(plan: Plan, directory: Path, progress: Progress) -> Report:
@@ -127,7 +52,7 @@ async def measure_served(
         progress("settling")
         await _settle(caller, report.rate, plan.settle_s)
         await served.weights(blue=100)
-        await _under_load(report, plan, served, caller, (blue, green), progress)
+        await _under_load(report, served, caller, (blue, green), progress)
     return report
 
 
@@ -141,87 +66,73 @@ async def _settle(caller: Caller, rate: float, seconds: float) -> None:
 
 async def _under_load(
     report: Report,
-    plan: Plan,
     served: Served,
     caller: Caller,
     slots: tuple[Path, Path],
     progress: Progress,
 ) -> None:
+    plan = report.plan
     loop = asyncio.get_running_loop()
     calls: list[Call] = []
     end = asyncio.Event()
     load = asyncio.create_task(caller.open_loop(report.rate, calls, end))
-    allowed: list[tuple[float, set[str]]] = [(0.0, {slots[0].name})]  # from when on
-    spans: list[tuple[float, float, float, str]] = []  # calm since, begun, ended, to
-    names = [slots[(turn + 1) % 2] for turn in range(plan.swaps + plan.deploys)]
+    both = {path.name for path in slots}
+    active = slots[0]
+    allowed: list[tuple[float, set[str]]] = [(0.0, {active.name})]  # from when on
+    changes: list[Change] = []
+    calm_s = _calm_s(plan, report.rate)
     await asyncio.sleep(plan.rest_s)
-    for number, slot in enumerate(names):
+    for number in range(plan.swaps + plan.deploys):
         whole = number >= plan.swaps
-        progress(f"{'deployment' if whole else 'swap'} {number + 1} of {len(names)}")
+        progress(f"{'deployment' if whole else 'swap'} {number + 1} of {plan.swaps + plan.deploys}")
+        active = slots[(number + 1) % 2]
         calm = loop.time()
-        await asyncio.sleep(plan.before_s)
+        await asyncio.sleep(calm_s)
         begun = loop.time()
-        allowed.append((begun, {path.name for path in slots}))
+        allowed.append((begun, both))
         if whole:
-            await _swap(served.control.Deploy(_deployment(slot, plan, prepare=False)))
+            await _swap(served.control.Deploy(_deployment(active, plan, prepare=False)))
         else:
             shift = _shift(plan, keep_old=True)
-            await _swap(served.control.Promote(pb.PromoteRequest(slot=slot.name, shift=shift)))
+            await _swap(served.control.Promote(pb.PromoteRequest(slot=active.name, shift=shift)))
         ended = loop.time()
-        allowed.append((ended, {slot.name}))
-        spans.append((calm, begun, ended, slot.name))
+        allowed.append((ended, {active.name}))
+        changes.append(Change(calm, begun, ended, active.name, whole))
         await asyncio.sleep(plan.rest_s)
+    if plan.kills:
+        await _kills(report, served, calls, active, slots, progress, allowed)
     end.set()
     await load
-    _judge(report, plan, calls, allowed, spans)
+    report.judge(calls, allowed, changes)
 
 
-def _judge(
+async def _kills(
     report: Report,
-    plan: Plan,
+    served: Served,
     calls: Sequence[Call],
-    allowed: Sequence[tuple[float, set[str]]],
-    spans: Sequence[tuple[float, float, float, str]],
+    active: Path,
+    slots: tuple[Path, Path],
+    progress: Progress,
+    allowed: list[tuple[float, set[str]]],
 ) -> None:
-    report.calls = len(calls)
-    report.failed = dict(Counter(call.error for call in calls if call.error))
-    report.by_slot = dict(Counter(call.slot for call in calls if call.slot))
-    report.wrong_slot = sum(call.slot not in _allowed(allowed, call) for call in calls if call.slot)
-    report.drafts_accepted = statistics.mean(call.draft_accepted for call in calls)
-    origin = spans[0][1] if spans else 0.0
-    slowest = sorted(calls, key=lambda call: call.latency_s, reverse=True)[:_SLOWEST]
-    report.slowest = [(c.due - origin, c.latency_s * 1000, c.slot) for c in slowest]
-    before: list[float] = []
-    during: list[float] = []
-    for number, (calm, begun, ended, name) in enumerate(spans):
-        earlier = [call.latency_s for call in calls if calm <= call.due < begun]
-        swapping = [call.latency_s for call in calls if begun <= call.due < ended]
-        span = Span(
-            name, ended - begun, len(earlier), len(swapping), _p99_ms(earlier), _p99_ms(swapping)
-        )
-        if number < plan.swaps:
-            report.swaps.append(span)
-            before += earlier
-            during += swapping
-        else:
-            report.deploys.append(span)
-    report.p99_before_ms, report.p99_during_ms = _p99_ms(before), _p99_ms(during)
+    plan = report.plan
+    [standby] = [path for path in slots if path != active]
+    allowed.append((asyncio.get_running_loop().time(), {path.name for path in slots}))
+    if standby.name not in {slot.name for slot in (await served.state()).slots}:
+        await _swap(served.control.Deploy(_deployment(standby, plan, prepare=True)))
+    await served.weights(**{active.name: 100 - _STANDBY, standby.name: _STANDBY})
+    for number in range(plan.kills):
+        progress(f"kill {number + 1} of {plan.kills}")
+        await asyncio.sleep(plan.before_s)
+        report.kills.append(await kill(served, active.name, calls))
 
 
-def _allowed(allowed: Sequence[tuple[float, set[str]]], call: Call) -> set[str]:
-    """Slots that had traffic at any time between the call's beginning and its end."""
-    found: set[str] = set()
-    for number, (since, names) in enumerate(allowed):
-        until = allowed[number + 1][0] if number + 1 < len(allowed) else float("inf")
-        if since <= call.ended and call.due < until:
-            found |= names
-    return found
-
-
-def _p99_ms(latencies: Sequence[float]) -> float:
-    if not latencies:
-        return 0.0
-    return sorted(latencies)[min(len(latencies) - 1, int(0.99 * len(latencies)))] * 1000
+def _calm_s(plan: Plan, rate: float) -> float:
+    """The span before each swap: long enough for the calls that are wanted."""
+    if not plan.swaps:
+        return plan.before_s
+    each = _SPARE * plan.calls / rate / plan.swaps
+    return max(plan.before_s, each - len(_STEPS) * plan.pause_s - plan.rest_s)
 
 
 async def _follow(served: Served, times: int) -> tuple[float, float]:
@@ -245,6 +156,7 @@ def _deployment(slot: Path, plan: Plan, *, prepare: bool) -> pb.DeployRequest:
     return pb.DeployRequest(
         directory=str(slot.resolve()),
         data=str(plan.verify_with or ""),
+        shadow_share=0 if prepare else _SHADOW_SHARE,
         shift=_shift(plan, keep_old=False),
         prepare_only=prepare,
     )
@@ -253,4 +165,4 @@ def _deployment(slot: Path, plan: Plan, *, prepare: bool) -> pb.DeployRequest:
 def _shift(plan: Plan, *, keep_old: bool) -> pb.Shift:
     pause = Duration()
     pause.FromMilliseconds(int(plan.pause_s * 1000))
-    return pb.Shift(pause=pause, max_factor=plan.max_factor, keep_old=keep_old)
+    return pb.Shift(steps=_STEPS, pause=pause, max_factor=plan.max_factor, keep_old=keep_old)

@@ -1,10 +1,12 @@
 """A report for people."""
 
+import statistics
+
 from rich.console import Console
 from rich.table import Table
 
 from guard_bench.engine import IN_FLIGHT, Report
-from guard_bench.swap import Report as Swaps
+from guard_bench.swap_report import Report as Swaps
 
 
 def show(report: Report, console: Console) -> None:
@@ -71,8 +73,21 @@ def show_swaps(report: Swaps, console: Console) -> None:
                 f"{span.ratio:.2f}",
             )
     console.print(table)
+    if report.swaps:
+        ratios = [span.ratio for span in report.swaps]
+        console.print(
+            f"All swaps: p99 {report.p99_before_ms:.0f} ms before, {report.p99_during_ms:.0f} ms "
+            f"during, {report.ratio:.2f} times; a swap's own ratio {statistics.median(ratios):.2f} "
+            f"(median), {max(ratios):.2f} at most."
+        )
+    for killed in report.kills:
+        console.print(
+            f"Kill -9 of the active slot's Triton: {killed.in_flight} calls in flight, "
+            f"{killed.retried} requests asked of the other slot, {killed.failed} calls failed; the "
+            f"slowest of those in flight took {killed.slowest_ms:.0f} ms; ready again after "
+            f"{killed.back_s:.1f} s."
+        )
     console.print(
-        f"All swaps: p99 {report.p99_before_ms:.0f} ms before, {report.p99_during_ms:.0f} ms "
-        f"during, {report.ratio:.2f} times. A change of traffic is followed by every process after "
-        f"{report.follow_ms[0]:.0f} ms (median), {report.follow_ms[1]:.0f} ms at most."
+        f"A change of traffic is followed by every process after {report.follow_ms[0]:.0f} ms "
+        f"(median), {report.follow_ms[1]:.0f} ms at most."
     )

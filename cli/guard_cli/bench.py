@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from guard_bench.engine import measure, prepare
-from guard_bench.swap import Plan
 from guard_bench.swap import measure as measure_swaps
+from guard_bench.swap_report import Plan
 from guard_bench.table import show, show_swaps
 from guard_cli import bench_gateway
 from guard_cli.options import RUN, fail
@@ -59,6 +59,10 @@ def swap(
     deploys: Annotated[
         int, typer.Option(help="Whole deployments after them: started, verified, stopped.", min=0)
     ] = 0,
+    kills: Annotated[int, typer.Option(help="Then kills of the active slot's Triton.", min=0)] = 0,
+    calls: Annotated[
+        int, typer.Option(help="At least so many, by longer spans before the swaps.", min=0)
+    ] = 20_000,
     before: Annotated[
         float, typer.Option(help="Seconds before each swap that it is compared with.", min=1)
     ] = 5,
@@ -70,7 +74,7 @@ def swap(
 ) -> None:
     """Swaps between INT8 and f32 of the tiny guard under an open-loop load, nothing retried."""
     out, err = Console(), Console(stderr=True)
-    plan = Plan(swaps, deploys, before, pause, load, workers)
+    plan = Plan(swaps, deploys, kills, calls, before, pause, load, workers)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with err.status("starting") as status:

@@ -60,7 +60,12 @@ def deploy(
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="The agreement with the active slot that is enough.", min=0, max=1),
+        typer.Option(
+            help="The agreement with the active slot that is enough, on the data and on live "
+            "requests.",
+            min=0,
+            max=1,
+        ),
     ] = None,
     verify_in_flight: Annotated[
         int, typer.Option(help="Conversations verified at once.", min=1)

@@ -19,7 +19,8 @@ class Runtime:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
         core = ov.Core()
         model = core.read_model(xml)
-        wanted = properties(model, core)
+        # Pinned, the threads of two engines wait for the same cores while others are idle.
+        wanted = properties(model, core) | {"ENABLE_CPU_PINNING": "NO"}
         head = _split_head(model)
         self.vocab_size: int = head.output(0).partial_shape[1].get_length()
         self._head = core.compile_model(head, "CPU", head_properties(wanted)).create_infer_request()

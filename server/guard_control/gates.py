@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from guard_build.verify import Share
 from guard_server.counts import quantile
 from guard_server.status import SlotStatus
 
 # A share or a quantile of fewer says nothing.
 MIN_FOR_ERRORS = 20
 MIN_FOR_P99 = 100
+MIN_FOR_AGREEMENT = 100  # from 20 on, if even its interval's upper end is too low
 TOLERATED_ERRORS = 0.001  # an active slot without any error asks no more than this
 
 Snapshot = Mapping[int, SlotStatus]
@@ -82,3 +84,54 @@ def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
             f"and {factor:g} times that is allowed."
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """What came of a shadow's part of the live requests."""
+
+    compared: int = 0
+    agreed: int = 0
+    failed: int = 0
+    dropped: int = 0
+    severities: Counter[str] = field(default_factory=Counter)  # those that differ
+
+    def __str__(self) -> str:
+        left_out = f"{self.failed} failed, {self.dropped} were left out for want of room"
+        if not self.compared:
+            return f"no live verdict was compared; {left_out}"
+        differing = "".join(f", {count} {pair}" for pair, count in self.severities.most_common())
+        agreement = Share.of(self.agreed, self.compared)
+        return f"agreement on live requests {agreement}{differing}; {left_out}"
+
+
+def shadowed(counts: Snapshot) -> Shadowed:
+    """What a slot came to as a shadow since it was started."""
+    found = [status.shadow for status in counts.values()]
+    severities: Counter[str] = Counter()
+    for shadow in found:
+        severities.update(shadow.severities)
+    return Shadowed(
+        compared=severities.total(),
+        agreed=sum(shadow.agreed for shadow in found),
+        failed=sum(shadow.failed for shadow in found),
+        dropped=sum(shadow.dropped for shadow in found),
+        severities=Counter({k: n for k, n in severities.items() if len(set(k.split("/"))) > 1}),
+    )
+
+
+def shadow_reasons(found: Shadowed, least_agreement: float | None) -> list[str]:
+    """Why the candidate must not have traffic; none if it may. Too few are not held against it."""
+    reasons = []
+    asked = found.failed + found.compared
+    if asked >= MIN_FOR_ERRORS and found.failed > asked * TOLERATED_ERRORS:
+        reasons.append(f"{found.failed} of {asked} live requests could not be judged.")
+    if least_agreement is not None and found.compared >= MIN_FOR_ERRORS:
+        agreement = Share.of(found.agreed, found.compared)
+        enough = found.compared >= MIN_FOR_AGREEMENT
+        if (agreement.value if enough else agreement.high) < least_agreement:
+            reasons.append(
+                f"Agreement on live requests is {agreement}; at least {least_agreement:g} is "
+                "required."
+            )
+    return reasons

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from guard_build.verify import least_agreement, same_checkpoint
 from guard_control import gates, verification
 from guard_control.errors import Meaningless, NotMade, Refused
 from guard_control.gates import Window, window
 from guard_control.plane import ControlPlane
+from guard_control.slots import LocalSlot
 from guard_server.errors import SlotInvalid
 from guard_server.manifest import Manifest
 from guard_server.traffic import ShadowTraffic
@@ -106,7 +108,7 @@ async def deploy(plane: ControlPlane, wanted: Deployment, tell: Tell) -> None:
             tell=lambda text: tell(Step.VERIFY, text),
         )
         if wanted.shadow_share:
-            await _shadow(plane, name, wanted.shadow_share, wanted.shadow_s, tell)
+            await _shadow(plane, slot, wanted, tell)
     except BaseException as error:
         if isinstance(error, NotMade):
             tell(Step.ROLLBACK, f"{error} The traffic was not touched.")
@@ -201,25 +203,32 @@ async def _watch(plane: ControlPlane, name: str, pause_s: float) -> None:
             raise Refused(f"{name} was lost: it gave no more verdicts.")
 
 
-async def _shadow(plane: ControlPlane, name: str, share: float, seconds: float, tell: Tell) -> None:
-    tell(Step.SHADOW, f"judging {share:.0%} of the live requests beside {plane.active}")
-    await plane.set_shadow(ShadowTraffic(slot=name, share=share))
+async def _shadow(plane: ControlPlane, slot: LocalSlot, wanted: Deployment, tell: Tell) -> None:
+    """The candidate beside the active slot, on live requests; then its gate. Raises Refused."""
+    name, active = slot.name, plane.slots[plane.active]
+    tell(
+        Step.SHADOW, f"judging {wanted.shadow_share:.0%} of the live requests beside {active.name}"
+    )
+    await plane.set_shadow(ShadowTraffic(slot=name, share=wanted.shadow_share))
     try:
-        await _watch(plane, name, seconds)
+        await _watch(plane, name, wanted.shadow_s)
     finally:
         await plane.set_shadow(None)
-    found = [status.shadow for status in plane.counts(name).values()]
-    compared = sum(sum(shadow.severities.values()) for shadow in found)
-    agreed = sum(shadow.agreed for shadow in found)
-    failed = sum(shadow.failed for shadow in found)
-    dropped = sum(shadow.dropped for shadow in found)
-    tell(
-        Step.SHADOW,
-        f"{agreed} of {compared} live verdicts agree; {failed} failed, "
-        f"{dropped} were left out for want of room",
+    found = gates.shadowed(plane.counts(name))
+    tell(Step.SHADOW, str(found))
+    least = least_agreement(
+        same_checkpoint=same_checkpoint(slot.manifest, active.manifest),
+        min_agreement=wanted.min_agreement,
     )
-    if failed > compared * gates.TOLERATED_ERRORS and failed + compared >= gates.MIN_FOR_ERRORS:
-        raise Refused(f"{failed} of {failed + compared} live requests could not be judged.")
+    if reasons := gates.shadow_reasons(found, least):
+        raise Refused(" ".join(reasons))
+    if least is None:
+        tell(Step.SHADOW, "another checkpoint: no agreement is required (see --min-agreement)")
+    elif found.compared < gates.MIN_FOR_AGREEMENT:
+        tell(
+            Step.SHADOW,
+            f"fewer than {gates.MIN_FOR_AGREEMENT} were compared: more time or share sees more",
+        )
 
 
 async def _forget(plane: ControlPlane, name: str) -> None:

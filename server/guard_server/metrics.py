@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from guard_server.errors import VerdictUngrammatical
 from guard_server.moderation import Moderated, Stopwatch
 from guard_server.router import Route, Router
+from guard_server.shadow_metrics import ShadowMetrics
 from guard_server.slot import Slot
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
@@ -74,6 +75,7 @@ class Metrics:
 
         self._in_flight = sampled("guard_in_flight", "Requests that the engine works on.")
         self._queued = sampled("guard_queued", "Requests that wait for a place.")
+        self.shadow = ShadowMetrics(registry, _BUCKETS)
         self._seen: dict[str, tuple[Slot, int, int]] = {}
         self._of_requests: dict[tuple[str, str, str, str], Counter] = {}
         self._of_stations: dict[str, Histogram] = {}

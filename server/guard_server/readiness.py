@@ -20,7 +20,7 @@ from guard_server.tensors import Generation
 from guard_server.verdict import parse
 
 _WARM_UP_S = 120  # a large engine's first steps are slow
-_RETRY_S = (0.2, 5.0)  # first and longest pause
+_RETRY_S = (0.2, 2.0)  # first and longest pause
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
 _PROBE_S = 60.0  # a large model on a CPU can be this slow; a dead stub answers at once
 _MOST_HANGS = 3  # requests given up in a row, for _STALL_S, without any answer to anybody

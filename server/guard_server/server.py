@@ -79,7 +79,8 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
         changed=lambda serving: health.set(serving=serving),
         repairs=settings.status,
     )
-    shadow = Shadow(router, settings.request_timeout_s)
+    metrics = Metrics() if settings.metrics_port else None
+    shadow = Shadow(router, settings.request_timeout_s, metrics.shadow if metrics else None)
     moderator = Moderator(
         router,
         shadow,
@@ -89,7 +90,6 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
         allow_slot_choice=settings.allow_slot_choice,
         request_timeout_s=settings.request_timeout_s,
     )
-    metrics = Metrics() if settings.metrics_port else None
     desk = Desk(moderator, metrics)
     intake = Intake()
     # Without it, a second server on the port is a mistake, not a worker.

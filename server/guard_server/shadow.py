@@ -13,6 +13,7 @@ import structlog
 
 from guard_server.errors import GuardError
 from guard_server.router import Route, Router
+from guard_server.shadow_metrics import ShadowMetrics
 from guard_server.validation import Conversation
 from guard_server.verdict import Verdict, parse
 
@@ -24,9 +25,10 @@ _log = structlog.get_logger(__name__)
 class Shadow:
     """Compares the router's shadow slot with what callers get."""
 
-    def __init__(self, router: Router, timeout_s: float) -> None:
+    def __init__(self, router: Router, timeout_s: float, metrics: ShadowMetrics | None) -> None:
         self._router = router
         self._timeout_s = timeout_s
+        self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(
@@ -44,6 +46,8 @@ class Shadow:
             len(self._tasks) >= max(1, int(places.size * _SHARE_OF_PLACES))
         ):
             route.shadow.dropped += 1
+            if self._metrics is not None:
+                self._metrics.dropped(route.slot.name)
             return
         task = asyncio.create_task(self._compare(route, conversation, verdict, spent_us))
         self._tasks.add(task)
@@ -71,12 +75,20 @@ class Shadow:
                 other = parse(written.text, response_mode=conversation.response_mode)
         except (GuardError, TimeoutError) as error:
             counts.failed[type(error).__name__] += 1
+            if self._metrics is not None:
+                self._metrics.failed(slot.name)
             return
-        counts.latency.add((time.perf_counter_ns() - begun) // 1000)
+        shadow_us = (time.perf_counter_ns() - begun) // 1000
+        severities, agreed = (verdict.severity, other.severity), _same(verdict, other)
+        counts.latency.add(shadow_us)
         counts.latency_of_answers.add(spent_us)
-        counts.severities[verdict.severity, other.severity] += 1
-        if _same(verdict, other):
-            counts.agreed += 1
+        counts.severities[severities] += 1
+        counts.agreed += agreed
+        if self._metrics is not None:
+            self._metrics.compared(
+                slot.name, severities, agreed=agreed, spent_us=shadow_us, answer_us=spent_us
+            )
+        if agreed:
             return
         _log.info(
             "shadow disagrees",

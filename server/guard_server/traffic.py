@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from guard_server.errors import TrafficInvalid
 
 FILE_NAME = "traffic.json"
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 SlotName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 

@@ -6,7 +6,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
 from guard_bench.calls import Call, calling
+from guard_bench.kill import triton_of
 from guard_server import traffic
 from guard_server.traffic import SlotTraffic, Traffic
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -28,16 +33,17 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         operate, "deploy", str(green), "--data", str(four), "--shadow-share", "0", "--prepare"
     )
     assert code == 0, said
+    target = f"127.0.0.1:{swapping.port}"
     async with controlling(swapping) as control:
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 90, "green": 10}))
         events = control.WatchEvents(pb.WatchEventsRequest())
         alarm = asyncio.ensure_future(anext(aiter(events)))
         calls: list[Call] = []
         end = asyncio.Event()
-        async with calling(f"127.0.0.1:{swapping.port}", seed=3) as caller:
+        async with calling(target, seed=3) as caller:
             load = asyncio.create_task(caller.open_loop(80, calls, end))
             await asyncio.sleep(1)
-            os.kill(triton_of(swapping, "blue"), signal.SIGKILL)
+            os.kill(triton_of(target, "blue"), signal.SIGKILL)
             killed = asyncio.get_running_loop().time()
             assert "Triton died" in (await alarm).text
             while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
@@ -59,22 +65,31 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         assert code == 0, said
         assert (await slots(control))["green"].weight == 10
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
+        await lost_in_mid_shift(control, target)
         code, said = await asyncio.to_thread(operate, "drain", "green", "--stop")
         assert code == 0, said
         assert list(await slots(control)) == ["blue"]
 
 
-def triton_of(served: Served, slot: str) -> int:
-    """The process by its command line, since every slot's has the same name."""
-    found = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists()
-        and b"tritonserver\0" in (line := path.read_bytes())
-        and f"/.run/{served.port}/triton-{slot}.backends".encode() in line
-    ]
-    [pid] = found
-    return pid
+async def lost_in_mid_shift(control: Any, target: str) -> None:
+    """A candidate that dies while it has some of the traffic loses it, without being told to."""
+    shift = pb.Shift(pause=Duration(seconds=60))
+    promoting = aiter(control.Promote(pb.PromoteRequest(slot="green", shift=shift)))
+    said: list[str] = []
+
+    async def follow() -> None:
+        async for reply in promoting:
+            said.append(reply.progress.text)  # noqa: PERF401  (what came before it fails counts)
+
+    following = asyncio.create_task(follow())
+    while (await slots(control))["green"].weight != 5:
+        await asyncio.sleep(0.05)
+    os.kill(triton_of(target, "green"), signal.SIGKILL)
+    with pytest.raises(grpc.aio.AioRpcError, match="green was lost"):
+        await following
+    assert "Giving the traffic back to blue" in said[-1]
+    found = await slots(control)
+    assert (found["blue"].weight, found["green"].weight) == (100, 0)
 
 
 async def test_a_gateway_process_that_dies_is_started_again(swapping: Served) -> None:

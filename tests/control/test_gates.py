@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard_control.gates import MIN_FOR_ERRORS, MIN_FOR_P99, Window, reasons, window
+from guard_control.gates import (
+    MIN_FOR_AGREEMENT,
+    MIN_FOR_ERRORS,
+    MIN_FOR_P99,
+    Shadowed,
+    Window,
+    reasons,
+    shadow_reasons,
+    shadowed,
+    window,
+)
 from guard_server.counts import Histogram, quantile
 from guard_server.status import ShadowStatus, SlotStatus
 
@@ -63,6 +73,41 @@ def test_a_window_is_what_came_between_whichever_process_came_or_went() -> None:
     after = {1: status(130, 2), 3: status(7, 1)}
     found = window(before, after)
     assert (found.answered, found.failed, found.latency.total()) == (37, 2, 37)
+
+
+@pytest.mark.parametrize(
+    ("found", "least", "said"),
+    [
+        (Shadowed(100, 99), 0.99, []),
+        (Shadowed(100, 98), 0.99, ["Agreement on live requests is 0.98"]),
+        (Shadowed(1000, 600), 0.5, []),
+        (Shadowed(1000, 0), None, []),  # another checkpoint may disagree
+        (Shadowed(1000, 1000, failed=2), None, ["2 of 1002"]),
+        (Shadowed(1000, 0, failed=2), 0.99, ["2 of 1002", "Agreement"]),
+        (Shadowed(1000, 1000, failed=1, dropped=999), 0.99, []),
+        (Shadowed(MIN_FOR_AGREEMENT - 1, 97), 0.99, []),
+        (Shadowed(MIN_FOR_AGREEMENT - 1, 90), 0.99, ["Agreement"]),
+        # Too few to say anything.
+        (Shadowed(MIN_FOR_ERRORS - 1, 0), 0.99, []),
+        (Shadowed(MIN_FOR_ERRORS - 2, MIN_FOR_ERRORS - 2, failed=1), 0.99, []),
+        (Shadowed(), 0.99, []),
+    ],
+)
+def test_what_a_shadow_must_show(found: Shadowed, least: float | None, said: list[str]) -> None:
+    given = shadow_reasons(found, least)
+    assert len(given) == len(said)
+    for reason, words in zip(given, said, strict=True):
+        assert words in reason
+
+
+def test_a_shadows_counts_are_those_of_all_processes() -> None:
+    one = ShadowStatus(agreed=5, failed=1, severities={"Safe/Safe": 6, "Safe/Unsafe": 1})
+    other = ShadowStatus(agreed=2, dropped=3, severities={"Safe/Safe": 2, "Safe/Unsafe": 2})
+    counts = {n: status(0, 0).model_copy(update={"shadow": s}) for n, s in enumerate((one, other))}
+    found = shadowed(counts)
+    assert (found.compared, found.agreed, found.failed, found.dropped) == (11, 7, 1, 3)
+    assert found.severities == {"Safe/Unsafe": 3}
+    assert "0.6364 (7 of 11" in str(found) and "3 Safe/Unsafe" in str(found)
 
 
 @given(st.lists(st.integers(0, 10**8), min_size=1), st.floats(0.01, 1))

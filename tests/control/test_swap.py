@@ -10,7 +10,8 @@ import pytest
 
 from guard_bench import server as bench
 from guard_bench.calls import Call, calling
-from guard_bench.swap import Plan, measure_served
+from guard_bench.swap import measure_served
+from guard_bench.swap_report import Plan
 from guard_build import build_slot
 from guard_server.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -103,12 +104,14 @@ def repackaged(slot: Path, name: str, content: bytes) -> None:
     manifest.model_copy(update={"files": manifest.files | {name: described}}).save(slot)
 
 
-async def refused(swapping: Served, operate: Operate, slot: Path, data: Path, *options: str) -> str:
+async def refused(
+    swapping: Served, operate: Operate, slot: Path, data: Path, *options: str, rate: float = 20
+) -> str:
     """Deploys under load; traffic must never reach the candidate. Gives the reason."""
     end = asyncio.Event()
     async with calling(f"127.0.0.1:{swapping.port}", seed=2) as caller:
         calls: list[Call] = []
-        load = asyncio.create_task(caller.open_loop(20, calls, end))
+        load = asyncio.create_task(caller.open_loop(rate, calls, end))
         arguments = (str(slot), "--data", str(data), *QUICK, *options)
         code, said = await asyncio.to_thread(operate, "deploy", *arguments)
         end.set()
@@ -134,6 +137,12 @@ async def test_a_damaged_engine_is_refused(
     spoilt = damaged(blue, tmp_path).rename(tmp_path / "spoilt")
     said = await refused(swapping, operate, spoilt, few)
     assert "Agreement is 0." in said and "at least 0.99 is required" in said
+    # With data too few to show it, what callers send does.
+    hello = tmp_path / "hello.jsonl"
+    hello.write_text('{"id": "hello", "messages": [{"role": "user", "content": "Hello!"}]}\n')
+    options = ("--shadow-share", "1", "--shadow-seconds", "4")
+    said = await refused(swapping, operate, spoilt, hello, *options, rate=60)
+    assert "Agreement on live requests is 0." in said
 
 
 async def test_an_engine_that_never_loads_is_refused(

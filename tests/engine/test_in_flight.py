@@ -1,6 +1,8 @@
 """Requests in flight together answer as each does alone, and leave nothing behind."""
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,15 @@ def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> Non
     for length in range(20, 320):
         ask(engine, Request(f"r{length}", prompt(length, length), 1))
     assert machine.rss_mib() - before < 40
+
+
+def test_its_threads_may_run_on_any_core(engine: Engine) -> None:
+    """OpenVINO pins them to cores otherwise, those of every engine on the machine to the same."""
+    ask(engine, Request("r", prompt(0, 320), 1))
+    threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
+    assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {
+        frozenset(os.sched_getaffinity(0))
+    }
 
 
 def test_a_cancelled_request_leaves_at_once(engine: Engine, tiny: Tiny) -> None:

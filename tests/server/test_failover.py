@@ -7,7 +7,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.fake_engine import Answer, Asked, until
+from guard_server.prompt import Prompt
+from guard_server.verdict import Verdict, text
+from qwen3guard.v1 import types_pb2
+from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.gateway import ask
 from tests.support.traffic import slots_of, two_slots
 
@@ -18,22 +21,39 @@ UNHEALTHY = "Failed to process the request(s), message: Stub process 'x' is not 
 
 
 async def test_a_slot_that_dies_is_lost_to_nobody_and_comes_back(
-    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+    tmp_path: Path, write_tiny_slot: WriteSlot, tiny_prompt: Prompt, agree: Agree
 ) -> None:
-    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+    """Nor is one answered with another's verdict."""
+    violence = tiny_prompt.encode(" violence")
+    end = tiny_prompt.added_tokens["<|im_end|>"]
+    ids = [*tiny_prompt.encode(text(Verdict("Unsafe", ("Violent",)))), end]
+    unsafe = writes(ids, end_id=end)
+
+    def judges(asked: Asked) -> Answer:
+        size = len(violence)
+        found = any(asked.prompt[n : n + size] == violence for n in range(len(asked.prompt)))
+        return (unsafe if found else agree)(asked)
+
+    async with two_slots(tmp_path, write_tiny_slot, judges, judges) as two:
         await two.follow(BOTH)
         two.blue.answer = lambda _: None
-        waiting = asyncio.create_task(slots_of(two.client, "Q", count=40))
-        await until(lambda: len(two.blue.asked) + len(two.green.asked) == 40)
-        in_flight = len(two.blue.asked)
+        contents = ["no violence" if n % 2 else "no peace" for n in range(40)]
+        waiting = asyncio.gather(*(two.client.judge(content) for content in contents))
+        await until(lambda: len(two.blue.drafts()) + len(two.green.drafts()) == 40)
+        in_flight = len(two.blue.drafts())
         await two.blue.stop()
-        assert set(await waiting) == {"green"}
+        replies = await waiting
+        assert {reply.model.slot for reply in replies} == {"green"}
+        assert [reply.verdict.severity for reply in replies] == [
+            types_pb2.SEVERITY_UNSAFE if "violence" in content else types_pb2.SEVERITY_SAFE
+            for content in contents
+        ]
         assert two.router.routes["blue"].counts.retried_elsewhere == in_flight
         assert two.router.routes["blue"].counts.failed == {"Unavailable": in_flight}
         assert not two.router.routes["blue"].ready
         assert await two.client.serving()
         assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
-        two.blue.answer = agree
+        two.blue.answer = judges
         await two.blue.start()
         await two.until_ready("blue")
         assert set(await slots_of(two.client, "Q", count=60)) == {"blue", "green"}

@@ -10,6 +10,8 @@ from guard_server.prompt import Prompt
 from guard_server.traffic import ShadowTraffic
 from guard_server.verdict import Verdict, text
 from tests.support.fake_engine import Answer, Asked, until, writes
+from tests.support.ports import free_port
+from tests.support.scrape import scrape, value
 from tests.support.traffic import Two, slots_of, two_slots
 
 Agree = Callable[[Asked], Answer]
@@ -37,7 +39,8 @@ async def test_what_differs_is_counted_by_severities_and_logged_by_hash(
     unsafe: Agree,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+    port = free_port()
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree, metrics_port=port) as two:
         await two.follow({"blue": 100, "green": 0}, shadow=ALL)
         for _ in range(3):
             assert (await two.client.judge("xyzzy")).model.slot == "blue"
@@ -51,6 +54,12 @@ async def test_what_differs_is_counted_by_severities_and_logged_by_hash(
         assert counts.agreed == 3
         assert counts.severities["Safe", "Unsafe"] == 1
         assert counts.latency.total() == counts.latency_of_answers.total() == 4
+        found = await scrape(port)
+        pair = {"severity": "Safe", "shadow_severity": "Unsafe"}
+        assert value(found, "guard_shadow_verdicts_total", slot="green", **pair) == 1
+        assert value(found, "guard_shadow_agreed_verdicts_total", slot="green") == 3
+        for side in ("shadow", "answer"):
+            assert value(found, "guard_shadow_seconds_count", slot="green", side=side) == 4
     said = capsys.readouterr()
     assert "shadow disagrees" in said.out + said.err
     assert "conversation_sha256" in said.out + said.err
@@ -60,7 +69,8 @@ async def test_what_differs_is_counted_by_severities_and_logged_by_hash(
 async def test_a_shadow_that_fails_or_hangs_is_nobodys_trouble(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
-    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+    port = free_port()
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree, metrics_port=port) as two:
         await two.follow({"blue": 100, "green": 0}, shadow=ALL)
         counts = two.router.routes["green"].shadow
         two.green.answer = lambda _: "Executor failed"
@@ -71,6 +81,9 @@ async def test_a_shadow_that_fails_or_hangs_is_nobodys_trouble(
         # Bounded, and what has no room is dropped: never queued.
         assert two.router.routes["green"].in_flight == 33 // 4
         assert counts.dropped == 100 - 33 // 4
+        found = await scrape(port)
+        assert value(found, "guard_shadow_failures_total", slot="green") == 1
+        assert value(found, "guard_shadow_dropped_total", slot="green") == counts.dropped
         two.green.answer = agree
 
 

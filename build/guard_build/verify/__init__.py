@@ -11,9 +11,15 @@ model (JSON by `model_dump_json`, text by `lines`), and holds ids and verdicts b
 
 from guard_build.verify.compare import IN_FLIGHT, compare
 from guard_build.verify.data import GOLDEN_SET, DataInvalid, Item, load_items
-from guard_build.verify.gate import MIN_AGREEMENT, RELEASE_SIZE, gate, same_checkpoint
+from guard_build.verify.gate import (
+    MIN_AGREEMENT,
+    RELEASE_SIZE,
+    gate,
+    least_agreement,
+    same_checkpoint,
+)
 from guard_build.verify.judge import Judge, JudgeLost, Judgement, slot_judge
-from guard_build.verify.report import Report, lines
+from guard_build.verify.report import Report, Share, lines
 
 __all__ = [
     "GOLDEN_SET",
@@ -26,8 +32,10 @@ __all__ = [
     "JudgeLost",
     "Judgement",
     "Report",
+    "Share",
     "compare",
     "gate",
+    "least_agreement",
     "lines",
     "load_items",
     "same_checkpoint",

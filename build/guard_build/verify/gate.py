@@ -22,12 +22,19 @@ RELEASE_SIZE = 2000
 def gate(report: Report, *, same_checkpoint: bool, min_agreement: float | None = None) -> list[str]:
     """Reasons to refuse the candidate, one sentence each; none if it passes."""
     reasons = list(_without_verdict(report))
-    if min_agreement is not None or same_checkpoint:
-        least = MIN_AGREEMENT if min_agreement is None else min_agreement
+    least = least_agreement(same_checkpoint=same_checkpoint, min_agreement=min_agreement)
+    if least is not None:
         if report.agreement.value < least:
             reasons.append(f"Agreement is {report.agreement}; at least {least:g} is required.")
         return reasons
     return [*reasons, *_no_worse(report)]
+
+
+def least_agreement(*, same_checkpoint: bool, min_agreement: float | None) -> float | None:
+    """The agreement that is required; None if agreement is not what decides."""
+    if min_agreement is not None:
+        return min_agreement
+    return MIN_AGREEMENT if same_checkpoint else None
 
 
 def same_checkpoint(candidate: Manifest, reference: Manifest) -> bool:
