@@ -96,7 +96,7 @@ lock: ## Pin and hash every requirement anew (needs uv)
 
 bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers beside the engine (7 GB)
 
-bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them in one interleaved run (two hours)
+bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them in one interleaved run (40 minutes)
 	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/engine-peers.json
 	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
 	  ../docs/engine-peers.md ../docs/engine-peers.png

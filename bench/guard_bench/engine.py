@@ -52,7 +52,7 @@ class Report:
     load_s: float = 0.0
     kv_pool_mib: int = 0
     rss_loaded_mib: int = 0
-    """After one verdict: the model with an all but untouched KV pool."""
+    """After the first verdicts: the model with an all but untouched KV pool."""
     rss_full_mib: int = 0
     """At the end of the run, with `kv_blocks_used` blocks of the pool in use or cached."""
     kv_blocks_used: int = 0
@@ -151,7 +151,7 @@ def measure(
     step_tokens: int,
     progress: Progress,
 ) -> Report:
-    """Loads the engine and measures every point, each for `seconds` after its warm-up."""
+    """Loads the engine and measures every point, each for `seconds` at least after its warm-up."""
     config = read_config(checkpoint_of(xml))
     block_bytes = kv_block_bytes(config, weights)
     options = EngineOptions(

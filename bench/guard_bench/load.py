@@ -12,6 +12,9 @@ from guard_bench.traffic import Verdict
 from guard_engine import Completion, Engine, EngineError, Request
 
 _TIMEOUT_S = 600  # no verdict takes so long
+# At least so many for each one in flight: those begun together end together, so that fewer tell
+# little of the rate.
+_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ def _used_by_others() -> float:
 
 
 def run(engine: Engine, verdicts: Iterator[Verdict], in_flight: int, seconds: float) -> Sample:
-    """Warms up until `in_flight` verdicts are done, then counts for `seconds`.
+    """Warms up until `in_flight` verdicts are done, then counts three times as many at least.
 
+    It counts for `seconds` if more are done in that time.
     What is in flight at the end is cancelled. Raises EngineError if a request fails.
     """
     arrived: queue.SimpleQueue[tuple[str, Completion | EngineError]] = queue.SimpleQueue()
@@ -82,7 +86,7 @@ def run(engine: Engine, verdicts: Iterator[Verdict], in_flight: int, seconds: fl
         next_done()
     latencies: list[float] = []
     clock, begun = CpuClock(), time.monotonic()
-    while (elapsed := time.monotonic() - begun) < seconds or not latencies:
+    while (elapsed := time.monotonic() - begun) < seconds or len(latencies) < _TURNS * in_flight:
         latencies.append(next_done())
     others = clock.others()
     for name in live:

@@ -18,7 +18,7 @@ from guard_bench.engine import checkpoint_of, prepare
 from guard_bench.traffic import CONVERSATION_TOKENS, PROMPT
 from guard_engine import WeightFormat
 from peers.process import Worker, cpu_seconds
-from peers.worker import SAFE, UNSAFE, Workload
+from peers.worker import SAFE, TURNS, UNSAFE, Workload
 
 PROJECT = Path(__file__).parents[2]
 PEERS_PYTHON = PROJECT / ".venv-peers" / "bin" / "python"
@@ -124,7 +124,7 @@ def make_workload(shape: str, checkpoint: Path, kv_mib: int, conversations: int)
 
 def _conversations(seconds: float) -> int:
     """How many one measurement may use, its warm-up included."""
-    return int(seconds * _MOST_VERDICTS_PER_S) + 3 * max(IN_FLIGHT)
+    return int(seconds * _MOST_VERDICTS_PER_S) + (TURNS + 2) * max(IN_FLIGHT)
 
 
 def _quietest(
@@ -178,8 +178,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     # vLLM has no attention for the tiny shape's narrow heads.
     parser.add_argument("--shape", choices=[s for s in SHAPES if s != "tiny"], default="0.6b")
-    parser.add_argument("--seconds", type=float, default=60, help="for each point of a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="for each point of a round, at least"
+    )
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--quiet", type=float, default=0.1, help="others' share of the CPU that is no disturbance"
     )

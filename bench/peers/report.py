@@ -6,7 +6,6 @@ A fourth argument is a sentence for the top of the page, about what was special 
 import json
 import statistics
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ def make_page(document: dict[str, Any], plot: str, note: str = "") -> str:
         "",
         *([f"**{note}**", ""] if note else []),
         f"One interleaved run of {document['minutes']} minutes, {document['rounds']} round(s), "
-        f"{document['seconds_per_point']:g} s a point and engine (`make bench-peers`).",
+        f"{document['seconds_per_point']:g} s a point and engine or three verdicts for each one in "
+        "flight, whichever takes longer (`make bench-peers`).",
         "",
         f"- Model: the Qwen3 {document['shape']} shape, random weights. Each prompt: a constant "
         "prefix of 201 tokens, 20 to 300 tokens of a conversation that never comes again, a "
@@ -52,8 +52,6 @@ def make_page(document: dict[str, Any], plot: str, note: str = "") -> str:
         f"- KV pool: {document['kv_mib']} MiB for each of ours and for vLLM.",
         f"- Other processes had {min(others):.0%} to {max(others):.0%} of the processors "
         f"(median {statistics.median(others):.0%}). Read absolute figures with that in mind.",
-        "- †: fewer than two verdicts for each one in flight were counted, in some round. "
-        "Verdicts begun together end together, so the rate is rough.",
         "",
         f"![verdicts a second]({plot})",
         "",
@@ -87,10 +85,6 @@ def rate(point: dict[str, Any]) -> float:
     return float(point["verdicts"] / point["seconds"])
 
 
-def _few(found: Iterable[dict[str, Any]]) -> bool:
-    return any(point["verdicts"] < 2 * point["in_flight"] for point in found)
-
-
 def _table(document: dict[str, Any]) -> list[str]:
     engines = list(document["engines"])
     lines = ["| verdicts, in flight | " + " | ".join(_NAMES[e] for e in engines) + " |"]
@@ -102,9 +96,8 @@ def _table(document: dict[str, Any]) -> list[str]:
             if found:
                 rates = statistics.median(map(rate, found))
                 p50 = statistics.median(p["p50_s"] for p in found)
-                mark = " †" if _few(found) else ""
                 others = statistics.median(p["others_cpu"] for p in found)
-                cells.append(f"{rates:.2f}/s, {p50 * 1e3:,.0f} ms, {others:.0%}{mark}")
+                cells.append(f"{rates:.2f}/s, {p50 * 1e3:,.0f} ms, {others:.0%}")
             else:
                 cells.append("-")
         lines.append(f"| {kind}, {in_flight} | " + " | ".join(cells) + " |")
@@ -126,8 +119,7 @@ def _ratios(document: dict[str, Any]) -> list[str]:
             if both:
                 rates = statistics.median(rate(a) / rate(b) for a, b in both)
                 p50 = statistics.median(a["p50_s"] / b["p50_s"] for a, b in both)
-                mark = " †" if _few([*own.values(), *peer.values()]) else ""
-                cells.append(f"{rates:.2f}, {p50:.2f}{mark}")
+                cells.append(f"{rates:.2f}, {p50:.2f}")
             else:
                 cells.append("-")
         lines.append(f"| {kind}, {in_flight} | " + " | ".join(cells) + " |")
@@ -135,17 +127,22 @@ def _ratios(document: dict[str, Any]) -> list[str]:
 
 
 def _memory(document: dict[str, Any]) -> list[str]:
+    pool = document["kv_mib"]
     lines = [
-        "Resident memory with mapped files. Pages that were never touched do not count: not those "
-        "of a KV pool, nor, in an engine just loaded, those of its weights.",
+        "Resident memory with mapped files. Pages of ours that were never touched do not count. At "
+        "the end of the run every page of a KV pool was.",
         "",
-        "| engine | loaded | at the end of the run | load time |",
-        "|---|---|---|---|",
+        f"| engine | loaded | at the end of the run | of it without the pool of {pool:,} MiB "
+        "| load time |",
+        "|---|---|---|---|---|",
     ]
     for engine, facts in document["engines"].items():
+        end = facts["rss_mib_end"]
+        # transformers has no pool.
+        without = end if engine == "transformers" else end - pool
         lines.append(
-            f"| {_NAMES[engine]} | {facts['rss_mib_loaded']:,} MiB | {facts['rss_mib_end']:,} MiB "
-            f"| {facts['load_s']:.0f} s |"
+            f"| {_NAMES[engine]} | {facts['rss_mib_loaded']:,} MiB | {end:,} MiB "
+            f"| {without:,} MiB | {facts['load_s']:.0f} s |"
         )
     return lines
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import torch
 from transformers import AutoModelForCausalLM
 
-from peers.worker import OUTPUT_TOKENS, Sample, Task, Workload, serve
+from peers.worker import OUTPUT_TOKENS, TURNS, Sample, Task, Workload, serve
 
 
 def load(workload: Workload) -> Callable[[Task], Sample]:
@@ -41,7 +41,7 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
         generate([next(prompts)], 1)
         latencies: list[float] = []
         begun = time.monotonic()
-        while (elapsed := time.monotonic() - begun) < task.seconds or not latencies:
+        while (elapsed := time.monotonic() - begun) < task.seconds or len(latencies) < TURNS:
             sent = time.monotonic()
             generate([next(prompts) for _ in range(task.in_flight)], length)
             latencies.append(time.monotonic() - sent)

@@ -6,7 +6,7 @@ import time
 from importlib.metadata import version
 from itertools import count
 
-from peers.worker import MAX_TOKENS, OUTPUT_TOKENS, Sample, Task, Workload, serve
+from peers.worker import MAX_TOKENS, OUTPUT_TOKENS, TURNS, Sample, Task, Workload, serve
 
 # Read when vLLM is imported. In one process, nothing spins while other engines are measured, and
 # no messages pass between processes, which is to vLLM's advantage here.
@@ -41,7 +41,7 @@ class Vllm:
         self._names = map(str, count())
 
     def measure(self, task: Task) -> Sample:
-        """Steps the engine until `task.seconds` have passed; what is unfinished then is dropped."""
+        """Steps the engine until enough is counted; what is unfinished then is dropped."""
         prompts = iter(task.prompts)
         length = OUTPUT_TOKENS[task.kind]
         sampling = SamplingParams(
@@ -74,7 +74,7 @@ class Vllm:
         for _ in range(task.in_flight):
             send()
         run_until(task.in_flight, 0)
-        elapsed = run_until(1, task.seconds)
+        elapsed = run_until(TURNS * task.in_flight, task.seconds)
         self._engine.abort_request(list(live))
         while self._engine.has_unfinished_requests():
             self._engine.step()

@@ -11,6 +11,9 @@ from typing import Any
 MAX_TOKENS = 2048
 """Prompt and output of one request; no engine is given room for more."""
 SAFE, UNSAFE = "safe", "unsafe"
+TURNS = 3
+"""A measurement counts at least so many verdicts for each one in flight, whatever time it takes:
+those begun together end together, so that fewer tell little of the rate."""
 OUTPUT_TOKENS = {SAFE: 8, UNSAFE: 12}
 """What an engine without drafts writes for one verdict, its end token included."""
 
@@ -22,6 +25,7 @@ class Task:
     kind: str
     in_flight: int
     seconds: float
+    """To measure for, at least."""
     prompts: list[list[int]]
     """Whole prompts, in the order in which they are to be sent."""
 

@@ -47,11 +47,20 @@ class BlockPool:
         self._block_of: dict[bytes, int] = {}  # by name
         self._after: defaultdict[bytes, dict[int, None]] = defaultdict(dict)  # by previous name
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self._fresh: set[int] = set()  # of the cached ones: see `settled`
 
     @property
     def available(self) -> int:
         """Blocks that `allocate` can give: free ones and, after them, cached ones."""
         return len(self._free) + len(self._cached)
+
+    @property
+    def settled(self) -> int:
+        """`available` without those that came to the cache since the last call of `settle`."""
+        return self.available - len(self._fresh)
+
+    def settle(self) -> None:
+        self._fresh.clear()
 
     @property
     def cached(self) -> int:
@@ -131,12 +140,14 @@ class BlockPool:
                 continue
             if block in self._contents:
                 self._cached[block] = None
+                self._fresh.add(block)
             else:
                 self._free.append(block)
 
     def _hold(self, block: int) -> None:
         self._references[block] += 1
         self._cached.pop(block, None)
+        self._fresh.discard(block)
 
     def _closest(self, previous: bytes, tokens: Sequence[int]) -> tuple[int, int]:
         """A known block after `previous`, and how many tokens it begins with as `tokens` do."""
@@ -148,6 +159,7 @@ class BlockPool:
         return best
 
     def _forget(self, block: int) -> None:
+        self._fresh.discard(block)
         content = self._contents.pop(block)
         if content.name is not None:
             del self._block_of[content.name]

@@ -1,5 +1,6 @@
 """The compiled model: one packed step over paged KV blocks."""
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ class Runtime:
     def __init__(self, xml: Path, blocks: int) -> None:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
         core = ov.Core()
-        model = core.read_model(xml)
+        self._weights = _map(xml.with_suffix(".bin"))
+        self._sizes: set[tuple[int, int]] = set()  # tokens and reads of steps so far
+        weights = ov.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
+        model = core.read_model(xml.read_bytes(), weights)
         # Pinned, the threads of two engines wait for the same cores while others are idle.
         wanted = properties(model, core) | {"ENABLE_CPU_PINNING": "NO"}
         head = _split_head(model)
@@ -91,8 +95,25 @@ class Runtime:
         self._infer.infer()
         self._head.set_input_tensor(self._infer.get_output_tensor())
         self._head.infer()
+        self._give_back((len(tokens), len(reads)))
         logits: NDArray[np.float32] = self._head.get_output_tensor().data
         return logits[:wanted]
+
+    def _give_back(self, size: tuple[int, int]) -> None:
+        """After each step of a new size, for which OpenVINO may have packed matrices.
+
+        It packs them into memory of its own. The file's pages would stay beside it for nothing,
+        but for rows of the embedding: they come back as they are needed.
+        """
+        if size not in self._sizes:
+            self._sizes.add(size)
+            self._weights.madvise(mmap.MADV_DONTNEED)
+
+
+def _map(weights: Path) -> mmap.mmap:
+    """The file's bytes; nobody writes to them, but OpenVINO takes no memory that can't be."""
+    with weights.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _rounded(count: int) -> int:

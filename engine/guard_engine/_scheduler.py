@@ -17,25 +17,41 @@ class Scheduler:
         self._max_in_flight = max_in_flight
         self._step_tokens = step_tokens
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # by arrival
+        self.running: list[Sequence] = []  # by admission
+        self._overtaken = 0  # how often the first that waits was
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:
         """The next step: never empty while there is work."""
+        if not self.running:
+            self._pool.settle()
         coming = {name for sequence in self.running for name in sequence.coming}
-        for sequence in list(self.waiting):
+        for sequence in self._in_turn():
             if len(self.running) == self._max_in_flight:
                 break
             if sequence.awaits(self._pool, coming):
                 continue  # another request in flight computes what both begin with
             if not sequence.admit(self._pool):
-                break  # nobody overtakes: a large request would wait for ever
+                break  # nobody else overtakes: a large request would wait for ever
+            self._overtaken = self._overtaken + 1 if sequence is not self.waiting[0] else 0
             self.waiting.remove(sequence)
             self.running.append(sequence)
             coming.update(sequence.coming)
+        # What a request leaves stays for one step whatever comes: its caller may go on with it.
+        self._pool.settle()
         return self._share_out() if self.running else []
+
+    def _in_turn(self) -> list[Sequence]:
+        """By arrival, but first those that follow on what is cached: they need little, and would
+        need all of it anew if others took their blocks. The first in line is overtaken only so
+        often.
+        """
+        waiting = list(self.waiting)
+        if self._overtaken >= self._max_in_flight:
+            return waiting
+        return sorted(waiting, key=lambda sequence: not sequence.follows(self._pool))
 
     def _share_out(self) -> list[Chunk]:
         """Half of the budget goes to the oldest request first, so that it always gets on.

@@ -54,11 +54,18 @@ class Sequence:
         """Names of the prompt's whole blocks that it is still to compute."""
         return self._hashes[self._published :]
 
+    def follows(self, pool: BlockPool) -> bool:
+        """Whether all that it begins with is known, but for two blocks at most: a prompt that is
+        asked again, or goes on. What it can reuse is lost if others take those blocks first.
+        """
+        known = pool.known(self._hashes[: self._reusable])
+        return 0 < known >= self._reusable - 1
+
     def admit(self, pool: BlockPool) -> bool:
         """Takes every block that it will ever need, or none."""
         known = pool.hold_known(self._hashes[: self._reusable])
         missing = self.blocks_needed - len(known)
-        if missing > pool.available:
+        if missing > pool.settled:
             pool.release(known)
             return False
         self._reused = self._published = len(known)

@@ -1,6 +1,7 @@
 """Requests in flight together answer as each does alone, and leave nothing behind."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from guard_engine import (
     RequestInvalid,
     StepFailed,
 )
+from guard_engine._runtime import Runtime
+from guard_engine._sequence import Chunk
 from tests.support.engines import Tiny, ask, asking, completed, make_engine, prompt
 
 
@@ -111,12 +114,48 @@ def test_the_cache_is_bounded_and_forgets_the_least_recent(tiny: Tiny) -> None:
     engine.close()
 
 
+def test_what_follows_on_a_request_finds_its_blocks_in_a_full_pool(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that waited for blocks took them: a verdict asked again was computed all anew."""
+    engine = make_engine(tiny.xml, kv_blocks=16)  # four for each: `long` and three others
+    asked, finished, compute = asking(engine), list[int](), Runtime.step
+
+    def step(runtime: Runtime, chunks: list[Chunk]) -> object:
+        """Callers go on while the next step, planned already, is computed."""
+        for n in finished:
+            asked.submit(Request(f"r{n} again", [*prompt(n, 100), 159], 3))
+        finished.clear()
+        return compute(runtime, chunks)
+
+    monkeypatch.setattr(Runtime, "step", step)
+    asked.submit(Request("long", prompt(99, 40), 64))
+    for n in range(12):
+        first = Request(f"r{n}", prompt(n, 100), 5, [159] * 4)
+        engine.submit(first, lambda _outcome, n=n: finished.append(n))  # type: ignore[misc]
+    outcomes = asked.wait_for("long", *(f"r{n} again" for n in range(12)))
+    assert [completed(outcome).reused_blocks for outcome in outcomes] == [0] + 12 * [3]
+    engine.close()
+
+
 def test_a_long_prompt_does_not_hold_up_a_short_one(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, step_tokens=64)
     asked = asking(engine)
     asked.submit(Request("long", prompt(1, 700), 1), Request("short", prompt(2, 20), 1))
     asked.wait_for("long")
     assert list(asked.outcomes) == ["short", "long"]
+    engine.close()
+
+
+def test_packed_weights_do_not_stay_mapped_beside(tiny: Tiny, tmp_path: Path) -> None:
+    """They were in memory twice."""
+    for file in (tiny.xml, tiny.xml.with_suffix(".bin")):
+        shutil.copy(file, tmp_path)
+    engine = make_engine(tmp_path / tiny.xml.name)
+    ask(engine, Request("a", prompt(1, 100), 1))
+    _, mapping = Path("/proc/self/smaps").read_text().split(f"{tmp_path / tiny.xml.stem}.bin\n", 1)
+    resident = next(line for line in mapping.splitlines() if line.startswith("Rss:"))
+    assert resident.split() == ["Rss:", "0", "kB"]
     engine.close()
 
 
@@ -231,8 +270,8 @@ def test_an_engine_whose_steps_all_fail_gives_up(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("guard_engine._runtime.Runtime.step", fail)
     engine = make_engine(tiny.xml, max_in_flight=1)
+    monkeypatch.setattr("guard_engine._runtime.Runtime.step", fail)
     asked = asking(engine)
     asked.submit(*(Request(f"r{n}", prompt(n, 40), 4) for n in range(5)))
     outcomes = asked.wait_for(*(f"r{n}" for n in range(5)))
