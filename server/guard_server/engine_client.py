@@ -52,7 +52,8 @@ class EngineClient:
             f"{_SERVICE}/ModelStreamInfer",
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
-        self._ids = (f"{uuid.uuid4().hex}-{n}" for n in itertools.count(1))
+        process = uuid.uuid4().hex
+        self._ids = (f"{process}-{n}" for n in itertools.count(1))
         self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
         self._outgoing: asyncio.Queue[bytes | None] | None = None
         self._closing = False
