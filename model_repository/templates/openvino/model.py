@@ -14,6 +14,7 @@ engine keeps what was used last.
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ from guard_engine import (
     RequestInvalid,
     Usage,
 )
+
+_GAUGES_S = 1.0
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 
@@ -128,10 +131,13 @@ class _Gauges:
         }
         self._by_type["max"].set(blocks)
         self._shown: Usage | None = None
+        self._next = 0.0
 
     def show(self, usage: Usage) -> None:
-        if usage == self._shown:
+        """Each value is a message to Triton, which waits for this process: not too often."""
+        if usage == self._shown or (now := time.monotonic()) < self._next:
             return
+        self._next = now + _GAUGES_S
         self._by_type["scheduled"].set(usage.running)
         self._by_type["waiting"].set(usage.waiting)
         self._by_type["used"].set(usage.held_blocks)
