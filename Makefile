@@ -118,7 +118,7 @@ perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with pe
 	  ../.run/perf/perf.md ../.run/perf/perf.png
 	@echo "See .run/perf/perf.md and .run/perf/perf.png"
 
-soak: $(VENV)/.serve ## 100,000 calls with random deadlines and cancels, then look for what is left
+soak: $(SLOT) ## 100,000 calls with random deadlines and cancels, then look for what is left
 	@$(BIN)/guard bench soak
 
 bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)

@@ -34,6 +34,7 @@ class Part(StrEnum):
 
     speed = "speed"
     overload = "overload"
+    cancel = "cancel"
     engine = "engine"
 
 
@@ -61,6 +62,8 @@ def gateway(
                         measuring.speed()
                     case Part.overload:
                         measuring.overload()
+                    case Part.cancel:
+                        measuring.cancel()
                     case Part.engine:
                         measuring.engine(directory)
     except (OSError, RuntimeError, SlotInvalid, TritonFailed) as error:
@@ -125,14 +128,17 @@ def perf(
 def soak(
     calls: Annotated[int, typer.Option(help="How many.", min=1000)] = 100_000,
     in_flight: Annotated[int, typer.Option(help="Calls at once.", min=1)] = 64,
+    slot: Annotated[Path, typer.Option(help="Whose engine.")] = Path("blue"),
 ) -> None:
-    """Calls with random deadlines and cancels on a gateway before a null engine, and what is left
-    of them: requests in flight, queued, memory."""
+    """Calls with random deadlines and cancels on a gateway before a slot's CPU engine, and what is
+    left of them: requests in flight and queued, the engine's blocks, memory."""
+    directory = slot_directory(slot)
     _RUN.mkdir(parents=True, exist_ok=True)
     try:
         with Console(stderr=True).status("starting") as status:
-            found = run_soak(_RUN, _triton, calls, in_flight, _free_ports(1)[0], status.update)
-    except (OSError, RuntimeError, TritonFailed) as error:
+            port = _free_ports(1)[0]
+            found = run_soak(_RUN, directory, _started, calls, in_flight, port, status.update)
+    except (OSError, RuntimeError, SlotInvalid, TritonFailed) as error:
         fail(str(error))
     console = Console()
     for line in found.lines():
@@ -149,11 +155,15 @@ def _libraries() -> Path:
     return Path(spec.origin).parents[1] / "nvidia_pytriton.libs"
 
 
+def _started(slot: Path) -> Triton:
+    """As a context manager it runs."""
+    grpc_port, metrics_port = _free_ports(2)
+    return Triton(slot, grpc_port=grpc_port, metrics_port=metrics_port, log=_RUN / "triton.log")
+
+
 @contextmanager
 def _triton(slot: Path) -> Iterator[str]:
-    ports = _free_ports(2)
-    log = _RUN / "triton.log"
-    with Triton(slot, grpc_port=ports[0], metrics_port=ports[1], log=log) as started:
+    with _started(slot) as started:
         yield started.target
 
 

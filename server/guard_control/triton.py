@@ -58,6 +58,7 @@ class Triton:
         While it runs, a directory with its backend lies beside the log.
         """
         self.target = f"{_HOST}:{grpc_port}"
+        self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
         self._slot = slot.resolve()
         self._container = container
         self._ports = (grpc_port, metrics_port)

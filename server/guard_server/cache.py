@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from guard_server.errors import Overloaded
 from guard_server.protocol import Written
 from guard_server.verdict import Verdict
 
@@ -70,7 +71,8 @@ class VerdictCache:
         """The verdict of that key, else what `ask` gives; that goes to all who come meanwhile too.
 
         Raises what `ask` raises; that is kept for nobody. The call ends early only when all who
-        wait for it are cancelled.
+        wait for it are cancelled. If it is refused a place, that is the first one's lot, by its
+        deadline and its turn: the others ask for themselves.
         """
         if (found := self._find(key)) is not None:
             return found
@@ -82,12 +84,16 @@ class VerdictCache:
         flight.waiting += 1
         try:
             judged = await asyncio.shield(flight.task)
+            return judged if first else judged.shared()
+        except Overloaded:
+            if first:
+                raise
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
                 self._drop(key, flight)  # whoever comes now begins anew
-        return judged if first else judged.shared()
+        return await self.get(key, ask)
 
     def _find(self, key: bytes) -> Judged | None:
         entry = self._entries.get(key)

@@ -111,7 +111,7 @@ class Moderator:
     ) -> Moderated:
         """Judges by one slot, and counts what comes of it."""
         counts, begun = route.counts, time.perf_counter_ns()
-        with route.request():
+        with route:
             try:
                 moderated = await self._judge(route.slot, conversation, caller, watch)
             except asyncio.CancelledError:

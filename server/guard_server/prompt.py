@@ -71,6 +71,8 @@ class Prompt:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         # A service sees few shapes: 64 sequences of roles are plenty.
         self._pieces = lru_cache(maxsize=64)(self._render)
+        # Nor are there many verdicts.
+        self._decoded = lru_cache(maxsize=1024)(self._decode)
         # The frame hardly differs between them, and each cut takes a while to prove.
         self._head_length = lru_cache(maxsize=64)(partial(head_length, self.encode))
         self._tail_start = lru_cache(maxsize=64)(partial(tail_start, self.encode))
@@ -113,11 +115,14 @@ class Prompt:
 
         So output that holds one can't be read as if it weren't there.
         """
+        return self._decoded(tuple(ids))
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
         known = [self._tokenizer.id_to_token(token) is not None for token in ids]
         if all(known):
             return self._tokenizer.decode(ids, skip_special_tokens=False)
         return "".join(
-            self.decode([token]) if is_known else "\ufffd"
+            self._decode((token,)) if is_known else "\ufffd"
             for token, is_known in zip(ids, known, strict=True)
         )
 

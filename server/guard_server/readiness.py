@@ -49,7 +49,7 @@ class Readiness:
         """Runs until cancelled."""
         pause, longest = _RETRY_S
         while True:
-            self._slot.engine.lost.clear()
+            self._slot.engine.signs.lost.clear()
             try:
                 await self._unless_lost(self._warm_up(), _WARM_UP_S)
             except Exception as error:
@@ -79,12 +79,12 @@ class Readiness:
         An engine that is alive acknowledges its stop, so several in a row with nothing at all
         between them mean that it hangs.
         """
-        answers, now = self._slot.engine.answers, asyncio.get_running_loop().time()
+        answers, now = self._slot.engine.signs.answers, asyncio.get_running_loop().time()
         if not self._hangs or answers != self._answers:
             self._hangs, self._answers, self._hangs_since = 0, answers, now
         self._hangs += 1
         if self._hangs >= _MOST_HANGS and now - self._hangs_since >= _STALL_S:
-            self._slot.engine.lost.set()
+            self._slot.engine.signs.lost.set()
 
     def _set(self, *, ready: bool) -> None:
         self._hangs = 0
@@ -101,11 +101,11 @@ class Readiness:
 
     async def _repair(self) -> None:
         engine = self._slot.engine
-        if not engine.stub_died:
+        if not engine.signs.stub_died:
             return
         with self._alone() as alone:
             # Another process may have done it; then it must not be done again.
-            engine.lost.clear()
+            engine.signs.lost.clear()
             if not alone or await self._answers_probe():
                 return
             _log.error(
@@ -131,12 +131,12 @@ class Readiness:
     async def _until_lost(self) -> None:
         """Returns when the engine failed as a whole, or no longer answers."""
         engine = self._slot.engine
-        while not engine.lost.is_set():
-            answers = engine.answers
+        while not engine.signs.lost.is_set():
+            answers = engine.signs.answers
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(engine.lost.wait(), _STALL_S)
-            stalled = engine.in_flight > 0 and engine.answers == answers
-            if stalled and not engine.lost.is_set() and not await self._answers_probe():
+                await asyncio.wait_for(engine.signs.lost.wait(), _STALL_S)
+            stalled = engine.in_flight > 0 and engine.signs.answers == answers
+            if stalled and not engine.signs.lost.is_set() and not await self._answers_probe():
                 return
 
     async def _answers_probe(self) -> bool:
@@ -153,7 +153,7 @@ class Readiness:
     async def _unless_lost(self, work: Coroutine[Any, Any, object], timeout_s: float) -> None:
         """Raises what `work` raises, Unavailable once the engine is lost, or TimeoutError."""
         task = asyncio.ensure_future(work)
-        lost = asyncio.create_task(self._slot.engine.lost.wait())
+        lost = asyncio.create_task(self._slot.engine.signs.lost.wait())
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,8 +10,7 @@ import asyncio
 import hashlib
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -48,17 +47,15 @@ class Route:
     def ready(self) -> bool:
         return self.readiness.ready.is_set()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Counts a request as in flight."""
+    def __enter__(self) -> None:
+        """A request is in flight while the block runs."""
         self.in_flight += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
 
     def _changed(self, ready: bool) -> None:
         self.counts.lost += not ready

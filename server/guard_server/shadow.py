@@ -65,7 +65,7 @@ class Shadow:
         slot, counts = route.slot, route.shadow
         begun = time.perf_counter_ns()
         try:
-            with route.request():
+            with route:
                 async with asyncio.timeout(self._timeout_s):
                     prompt = await slot.prompt_ids(conversation.messages)
                     async with slot.places.place():

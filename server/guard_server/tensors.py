@@ -3,6 +3,7 @@
 The CPU engine serves the same contract, so nothing here or above knows which engine answers.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
-_INT32 = np.dtype("<i4")
+_INT32_BYTES = 4
 _FLOAT32 = np.dtype("<f4")
 
 
@@ -41,13 +42,12 @@ class Generated:
 
 def infer_request(model: str, request_id: str, wanted: Generation) -> bytes:
     """A ModelInferRequest. Encoded messages may be joined, so most of it is made only once."""
-    prompt = np.array(wanted.prompt, _INT32).tobytes()
     return b"".join(
         (
             _constant(model, wanted.end_id, wanted.max_tokens, tuple(wanted.draft), wanted.logits),
             _encoded(service_pb2.ModelInferRequest(id=request_id)),
             _prompt_head(len(wanted.prompt)),
-            prompt,
+            _int32s(wanted.prompt),
         )
     )
 
@@ -68,7 +68,8 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
     if "output_ids" not in raw or "sequence_length" not in raw:
         raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
     length = _first(raw, "sequence_length")
-    ids = np.frombuffer(raw["output_ids"], _INT32)[:length].tolist()
+    held = len(raw["output_ids"]) // _INT32_BYTES
+    ids = list(struct.unpack_from(f"<{length}i", raw["output_ids"])) if 0 <= length <= held else []
     if len(ids) != length or min(ids, default=0) < 0:
         raise ValueError(f"output_ids does not hold {length} token ids")
     logits = None
@@ -109,7 +110,7 @@ def _prompt_head(tokens: int) -> bytes:
     request = service_pb2.ModelInferRequest()
     _add(request, "input_lengths", "INT32", [tokens])
     request.inputs.add(name="input_ids", datatype="INT32", shape=[1, tokens])
-    size = tokens * _INT32.itemsize
+    size = tokens * _INT32_BYTES
     raw = _encoded(service_pb2.ModelInferRequest(raw_input_contents=[bytes(size)]))
     return _encoded(request) + raw[: len(raw) - size]
 
@@ -123,10 +124,13 @@ def _add(
     request: service_pb2.ModelInferRequest, name: str, datatype: str, values: Sequence[int]
 ) -> None:
     request.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
-    dtype = _INT32 if datatype == "INT32" else np.dtype(np.bool_)
-    request.raw_input_contents.append(np.array(values, dtype).tobytes())
+    request.raw_input_contents.append(bytes(values) if datatype == "BOOL" else _int32s(values))
+
+
+def _int32s(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}i", *values)
 
 
 def _first(raw: dict[str, bytes], name: str) -> int:
     data = raw.get(name)
-    return int.from_bytes(data[: _INT32.itemsize], "little", signed=True) if data else 0
+    return int.from_bytes(data[:_INT32_BYTES], "little", signed=True) if data else 0

@@ -37,11 +37,13 @@ def conversation(
     request: moderation_pb2.ModerateRequest, found: Iterable[Violation] = ()
 ) -> Conversation:
     """Checks a request. Raises RequestInvalid with every violation, those `found` before first."""
+    turns = [(turn.role, turn.content) for turn in request.conversation]
+    policy = request.policy if request.HasField("policy") else None
     violations = list(found)
     unreadable = {violation.field for violation in violations}
-    violations += (v for v in _conversation(request.conversation) if v.field not in unreadable)
-    if request.HasField("policy"):
-        violations += _policy(request.policy)
+    violations += (v for v in _conversation(turns) if v.field not in unreadable)
+    if policy is not None:
+        violations += _policy(policy)
     if len(request.routing_key.encode()) > MAX_ROUTING_KEY_BYTES:
         violations.append(
             Violation("routing_key", f"must be at most {MAX_ROUTING_KEY_BYTES} bytes of UTF-8.")
@@ -49,8 +51,8 @@ def conversation(
     if violations:
         raise RequestInvalid(violations)
     return Conversation(
-        tuple(Message(contract.ROLES[m.role], m.content) for m in request.conversation),
-        _read_policy(request.policy) if request.HasField("policy") else _STRICT,
+        tuple(Message(contract.ROLES[role], content) for role, content in turns),
+        _STRICT if policy is None else _read_policy(policy),
         request.with_scores,
         request.slot,
         request.routing_key,
@@ -92,39 +94,39 @@ def stream_id(request: moderation_pb2.StreamModerateRequest) -> None:
         raise RequestInvalid([Violation("id", f"must be 1 to {MAX_ID_BYTES} bytes of UTF-8.")])
 
 
-def _content_bytes(messages: Iterable[types_pb2.Message]) -> int:
-    return sum(len(message.content.encode()) for message in messages)
-
-
-def _conversation(messages: Sequence[types_pb2.Message]) -> Iterable[Violation]:
-    if not 1 <= len(messages) <= MAX_MESSAGES:
+def _conversation(turns: Sequence[tuple[int, str]]) -> Iterable[Violation]:
+    if not 1 <= len(turns) <= MAX_MESSAGES:
         yield Violation(
-            "conversation", f"has {len(messages)} messages; send 1 to {MAX_MESSAGES}, oldest first."
+            "conversation", f"has {len(turns)} messages; send 1 to {MAX_MESSAGES}, oldest first."
         )
         return
-    for index, message in enumerate(messages):
-        here = f"conversation[{index}]"
-        if message.role not in contract.ROLES:
+    size = 0
+    for index, (role, content) in enumerate(turns):
+        size += len(content.encode())
+        if role not in contract.ROLES:
             yield Violation(
-                f"{here}.role",
-                f"{message.role} is no role; use ROLE_SYSTEM (first only), ROLE_USER or "
+                f"conversation[{index}].role",
+                f"{role} is no role; use ROLE_SYSTEM (first only), ROLE_USER or "
                 "ROLE_ASSISTANT. Text of a tool belongs into a user message.",
             )
-        elif index > 0 and message.role == types_pb2.ROLE_SYSTEM:
-            yield Violation(f"{here}.role", "a system message may only be the first one.")
-        elif index == 0 and message.role == types_pb2.ROLE_ASSISTANT:
+        elif index > 0 and role == types_pb2.ROLE_SYSTEM:
             yield Violation(
-                f"{here}.role",
+                f"conversation[{index}].role", "a system message may only be the first one."
+            )
+        elif index == 0 and role == types_pb2.ROLE_ASSISTANT:
+            yield Violation(
+                "conversation[0].role",
                 "an assistant message can't be the first one: send the prompt that it answers too.",
             )
-        if not message.content:
-            yield Violation(f"{here}.content", "is empty: there is nothing to judge.")
-    if messages[-1].role == types_pb2.ROLE_SYSTEM:
+        if not content:
+            yield Violation(
+                f"conversation[{index}].content", "is empty: there is nothing to judge."
+            )
+    if role == types_pb2.ROLE_SYSTEM:
         yield Violation(
-            f"conversation[{len(messages) - 1}].role",
+            f"conversation[{index}].role",
             "the last message is the one judged, and must be a user's or an assistant's.",
         )
-    size = _content_bytes(messages)
     if size > MAX_CONTENT_BYTES:
         yield Violation(
             "conversation",

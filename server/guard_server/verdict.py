@@ -10,6 +10,7 @@ One model (Qwen3Guard-Gen) defines it: no trailing newline, one space after each
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from guard_server.errors import VerdictUngrammatical
 
@@ -49,6 +50,7 @@ class Verdict:
     refusal: bool | None = None
 
 
+@lru_cache(maxsize=1024)  # there are few verdicts, and models write the same ones again
 def parse(text: str, *, response_mode: bool) -> Verdict:
     """Reads a verdict. Raises VerdictUngrammatical for any text outside the mode's grammar."""
     match = _GRAMMAR.fullmatch(text)

@@ -1,6 +1,9 @@
 """TensorRT-LLM's tensor contract, end to end: a real Triton, its Python backend, the engine."""
 
+import re
 import time
+import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -167,6 +170,20 @@ def test_a_stream_that_is_cancelled_frees_its_places(triton: Triton, stream: Str
     assert time.monotonic() - asked_at < 5
 
 
+def test_triton_tells_how_full_the_engine_is(triton: Triton, stream: Stream) -> None:
+    def told() -> dict[str, float]:
+        text = urllib.request.urlopen(triton.metrics_url).read().decode()
+        found = re.findall(r'^nv_trt_llm_\w+{.*_type="(\w+)".*} (\S+)$', text, re.MULTILINE)
+        return {kind: float(value) for kind, value in found}
+
+    fill(stream, 400)
+    until(lambda: min(told()[kind] for kind in ("scheduled", "waiting", "used")) > 0)
+    for _ in range(400):
+        stream.receive()
+    until(lambda: not any(told()[kind] for kind in ("scheduled", "waiting", "used")))
+    assert told()["free"] == told()["max"] > 0
+
+
 def test_concurrent_streams(triton: Triton, slot: Slot) -> None:
     expected = {}
     streams = [Stream(triton.target, "guard_blue") for _ in range(4)]
@@ -182,6 +199,13 @@ def test_concurrent_streams(triton: Triton, slot: Slot) -> None:
                 reply = stream.receive()
                 assert reply.outputs["output_ids"].ravel().tolist() == expected.pop(reply.id)
     assert not expected
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def fill(stream: Stream, count: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from guard_server import cache
 from guard_server.cache import Judged, VerdictCache
+from guard_server.errors import Overloaded
 from guard_server.prompt import Prompt
 from guard_server.protocol import Written
 from guard_server.verdict import CATEGORIES, Verdict
@@ -83,6 +84,23 @@ async def test_an_error_is_nobodys_later(tiny_serve: TinyServe, agree: Agree) ->
                 await client.judge("Q")
         engine.answer = agree
         assert not (await client.judge("Q")).usage.cached
+
+
+async def test_a_place_refused_to_the_first_one_is_not_refused_to_the_others() -> None:
+    kept, full = VerdictCache(2**20, 60), asyncio.Event()
+
+    async def refused() -> Judged:
+        await full.wait()
+        raise Overloaded("The server is at its limit, much of it by you.", retry_after=1)
+
+    first = asyncio.create_task(kept.get(b"key", refused))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(keep(kept, b"key")) for _ in range(3)]
+    await asyncio.sleep(0)
+    full.set()
+    with pytest.raises(Overloaded):
+        await first
+    assert [found.cached for found in await asyncio.gather(*others)] == [False, True, True]
 
 
 async def test_scores_are_cached_apart(tiny_serve: TinyServe) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from guard_bench import machine
 from guard_bench.gateway import traffic
 from guard_bench.gateway.asked import ask_all, replay
+from guard_bench.gateway.cancel import freed_s
 from guard_bench.gateway.load import Sample, closed_loop, open_loop
 from guard_bench.gateway.null_slot import MODEL, write_null_slot
 from guard_bench.gateway.perf import (
@@ -30,6 +31,8 @@ STREAMS = 4
 WORDS = (12, 40)  # of a conversation, least and most
 _CONVERSATIONS = (500, 4000)  # for the shortest and the longest points
 _CONVERSATIONS_PER_S = 1000
+_LONG_S = 0.5  # a verdict's time where calls are cancelled
+_CANCELLED = 5  # calls in each round
 _PLACES = 64  # of the null engine that answers at once
 
 # The null engine of a fixed capacity: each place takes a verdict's time of 8 / 300 s.
@@ -167,6 +170,17 @@ class Bench:
         ratios["a shed call's p99, ms"] = 1e3 * statistics.median(
             report.of("twice the load", "shed_p99_s")
         )
+
+    def cancel(self) -> None:
+        """How soon a cancelled call's place is free: one place, taken for long."""
+        with self._null(1, 1 / _LONG_S) as (slot, triton), self._gateway(slot, triton) as target:
+            self._progress("cancelled calls")
+            calls = traffic.moderate(traffic.conversations(100, WORDS, seed=4))
+            freed = asyncio.run(freed_s(target, calls, _LONG_S, _CANCELLED * self._rounds))
+        self.report.ratios["a cancelled call's place is free, p50, ms"] = (
+            statistics.median(freed) * 1e3
+        )
+        self.report.ratios["a cancelled call's place is free, at most, ms"] = max(freed) * 1e3
 
     def engine(self, slot: Path) -> None:
         """The slot's own engine, asked by the gateway and directly, with the same tokens."""

@@ -7,22 +7,29 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from guard_bench.gateway import traffic
-from guard_bench.gateway.measure import StartTriton
-from guard_bench.gateway.null_slot import write_null_slot
 from guard_bench.gateway.processes import gateway, pid_of
 
 _CONVERSATIONS = 4000
 _DEADLINES_S = (0.001, 0.25)
 _CANCELLED = 0.3  # of the calls
+_PLACES = 16  # few, so that calls wait and are shed too
 _SETTLED_S = 3.0  # the gateway's gauges are renewed each second
 _FLAT = 1.05  # of the memory after a fifth of the calls
+
+
+class Running(Protocol):
+    """A Triton that runs."""
+
+    target: str
+    metrics_url: str
 
 
 @dataclass
@@ -33,12 +40,15 @@ class Soaked:
     memory: list[float] = field(default_factory=list)
     in_flight: float = 0.0
     queued: float = 0.0
+    in_engine: float = 0.0
+    blocks: float = 0.0
     seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
         flat = self.memory[-1] <= self.memory[0] * _FLAT
-        return self.in_flight == self.queued == 0 and flat
+        left = self.in_flight, self.queued, self.in_engine, self.blocks
+        return not any(left) and flat
 
     def lines(self) -> list[str]:
         total = sum(self.statuses.values())
@@ -46,31 +56,41 @@ class Soaked:
         memory = ", ".join(f"{mib:.1f}" for mib in self.memory)
         return [
             f"{total} calls in {self.seconds:.0f} s: {statuses}.",
-            f"Left: {self.in_flight:g} in flight, {self.queued:g} queued.",
+            f"Left: {self.in_flight:g} in flight, {self.queued:g} queued; in the engine "
+            f"{self.in_engine:g} requests, {self.blocks:g} blocks.",
             f"Memory at each fifth: {memory} MiB. {'Clean.' if self.clean else 'NOT clean.'}",
         ]
 
 
 def soak(
     run: Path,
-    triton: StartTriton,
+    slot: Path,
+    triton: Callable[[Path], AbstractContextManager[Running]],
     calls: int,
     in_flight: int,
     metrics_port: int,
     progress: Callable[[str], None],
 ) -> Soaked:
     """Runs it on the verdict cache's path too: a conversation comes again and again."""
-    slot = run / "null"
-    write_null_slot(slot, places=16, verdicts_per_second=2000)
-    settings = {"metrics_port": str(metrics_port), "cache_mib": "1", "cache_ttl_s": "1"}
+    settings = {
+        "metrics_port": str(metrics_port),
+        "max_in_flight": str(_PLACES),
+        "cache_mib": "1",
+        "cache_ttl_s": "1",
+    }
     with (
-        triton(slot) as address,
-        gateway(slot, address, run / "gateway.log", **settings) as target,
+        triton(slot) as engine,
+        gateway(slot, engine.target, run / "gateway.log", **settings) as target,
     ):
         soaked = asyncio.run(_calls(target, calls, in_flight, progress))
         time.sleep(_SETTLED_S)
-        soaked.in_flight = _gauge(metrics_port, "guard_in_flight")
-        soaked.queued = _gauge(metrics_port, "guard_queued")
+        own = f"http://127.0.0.1:{metrics_port}/metrics"
+        soaked.in_flight = _gauge(own, "guard_in_flight")
+        soaked.queued = _gauge(own, "guard_queued")
+        soaked.in_engine = _gauge(engine.metrics_url, "nv_trt_llm_request_metrics")
+        soaked.blocks = _gauge(
+            engine.metrics_url, "nv_trt_llm_kv_cache_block_metrics", 'kv_cache_block_type="used"'
+        )
     return soaked
 
 
@@ -107,7 +127,11 @@ def _memory_mib(target: str) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _gauge(port: int, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+def _gauge(url: str, name: str, label: str = "") -> float:
+    """The sum of its values. Raises RuntimeError if there is none: nothing is not zero."""
+    with urllib.request.urlopen(url) as reply:  # noqa: S310 - our own
         lines = reply.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
+    found = [line for line in lines if line.startswith(name + "{") and label in line]
+    if not found:
+        raise RuntimeError(f"{url} tells no {name}. Build the slot anew: `guard build`.")
+    return sum(float(line.split()[-1]) for line in found)

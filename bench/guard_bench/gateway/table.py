@@ -20,7 +20,8 @@ def show(report: Report, console: Console) -> None:
         table.add_column(name, justify="right")
     for name, rounds in report.points.items():
         table.add_row(name, *_cells(rounds))
-    console.print(table)
+    if report.points:
+        console.print(table)
     for name, value in report.ratios.items():
         console.print(f"{name}: {value:.2f}")
     console.print(

@@ -14,6 +14,7 @@ engine keeps what was used last.
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,10 @@ from guard_engine import (
     Request,
     RequestCancelled,
     RequestInvalid,
+    Usage,
 )
+
+_GAUGES_S = 1.0
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 
@@ -45,6 +49,7 @@ class TritonPythonModel:
         options = EngineOptions(**json.loads((directory / "engine.json").read_text()))
         self._engine = Engine(directory / "openvino_model.xml", options)
         self._live: dict[_Sender, str] = {}
+        self._gauges = _Gauges(args["model_name"], options.kv_blocks)
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, args=[period_ms / 1000], daemon=True)
         self._poller.start()
@@ -65,6 +70,7 @@ class TritonPythonModel:
         self._closing.set()
         self._poller.join()
         self._engine.close()
+        self._gauges.close()
 
     def _accept(self, request: Any, sender: "_Sender") -> None:
         inputs: Inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -94,18 +100,57 @@ class TritonPythonModel:
         self._engine.submit(wanted, answer)
 
     def _poll(self, period_s: float) -> None:
-        """Drops requests whose callers went away without a `stop`.
+        """Drops requests whose callers went away without a `stop`; tells how full the engine is.
 
         Ends this process with an engine that gave up: a dead process is noticed and replaced.
         """
         while not self._closing.wait(period_s):
             if self._engine.ended:
                 os._exit(1)
+            self._gauges.show(self._engine.usage())
             for sender, request_id in list(self._live.items()):
                 if sender.done:  # refused by `submit`
                     self._live.pop(sender, None)
                 elif sender.abandoned():
                     self._engine.cancel(request_id)
+
+
+class _Gauges:
+    """How full the engine is, among Triton's metrics: by the names of TensorRT-LLM's backend."""
+
+    def __init__(self, model: str, blocks: int) -> None:
+        self._requests = _gauge("nv_trt_llm_request_metrics", "Requests, by state.")
+        self._blocks = _gauge("nv_trt_llm_kv_cache_block_metrics", "KV cache blocks, by state.")
+        self._by_type: dict[str, Any] = {
+            kind: family.Metric(labels={"model": model, "version": "1", label: kind})
+            for family, label, kinds in (
+                (self._requests, "request_type", ("scheduled", "waiting")),
+                (self._blocks, "kv_cache_block_type", ("max", "used", "free")),
+            )
+            for kind in kinds
+        }
+        self._by_type["max"].set(blocks)
+        self._shown: Usage | None = None
+        self._next = 0.0
+
+    def show(self, usage: Usage) -> None:
+        """Each value is a message to Triton, which waits for this process: not too often."""
+        if usage == self._shown or (now := time.monotonic()) < self._next:
+            return
+        self._next = now + _GAUGES_S
+        self._by_type["scheduled"].set(usage.running)
+        self._by_type["waiting"].set(usage.waiting)
+        self._by_type["used"].set(usage.held_blocks)
+        self._by_type["free"].set(usage.cached_blocks + usage.free_blocks)  # cached may be taken
+        self._shown = usage
+
+    def close(self) -> None:
+        """Each metric must be gone before its family."""
+        self._by_type.clear()
+
+
+def _gauge(name: str, text: str) -> Any:
+    return pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.GAUGE)
 
 
 class _Sender:

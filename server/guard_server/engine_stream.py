@@ -1,0 +1,164 @@
+"""One long-lived ModelStreamInfer stream to an engine, opened anew whenever it is lost.
+
+Answers are matched with requests by their ids; what comes for an id that nobody waits for any more
+is dropped.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+import structlog
+from tritonclient.grpc import service_pb2
+
+from guard_server.errors import EngineFailed, GuardError, Overloaded, Unavailable
+
+_RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
+
+# Triton 2.51 may never unload a model whose stream was cancelled just as an answer went out, so the
+# stream is ended by a half-close.
+_HALF_CLOSE_S = 2
+_STUB_DIED = "Stub process"
+
+_Call = grpc.aio.StreamStreamCall[bytes, service_pb2.ModelStreamInferResponse]
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Signs:
+    """What the streams of one engine tell of it."""
+
+    answers: int = 0  # so far: a watcher sees by it whether the engine is getting on
+    lost: asyncio.Event = field(default_factory=asyncio.Event)  # the engine failed as a whole
+    stub_died: bool = False  # Triton does not start a dead Python stub again by itself
+
+
+class EngineStream:
+    """Between `start` and `close` the stream is kept open."""
+
+    def __init__(self, open_call: Callable[[], _Call], signs: Signs) -> None:
+        self._open_call = open_call
+        self._signs = signs
+        self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
+        self._outgoing: asyncio.Queue[bytes | None] | None = None
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        assert self._task is not None  # noqa: S101  (started before)
+        self._closing = True
+        if self._outgoing is not None:
+            self._outgoing.put_nowait(None)
+            await asyncio.wait({self._task}, timeout=_HALF_CLOSE_S)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def open(self) -> bool:
+        return self._outgoing is not None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    async def ask(
+        self, request_id: str, request: bytes, stop: Callable[[], bytes]
+    ) -> service_pb2.ModelInferResponse:
+        """Sends a request, and what `stop` gives if this call is cancelled.
+
+        The stream must be open. Raises Unavailable, Overloaded or EngineFailed.
+        """
+        outgoing = self._outgoing
+        assert outgoing is not None  # noqa: S101  (open)
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        outgoing.put_nowait(request)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            outgoing.put_nowait(stop())  # on the same stream: it must not overtake the request
+            raise
+        finally:
+            self._waiting.pop(request_id, None)
+
+    def fail_in_flight(self) -> None:
+        """Ends every request in flight with Unavailable."""
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("The engine went away. Try again in a moment."))
+
+    async def _keep(self) -> None:
+        pause = _RECONNECT_S[0]
+        while True:
+            answered = False
+            self._outgoing = asyncio.Queue()
+            call = self._open_call()
+            writer = asyncio.create_task(_write(call, self._outgoing))
+            reason = "Triton ended the stream"
+            try:
+                while (response := await call.read()) is not grpc.aio.EOF:
+                    answered |= self._deliver(response)
+            except grpc.aio.AioRpcError as error:
+                reason = error.details() or error.code().name
+            except Exception as error:  # an answer that can't be read: the stream starts anew
+                reason = f"unreadable answer ({type(error).__name__})"
+            finally:
+                self._outgoing = None
+                writer.cancel()
+                call.cancel()
+            self._signs.lost.set()
+            self.fail_in_flight()
+            if self._closing:
+                return
+            pause = _RECONNECT_S[0] if answered else min(2 * pause, _RECONNECT_S[1])
+            _log.warning("engine stream lost", reason=reason, retry_s=pause)
+            await asyncio.sleep(pause)
+
+    def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> bool:
+        """Gives an answer to whoever waits for it; False if it is an error."""
+        answer = self._waiting.get(response.infer_response.id)
+        if response.error_message:
+            error = _error(response.error_message)
+            if isinstance(error, Unavailable):
+                self._signs.stub_died |= _STUB_DIED in response.error_message
+                self._signs.lost.set()
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+            return False
+        self._signs.answers += 1
+        self._signs.stub_died = False
+        if answer is not None and not answer.done():
+            answer.set_result(response.infer_response)
+        return True
+
+
+async def _write(call: _Call, queue: "asyncio.Queue[bytes | None]") -> None:
+    try:
+        while (request := await queue.get()) is not None:
+            await call.write(request)
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass  # the stream is lost, as its reader sees too
+
+
+def _error(text: str) -> GuardError:
+    """In a stream Triton gives errors as text only."""
+    lowered = text.lower()
+    if "maximum queue size" in lowered:
+        return Overloaded("The engine's queue is full. Try again.", retry_after=0.1)
+    gone = (
+        _STUB_DIED.lower(),
+        "unknown model",
+        "is not ready",
+        "no available versions",
+        "unloading",
+    )
+    if any(words in lowered for words in gone):
+        return Unavailable("The engine is not ready. Try again in a moment.")
+    return EngineFailed(f"The engine failed: {text}")
