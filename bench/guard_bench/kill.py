@@ -13,6 +13,7 @@ from qwen3guard.v1 import deployment_pb2 as pb
 
 _POLL_S = 0.05
 _SETTLE_S = 1.0
+_BACK_S = 120.0  # at most
 
 
 async def kill(served: Served, slot: str, calls: Sequence[Call]) -> Kill:
@@ -22,10 +23,11 @@ async def kill(served: Served, slot: str, calls: Sequence[Call]) -> Kill:
     first = len(calls)
     os.kill(triton_of(served.target, slot), signal.SIGKILL)
     killed = loop.time()
-    while (await _info(served, slot)).state == pb.SLOT_STATE_READY:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_S)
-    while (found := await _info(served, slot)).state != pb.SLOT_STATE_READY:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_S)
+    async with asyncio.timeout(_BACK_S):
+        while (await _info(served, slot)).state == pb.SLOT_STATE_READY:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        while (found := await _info(served, slot)).state != pb.SLOT_STATE_READY:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
     back_s = loop.time() - killed
     await asyncio.sleep(_SETTLE_S)
     caught = [call for call in calls if call.due <= killed and (call.ended or killed) >= killed]

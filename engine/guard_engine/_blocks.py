@@ -108,7 +108,7 @@ class BlockPool:
         """
         source, agreed = self._closest(previous, tokens)
         # The source is held meanwhile, lest it be allocated itself. Then there must be room for it.
-        if not agreed or count > self.available - (source in self._cached):
+        if not agreed or count > self.settled - (source in self._cached):
             return self.allocate(count), 0
         self._hold(source)
         taken = self.allocate(count)

@@ -194,9 +194,10 @@ class Engine:
         except Exception as error:
             _log.exception("a step failed")
             failed = [chunk.sequence for chunk in chunks] or list(self._live.values())
+            reason = str(error) or type(error).__name__  # as of memory that ran out
             for sequence in failed:
                 self._scheduler.remove(sequence)
-                self._deliver(sequence.request.id, StepFailed(f"The model failed: {error}"))
+                self._deliver(sequence.request.id, StepFailed(f"The model failed: {reason}"))
             self._failures += 1
             if self._failures == _MOST_FAILURES:
                 raise

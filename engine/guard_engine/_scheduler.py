@@ -10,7 +10,8 @@ from guard_engine._sequence import Chunk, Sequence
 
 
 class Scheduler:
-    """First come, first admitted; then the token budget of each step is shared out."""
+    """First come, first admitted, but for those that follow on cached blocks; then the token budget
+    of each step is shared out."""
 
     def __init__(self, pool: BlockPool, *, max_in_flight: int, step_tokens: int) -> None:
         self._pool = pool
@@ -27,6 +28,13 @@ class Scheduler:
         """The next step: never empty while there is work."""
         if not self.running:
             self._pool.settle()
+        if self.waiting and len(self.running) < self._max_in_flight:
+            self._admit()
+        # What a request leaves stays for one step whatever comes: its caller may go on with it.
+        self._pool.settle()
+        return self._share_out() if self.running else []
+
+    def _admit(self) -> None:
         coming = {name for sequence in self.running for name in sequence.coming}
         for sequence in self._in_turn():
             if len(self.running) == self._max_in_flight:
@@ -34,14 +42,13 @@ class Scheduler:
             if sequence.awaits(self._pool, coming):
                 continue  # another request in flight computes what both begin with
             if not sequence.admit(self._pool):
+                if sequence.follows(self._pool):
+                    continue  # it has no turn of its own yet
                 break  # nobody else overtakes: a large request would wait for ever
             self._overtaken = self._overtaken + 1 if sequence is not self.waiting[0] else 0
             self.waiting.remove(sequence)
             self.running.append(sequence)
             coming.update(sequence.coming)
-        # What a request leaves stays for one step whatever comes: its caller may go on with it.
-        self._pool.settle()
-        return self._share_out() if self.running else []
 
     def _in_turn(self) -> list[Sequence]:
         """By arrival, but first those that follow on what is cached: they need little, and would

@@ -55,11 +55,10 @@ class Sequence:
         return self._hashes[self._published :]
 
     def follows(self, pool: BlockPool) -> bool:
-        """Whether all that it begins with is known, but for two blocks at most: a prompt that is
-        asked again, or goes on. What it can reuse is lost if others take those blocks first.
+        """Whether all that it may reuse is known, as of a prompt that is asked again: it is lost
+        if others take those blocks first.
         """
-        known = pool.known(self._hashes[: self._reusable])
-        return 0 < known >= self._reusable - 1
+        return 0 < pool.known(self._hashes[: self._reusable]) == self._reusable
 
     def admit(self, pool: BlockPool) -> bool:
         """Takes every block that it will ever need, or none."""

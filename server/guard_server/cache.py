@@ -49,6 +49,11 @@ class _Flight:
     waiting: int = 0
 
 
+class _Refused(Exception):
+    def __init__(self, reason: Overloaded) -> None:
+        self.reason = reason
+
+
 class VerdictCache:
     """The least recently used verdicts go first, and none is older than `ttl_s`."""
 
@@ -72,8 +77,19 @@ class VerdictCache:
 
         Raises what `ask` raises; that is kept for nobody. The call ends early only when all who
         wait for it are cancelled. If it is refused a place, that is the first one's lot, by its
-        deadline and its turn: the others ask for themselves.
+        deadline and its turn: the others go together once more.
         """
+        try:
+            return await self._once(key, ask)
+        except _Refused:
+            pass
+        try:
+            return await self._once(key, ask)
+        except _Refused as again:
+            raise again.reason from None
+
+    async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Judged]]) -> Judged:
+        """As `get`, but raises _Refused where another one's call was refused a place."""
         if (found := self._find(key)) is not None:
             return found
         flight = self._flights.get(key)
@@ -85,15 +101,15 @@ class VerdictCache:
         try:
             judged = await asyncio.shield(flight.task)
             return judged if first else judged.shared()
-        except Overloaded:
+        except Overloaded as error:
             if first:
                 raise
+            raise _Refused(error) from None
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
                 self._drop(key, flight)  # whoever comes now begins anew
-        return await self.get(key, ask)
 
     def _find(self, key: bytes) -> Judged | None:
         entry = self._entries.get(key)

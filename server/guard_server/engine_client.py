@@ -16,7 +16,7 @@ from guard_server.errors import EngineFailed, Unavailable
 from guard_server.tensors import Generated, Generation, generated, infer_request, stop_request
 
 _SERVICE = "/inference.GRPCInferenceService"
-STREAMS = 4  # Triton works on each by turns: docs/performance.md
+STREAMS = 4  # faster than one: docs/performance.md
 _RELOAD_S = 120
 _MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
 
@@ -45,7 +45,7 @@ class EngineClient:
         process = uuid.uuid4().hex
         self._ids = (f"{process}-{n}" for n in itertools.count(1))
         self.signs = Signs()
-        self._streams = [EngineStream(open_call, self.signs) for _ in range(STREAMS)]
+        self._streams = [EngineStream(model, open_call, self.signs) for _ in range(STREAMS)]
         self._turns = itertools.cycle(self._streams)
 
     async def __aenter__(self) -> "EngineClient":

@@ -38,7 +38,8 @@ class Signs:
 class EngineStream:
     """Between `start` and `close` the stream is kept open."""
 
-    def __init__(self, open_call: Callable[[], _Call], signs: Signs) -> None:
+    def __init__(self, model: str, open_call: Callable[[], _Call], signs: Signs) -> None:
+        self._model = model
         self._open_call = open_call
         self._signs = signs
         self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
@@ -70,7 +71,7 @@ class EngineStream:
     async def ask(
         self, request_id: str, request: bytes, stop: Callable[[], bytes]
     ) -> service_pb2.ModelInferResponse:
-        """Sends a request, and what `stop` gives if this call is cancelled.
+        """Sends a request, and what `stop` gives if this call ends without an answer.
 
         The stream must be open. Raises Unavailable, Overloaded or EngineFailed.
         """
@@ -81,7 +82,8 @@ class EngineStream:
         outgoing.put_nowait(request)
         try:
             return await answer
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Unavailable):
+            # The engine may still work on it, if it was another stream that was lost.
             outgoing.put_nowait(stop())  # on the same stream: it must not overtake the request
             raise
         finally:
@@ -117,7 +119,7 @@ class EngineStream:
             if self._closing:
                 return
             pause = _RECONNECT_S[0] if answered else min(2 * pause, _RECONNECT_S[1])
-            _log.warning("engine stream lost", reason=reason, retry_s=pause)
+            _log.warning("engine stream lost", model=self._model, reason=reason, retry_s=pause)
             await asyncio.sleep(pause)
 
     def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> bool:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from guard_bench.traffic import KINDS
 from tests.support.serving import guard
 
 
@@ -12,4 +13,11 @@ def test_the_smallest_shape_is_measured(tmp_path: Path) -> None:
     done = guard("bench", "engine", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    assert json.loads(report.read_text())["shape"] == "tiny"
+    found = json.loads(report.read_text())
+    assert list(found["points"]) == [kind.name for kind in KINDS]
+    for points in found["points"].values():
+        assert list(points) == ["1", "8", "32"]
+        assert all(point["rate"] > 0 and point["p50_s"] > 0 for point in points.values())
+    wanted = ("floor_tokens_per_s", "load_s", "rss_loaded_mib", "rss_full_mib")
+    assert all(found[name] for name in wanted)
+    assert found["shape"] == "tiny"

@@ -97,14 +97,16 @@ def test_no_alarming_sentence_is_written_with_two_verdicts() -> None:
     assert all(verdicts[one.text] == one.category for one in written())
 
 
-def test_training_never_sees_what_the_tiny_guard_is_judged_by() -> None:
+def test_nothing_that_the_tiny_guard_is_judged_by_is_of_our_own_writing_for_training() -> None:
     sets = list((ROOT / "build" / "guard_build" / "data").glob("*.jsonl"))
     if SHARED.is_dir():
         sets += (SHARED / "data" / "eval").glob("*.jsonl")
     judged = {
-        row["prompt"] if "prompt" in row else row["messages"][0]["content"]
+        text
         for path in sets
         for row in lines(path)
+        for text in (row.get("prompt"), *(turn["content"] for turn in row.get("messages", ())))
+        if text
     }
     assert len(judged) > 300
     known = {plain(text) for text in judged}

@@ -18,6 +18,7 @@ from guard_engine._scheduler import Scheduler
 from guard_engine._sequence import Chunk, Sequence
 
 BLOCKS = 12
+STEP_TOKENS = 40
 VOCAB = 50
 
 
@@ -75,7 +76,7 @@ class Blocks(RuleBasedStateMachine):
         super().__init__()
         self.model = HashModel()
         self.pool = BlockPool(BLOCKS, self.model.copy_tokens)
-        self.scheduler = Scheduler(self.pool, max_in_flight=4, step_tokens=40)
+        self.scheduler = Scheduler(self.pool, max_in_flight=4, step_tokens=STEP_TOKENS)
         self.asked = 0
         self.past: list[list[int]] = []  # prompts with their answers, for conversations that grow
 
@@ -117,6 +118,7 @@ class Blocks(RuleBasedStateMachine):
         chunks = self.scheduler.plan()
         assert bool(chunks) == bool(self.scheduler.running)
         assert bool(chunks) or not self.scheduler.waiting
+        assert sum(chunk.end - chunk.begin for chunk in chunks) <= STEP_TOKENS
         self._check_writes(chunks)
         for sequence in self.scheduler.commit(chunks, self.model.step(chunks)):
             answer = sequence.completion().output_ids
@@ -172,3 +174,51 @@ Blocks.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
 )
 TestBlocks = Blocks.TestCase
+
+
+class Turns:
+    """A scheduler with few places, and the order in which it admits."""
+
+    def __init__(self, places: int) -> None:
+        self._model = HashModel()
+        pool = BlockPool(BLOCKS, self._model.copy_tokens)
+        self._scheduler = Scheduler(pool, max_in_flight=places, step_tokens=STEP_TOKENS)
+        self.admitted: list[str] = []
+
+    def ask(self, name: str, ids: list[int], output: int = 1) -> None:
+        self._scheduler.add(Sequence(Request(name, ids, output)))
+
+    def step(self) -> list[str]:
+        """The requests that this step finished."""
+        chunks = self._scheduler.plan()
+        self.admitted += [
+            sequence.request.id
+            for sequence in self._scheduler.running
+            if sequence.request.id not in self.admitted
+        ]
+        finished = self._scheduler.commit(chunks, self._model.step(chunks))
+        return [sequence.request.id for sequence in finished]
+
+
+def test_unrelated_requests_are_admitted_by_arrival() -> None:
+    turns = Turns(places=2)
+    names = [f"r{n}" for n in range(9)]
+    for number, name in enumerate(names):
+        turns.ask(name, [number] * (1 + number * 7 % 40))
+    while len(turns.admitted) < len(names):
+        turns.step()
+    assert turns.admitted == names
+
+
+def test_the_first_in_line_is_overtaken_only_so_often() -> None:
+    turns = Turns(places=1)
+    known = list(range(2 * BLOCK_TOKENS + 1))
+    turns.ask("known", known)
+    while not turns.step():
+        pass
+    turns.ask("first", [7] * 20)
+    for number in range(4):
+        turns.ask(f"again {number}", known)
+    while len(turns.admitted) < 6:
+        turns.step()
+    assert turns.admitted == ["known", "again 0", "first", "again 1", "again 2", "again 3"]

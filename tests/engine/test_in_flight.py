@@ -3,9 +3,12 @@
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from guard_bench import machine
 from guard_engine import (
@@ -171,10 +174,15 @@ def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> Non
 def test_its_threads_may_run_on_any_core(engine: Engine) -> None:
     """OpenVINO pins them to cores otherwise, those of every engine on the machine to the same."""
     ask(engine, Request("r", prompt(0, 320), 1))
-    threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
-    assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {
-        frozenset(os.sched_getaffinity(0))
-    }
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1:
+        pytest.skip("one core: there is nothing to pin to")
+    pinned = []
+    for path in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # a thread that ended meanwhile
+            pinned.append(os.sched_getaffinity(int(path.name)) != allowed)
+    assert pinned
+    assert not any(pinned)
 
 
 def test_a_cancelled_request_leaves_at_once(engine: Engine, tiny: Tiny) -> None:
@@ -245,6 +253,23 @@ def test_close_fails_what_is_left(tiny: Tiny) -> None:
     engine.close()
 
 
+def test_a_prompt_that_shares_part_of_a_block_begins_behind_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    step = Runtime.step
+
+    def watched(runtime: Runtime, chunks: list[Chunk]) -> NDArray[np.float32]:
+        begun.extend(chunk.begin for chunk in chunks)
+        return step(runtime, chunks)
+
+    monkeypatch.setattr(Runtime, "step", watched)
+    shared = prompt(1, 41)  # a whole block and nine tokens of the next
+    ask(engine, Request("a", [*shared, *prompt(2, 9)], 1))
+    ask(engine, Request("b", [*shared, *prompt(3, 9)], 1))
+    assert begun == [0, 41]
+
+
 @pytest.mark.parametrize("place", ["_runtime.Runtime.step", "_scheduler.Scheduler.plan"])
 def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
     engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str
@@ -276,6 +301,7 @@ def test_an_engine_whose_steps_all_fail_gives_up(
     asked.submit(*(Request(f"r{n}", prompt(n, 40), 4) for n in range(5)))
     outcomes = asked.wait_for(*(f"r{n}" for n in range(5)))
     assert [type(outcome) for outcome in outcomes] == 3 * [StepFailed] + 2 * [EngineClosed]
+    assert str(outcomes[0]) == "The model failed: MemoryError"
     with pytest.raises(EngineClosed):
         engine.submit(Request("later", [1], 1), lambda outcome: None)
     engine.close()

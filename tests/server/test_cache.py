@@ -103,6 +103,23 @@ async def test_a_place_refused_to_the_first_one_is_not_refused_to_the_others() -
     assert [found.cached for found in await asyncio.gather(*others)] == [False, True, True]
 
 
+async def test_a_crowd_that_is_refused_a_place_asks_only_twice() -> None:
+    kept, full, asked = VerdictCache(2**20, 60), asyncio.Event(), 0
+
+    async def refused() -> Judged:
+        nonlocal asked
+        asked += 1
+        await full.wait()
+        raise Overloaded("The server is at its limit, much of it by you.", retry_after=1)
+
+    crowd = [asyncio.create_task(kept.get(b"key", refused)) for _ in range(2000)]
+    await asyncio.sleep(0)
+    full.set()
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Overloaded}
+    assert asked == 2
+
+
 async def test_scores_are_cached_apart(tiny_serve: TinyServe) -> None:
     async with tiny_serve(cache_mib=1) as (client, engine):
         engine.vocabulary = 20_000

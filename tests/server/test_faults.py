@@ -27,6 +27,7 @@ async def refused(client: Client) -> tuple[grpc.StatusCode, str]:
     ("text", "code", "kind"),
     [
         ("Executor failed process requestId 7 due to ...", Code.INTERNAL, "ENGINE_FAILED"),
+        ("The model failed: MemoryError", Code.INTERNAL, "ENGINE_FAILED"),
         ("Maximum queue size of 8 has been reached", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         ("Exceeds maximum queue size", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         ("Request for unknown model: 'x' is not found", Code.UNAVAILABLE, "UNAVAILABLE"),

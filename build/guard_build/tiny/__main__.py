@@ -15,6 +15,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from guard_build.tiny import RECORD
 from guard_build.tiny.checkpoint import (
     TEMPLATE_SOURCE,
     VOCAB_SIZE,
@@ -28,7 +29,7 @@ from guard_build.tiny.mixture import LONG, build_balanced, build_mixture, cut_me
 from guard_build.tiny.rows import Row, read_rows
 from guard_build.tiny.semantics import Meanings
 from guard_build.tiny.tokenizer import train_tokenizer
-from guard_build.tiny.train import RECORD, Recipe, train
+from guard_build.tiny.train import Recipe, train
 from guard_server.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.

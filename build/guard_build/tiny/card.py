@@ -16,9 +16,9 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 
+from guard_build.tiny import RECORD
 from guard_build.tiny.baseline import Baseline
 from guard_build.tiny.rows import Row, read_rows
-from guard_build.tiny.train import RECORD
 
 _TEMPLATE = Path(__file__).parent / "card.md.template"
 _READINGS = {"strict": 1, "loose": 2}  # Reading -> the first of the three scores that it sums

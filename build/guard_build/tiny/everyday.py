@@ -43,10 +43,11 @@ def contrast_prompts(rng: random.Random) -> list[Written]:
     """Alarming words in harmless and, where a family has such, in harmful sentences."""
     prompts = []
     for family in PHRASES["contrasts"]:
+        language, category = family["language"], family.get("category")
         for ask in family["asks"]:
-            prompts += [Written(ask.format(slot)) for slot in family["safe"]]
-            harmful, category = family.get("unsafe", ()), family.get("category")
-            prompts += [Written(ask.format(slot), "en", category) for slot in harmful]
+            prompts += [Written(ask.format(slot), language) for slot in family["safe"]]
+            harmful = family.get("unsafe", ())
+            prompts += [Written(ask.format(slot), language, category) for slot in harmful]
     rng.shuffle(prompts)
     return prompts
 

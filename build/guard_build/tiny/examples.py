@@ -33,6 +33,7 @@ def _disputable(
         [texts[i] for i in decided],
         [rows[i].group for i in decided],
         [labels[i] == "unsafe" for i in decided],
+        [not rows[i].held_out for i in decided],
         seed,
     )
     flags = [False] * len(labels)

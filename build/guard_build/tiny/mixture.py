@@ -82,7 +82,7 @@ def _joined(
         while sum(map(len, parts)) < room * 4 and len(parts) < 60:
             parts.append(rng.choice(some).messages[-1].content)
         message = Message("user", cut(rng.choice(("\n", "\n\n", " ")).join(parts), room))
-        made.append(Example((message,), label, some[0].unsafe))
+        made.append(Example((message,), label, some[0].unsafe, language="many"))
     return made
 
 

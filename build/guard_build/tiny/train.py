@@ -18,7 +18,6 @@ from guard_build.tiny.checkpoint import save_weights
 from guard_build.tiny.encode import IGNORED, ROWS, Encoded, batches, collate, group_by_length
 from guard_build.tiny.semantics import WIDTH
 
-RECORD = "training.json"  # what was run, beside the weights
 CHECK_EVERY = 300
 LOG_EVERY = 25
 # The loss is a sum over this nominal count, so each example weighs the same in a short batch.

@@ -37,17 +37,24 @@ def _fitted(
 
 
 def disputed(
-    texts: Sequence[str], groups: Sequence[str], unsafe: Sequence[bool], seed: int
+    texts: Sequence[str],
+    groups: Sequence[str],
+    unsafe: Sequence[bool],
+    usable: Sequence[bool],
+    seed: int,
 ) -> NDArray[np.bool_]:
-    """Where a lenient and a strict classifier part; rows of one group are never parted by a
-    fold, so neither has seen the row or its twin."""
-    matrix, target = _features(texts), np.asarray(unsafe)
+    """Where a lenient and a strict classifier part; only `usable` texts train them.
+
+    Rows of one group are never parted by a fold, so neither has seen the row or its twin.
+    """
+    matrix, target, trains = _features(texts), np.asarray(unsafe), np.asarray(usable)
     flags = np.zeros(len(texts), dtype=np.bool_)
     for train, test in GroupKFold(_FOLDS, shuffle=True, random_state=seed).split(
         matrix, target, groups
     ):
+        seen = train[trains[train]]
         lenient, strict = (
-            _fitted(matrix[train], target[train], seed, weights).predict(matrix[test])
+            _fitted(matrix[seen], target[seen], seed, weights).predict(matrix[test])
             for weights in ({False: HEAVY, True: 1.0}, {False: 1.0, True: HEAVY})
         )
         flags[test] = lenient != strict

@@ -107,12 +107,12 @@ class TritonPythonModel:
         while not self._closing.wait(period_s):
             if self._engine.ended:
                 os._exit(1)
-            self._gauges.show(self._engine.usage())
             for sender, request_id in list(self._live.items()):
                 if sender.done:  # refused by `submit`
                     self._live.pop(sender, None)
                 elif sender.abandoned():
                     self._engine.cancel(request_id)
+            self._gauges.show(self._engine.usage())
 
 
 class _Gauges:
@@ -138,10 +138,15 @@ class _Gauges:
         if usage == self._shown or (now := time.monotonic()) < self._next:
             return
         self._next = now + _GAUGES_S
-        self._by_type["scheduled"].set(usage.running)
-        self._by_type["waiting"].set(usage.waiting)
-        self._by_type["used"].set(usage.held_blocks)
-        self._by_type["free"].set(usage.cached_blocks + usage.free_blocks)  # cached may be taken
+        try:
+            self._by_type["scheduled"].set(usage.running)
+            self._by_type["waiting"].set(usage.waiting)
+            self._by_type["used"].set(usage.held_blocks)
+            # Cached blocks may be taken, too.
+            self._by_type["free"].set(usage.cached_blocks + usage.free_blocks)
+        except pb_utils.TritonModelException as error:  # requests matter more than figures
+            pb_utils.Logger.log_warn(f"The engine's gauges could not be set: {error}")
+            return
         self._shown = usage
 
     def close(self) -> None:
