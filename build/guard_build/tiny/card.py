@@ -23,6 +23,8 @@ from guard_build.tiny.rows import Row, read_rows
 _TEMPLATE = Path(__file__).parent / "card.md.template"
 _READINGS = {"strict": 1, "loose": 2}  # Reading -> the first of the three scores that it sums
 
+_REFUSAL_RATES = ("precision", "recall", "f1")
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -36,6 +38,14 @@ def _recall_at(unsafe: Flags, score: Floats, most: float) -> float:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
+
+
+def _interval(estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    return (
+        f"{_percent(estimate['value'])} ({_percent(estimate['low'])}-{_percent(estimate['high'])})"
+    )
 
 
 def _line(name: str, unsafe: Flags, called: Flags, score: Floats, most: float | None) -> str:
@@ -102,9 +112,7 @@ def _held_out_table(quality: Sequence[Mapping[str, Any]]) -> str:
         values = " | ".join(_percent(one[reading][name]["value"]) for reading, name in cells)
         lines.append(f"| {one['mode']}s | {one['texts']:,} | {values} |")
         if found := one["refusals"]:
-            rates = ", ".join(
-                f"{name} {_percent(found[name]['value'])}" for name in ("precision", "recall", "f1")
-            )
+            rates = ", ".join(f"{name} {_interval(found[name])}" for name in _REFUSAL_RATES)
             refusals = (
                 f"\n\nRefusal, of {found['texts']:,} replies labelled for it "
                 f"({found['refusing']:,} refuse): {rates}."
