@@ -25,6 +25,7 @@ from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
 from guard_cli.options import RUN, fail, slot_directory
 from guard_control.triton import Triton, TritonFailed
 from guard_server.errors import SlotInvalid
+from guard_server.manifest import Manifest
 
 _RUN = RUN / "bench" / "gateway"
 
@@ -51,12 +52,14 @@ def gateway(
     slot's own engine."""
     out, err = Console(), Console(stderr=True)
     _RUN.mkdir(parents=True, exist_ok=True)
-    directory = slot_directory(slot)
+    directory, parts = slot_directory(slot), parts or list(Part)
 
     try:
+        if Part.engine in parts:
+            Manifest.load(directory)  # a slot that is not there is known before minutes are spent
         with err.status("starting") as status:
             measuring = Bench(_RUN, _triton, seconds=seconds, rounds=rounds, progress=status.update)
-            for part in parts or list(Part):
+            for part in parts:
                 match part:
                     case Part.speed:
                         measuring.speed()

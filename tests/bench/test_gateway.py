@@ -41,6 +41,12 @@ def test_the_engine_is_asked_the_same_directly(blue: Path, tmp_path: Path) -> No
     }
 
 
+def test_a_slot_that_is_not_there_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    done = guard("bench", "gateway", "speed", "engine", "--slot", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+
+
 @pytest.mark.parametrize("options", [[], ["--stream", "--connections", "2"]])
 def test_every_status_is_read(served: Served, tmp_path: Path, options: list[str]) -> None:
     file = tmp_path / "conversations.jsonl"

@@ -177,6 +177,18 @@ async def test_a_cancelled_call_frees_its_place(tiny_serve: TinyServe, agree: Ag
         assert [asked.stop for asked in engine.asked] == [False, True, False]
 
 
+async def test_a_message_that_is_too_large_is_refused_and_its_connection_serves_on(
+    tiny_serve: TinyServe,
+) -> None:
+    async with tiny_serve() as (client, engine):
+        before = len(engine.asked)
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as refused:
+            await client.judge("word " * 2**20)
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert len(engine.asked) == before
+        assert await client.judge("Q")
+
+
 async def test_a_connection_grows_old_and_no_call_is_cut(tiny_serve: TinyServe) -> None:
     async with tiny_serve(max_connection_age_s=0.5) as (client, _):
         stream = client.stub.StreamModerate()
