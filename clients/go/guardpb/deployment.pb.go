@@ -1015,7 +1015,8 @@ type DeployRequest struct {
 	// Conversations to verify with, a file on the server's machine. Empty: the project's golden set.
 	Data string `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	// The agreement with the active slot that is enough. Not given: 0.99 for the same checkpoint; for
-	// another one F1 and false-positive rate on the data's labels decide.
+	// another one F1 and false-positive rate on the data's labels decide. Live requests that the shadow
+	// judges are held to it too, as far as their number tells.
 	MinAgreement *float64 `protobuf:"fixed64,3,opt,name=min_agreement,json=minAgreement,proto3,oneof" json:"min_agreement,omitempty"`
 	// Conversations verified at once. 0: 2, so that live traffic keeps its latency.
 	VerifyInFlight uint32 `protobuf:"varint,4,opt,name=verify_in_flight,json=verifyInFlight,proto3" json:"verify_in_flight,omitempty"`

@@ -604,7 +604,8 @@ class DeployRequest(_message.Message):
     """Conversations to verify with, a file on the server's machine. Empty: the project's golden set."""
     min_agreement: _builtins.float
     """The agreement with the active slot that is enough. Not given: 0.99 for the same checkpoint; for
-    another one F1 and false-positive rate on the data's labels decide.
+    another one F1 and false-positive rate on the data's labels decide. Live requests that the shadow
+    judges are held to it too, as far as their number tells.
     """
     verify_in_flight: _builtins.int
     """Conversations verified at once. 0: 2, so that live traffic keeps its latency."""
