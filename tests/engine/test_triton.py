@@ -176,9 +176,10 @@ def test_triton_tells_how_full_the_engine_is(triton: Triton, stream: Stream) -> 
         found = re.findall(r'^nv_trt_llm_\w+{.*_type="(\w+)".*} (\S+)$', text, re.MULTILINE)
         return {kind: float(value) for kind, value in found}
 
-    fill(stream, 400)
+    requests = 1000  # they outlast the second between two of the engine's reports
+    fill(stream, requests)
     until(lambda: min(told()[kind] for kind in ("scheduled", "waiting", "used")) > 0)
-    for _ in range(400):
+    for _ in range(requests):
         stream.receive()
     until(lambda: not any(told()[kind] for kind in ("scheduled", "waiting", "used")))
     assert told()["free"] == told()["max"] > 0
