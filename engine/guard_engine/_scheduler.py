@@ -42,7 +42,7 @@ class Scheduler:
             if sequence.awaits(self._pool, coming):
                 continue  # another request in flight computes what both begin with
             if not sequence.admit(self._pool):
-                if sequence.follows(self._pool):
+                if sequence is not self.waiting[0] and sequence.follows(self._pool):
                     continue  # it has no turn of its own yet
                 break  # nobody else overtakes: a large request would wait for ever
             self._overtaken = self._overtaken + 1 if sequence is not self.waiting[0] else 0

@@ -222,3 +222,20 @@ def test_the_first_in_line_is_overtaken_only_so_often() -> None:
     while len(turns.admitted) < 6:
         turns.step()
     assert turns.admitted == ["known", "again 0", "first", "again 1", "again 2", "again 3"]
+
+
+def test_a_large_request_that_follows_on_cached_blocks_is_not_passed_over_for_ever() -> None:
+    turns = Turns(places=4)
+    known = list(range(2 * BLOCK_TOKENS + 1))
+    turns.ask("known", known)
+    while not turns.step():
+        pass
+    turns.ask("runs", [7] * 20, output=150)  # six blocks
+    turns.step()
+    turns.ask("large", known, output=250)  # ten of twelve
+    small = [f"small {number}" for number in range(5)]
+    for number, name in enumerate(small):
+        turns.ask(name, [10 + number] * 5)
+    while len(turns.admitted) < 8:
+        turns.step()
+    assert turns.admitted == ["known", "runs", "large", *small]
