@@ -82,12 +82,9 @@ class EngineStream:
         outgoing.put_nowait(request)
         try:
             return await answer
-        except (asyncio.CancelledError, Unavailable):
-            # The engine may still work on it, if it was another stream that was lost.
-            outgoing.put_nowait(stop())  # on the same stream: it must not overtake the request
-            raise
         finally:
-            self._waiting.pop(request_id, None)
+            if self._waiting.pop(request_id, None) is not None:  # the engine still works on it
+                outgoing.put_nowait(stop())  # on the same stream: it must not overtake the request
 
     def fail_in_flight(self) -> None:
         """Ends every request in flight with Unavailable."""
@@ -124,7 +121,7 @@ class EngineStream:
 
     def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> bool:
         """Gives an answer to whoever waits for it; False if it is an error."""
-        answer = self._waiting.get(response.infer_response.id)
+        answer = self._waiting.pop(response.infer_response.id, None)
         if response.error_message:
             error = _error(response.error_message)
             if isinstance(error, Unavailable):
