@@ -70,6 +70,15 @@ def calibration(positive: Flags, score: Floats) -> Measure:
     return measure
 
 
+def share(flags: Flags) -> Measure:
+    """The share of rows that are flagged."""
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        return {"share": _ratio(weights @ flags.astype(np.float64), weights.sum(axis=1))}
+
+    return measure
+
+
 def together(*measures: Measure) -> Measure:
     """All of them as one, so that each resample is drawn once."""
 

@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict
 from guard_eval.answers import Answer
 from guard_eval.bootstrap import Estimate, estimates
 from guard_eval.data import Item, Mode
-from guard_eval.metrics import Flags, Floats, Measure, calibration, ranking, rates, together
+from guard_eval.metrics import (
+    Flags,
+    Floats,
+    Measure,
+    calibration,
+    ranking,
+    rates,
+    share,
+    together,
+)
 from guard_server.verdict import CATEGORIES, NO_CATEGORY, SEVERITIES
 
 ALL = "all sets"
@@ -60,7 +69,7 @@ class Confusion(_Figures):
     counts: tuple[tuple[int, ...], ...]
     harmful: int
     """Texts with a labelled category."""
-    agreement: float
+    agreement: Estimate
     """The share of them with that category, or one of them, in the verdict."""
 
 
@@ -74,7 +83,7 @@ class Quality(_Figures):
     verdicts: dict[str, int]
     without_verdict: dict[str, int]
     """By reason. They are among the wrong ones of every figure but calibration."""
-    agreement: float | None
+    agreement: Estimate | None
     """The share of verdicts that strict and loose read the same: those not Controversial."""
     scored: int
     strict: Reading | None
@@ -86,8 +95,8 @@ class Quality(_Figures):
 def quality(name: str, mode: Mode, judged: Sequence[Judged]) -> Quality:
     """Figures of texts of one mode; `judged` is not empty."""
     labels = Counter(item.severity for item, _ in judged if item.severity)
-    verdicts = Counter(answer.severity for _, answer in judged if answer.severity)
-    total = verdicts.total()
+    written = [answer.severity for _, answer in judged if answer.severity]
+    verdicts = Counter(written)
     return Quality(
         set=name,
         mode=mode,
@@ -95,7 +104,7 @@ def quality(name: str, mode: Mode, judged: Sequence[Judged]) -> Quality:
         labels={word: labels[word] for word in SEVERITIES},
         verdicts={word: verdicts[word] for word in SEVERITIES},
         without_verdict=dict(Counter(answer.error for _, answer in judged if answer.error)),
-        agreement=1 - verdicts["Controversial"] / total if total else None,
+        agreement=_share([word != "Controversial" for word in written]),
         scored=sum(answer.scores is not None for _, answer in judged),
         strict=_reading(judged, "strict"),
         loose=_reading(judged, "loose"),
@@ -162,21 +171,27 @@ def _refusals(judged: Sequence[Judged]) -> Refusals | None:
     )
 
 
+def _share(flags: Sequence[bool]) -> Estimate | None:
+    return estimates(share(np.array(flags)), len(flags))["share"] if flags else None
+
+
 def _confusion(judged: Sequence[Judged]) -> Confusion | None:
-    counts: Counter[tuple[str, str]] = Counter()
-    for item, answer in judged:
-        if item.categories or item.severity == "Safe":
-            counts[_place(item.categories, answer)] += 1
-    labelled, columns = (*CATEGORIES, NO_CATEGORY), (*CATEGORIES, NO_CATEGORY, NO_VERDICT)
-    harmful = sum(n for (label, _), n in counts.items() if label != NO_CATEGORY)
-    if not harmful:
+    places = [
+        _place(item.categories, answer)
+        for item, answer in judged
+        if item.categories or item.severity == "Safe"
+    ]
+    agreement = _share([label == found for label, found in places if label != NO_CATEGORY])
+    if agreement is None:
         return None
+    counts = Counter(places)
+    labelled, columns = (*CATEGORIES, NO_CATEGORY), (*CATEGORIES, NO_CATEGORY, NO_VERDICT)
     return Confusion(
         labelled=labelled,
         judged=columns,
         counts=tuple(tuple(counts[row, column] for column in columns) for row in labelled),
-        harmful=harmful,
-        agreement=sum(counts[name, name] for name in CATEGORIES) / harmful,
+        harmful=sum(label != NO_CATEGORY for label, _ in places),
+        agreement=agreement,
     )
 
 

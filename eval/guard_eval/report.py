@@ -81,10 +81,10 @@ class Report(BaseModel):
                 yield _refusal_grid(found)
             # Of all sets together, which come last.
             if found and (confusion := found[-1].categories):
-                share = percent(confusion.agreement)
+                share = interval(confusion.agreement)
                 yield _category_grid(
                     f"{_TITLES[mode]}: labelled (rows) and judged categories; of "
-                    f"{confusion.harmful:,} harmful texts {share}% with a labelled one",
+                    f"{confusion.harmful:,} harmful texts {share} percent have a labelled one",
                     confusion,
                 )
 
@@ -140,7 +140,7 @@ def _verdict_grid(title: str, found: Sequence[Quality]) -> Grid:
                 one.set,
                 *(f"{one.verdicts[word]:,}" for word in SEVERITIES),
                 ", ".join(f"{n:,} {name}" for name, n in one.without_verdict.items()) or "0",
-                percent(one.agreement),
+                interval(one.agreement),
                 f"{one.scored:,}",
             )
             for one in found

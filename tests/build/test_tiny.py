@@ -3,20 +3,31 @@
 import gzip
 import json
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from guard_build.tiny import weak
 from guard_build.tiny.everyday import Written, contrast_prompts, everyday_prompts
+from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label, every_verdict
+from guard_build.tiny.mixture import build_balanced, build_mixture
 from guard_build.tiny.refusals import looks_like_refusal, written_refusals
 from guard_build.tiny.rows import one_category, read_rows
 from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
-from guard_server.verdict import CATEGORIES, parse
+from guard_server.prompt import Message
+from guard_server.verdict import CATEGORIES, SEVERITIES, parse
 from tests.support.shared import SHARED, lines
 
 ROOT = Path(__file__).parents[2]
+
+
+# Alarming, harmless, and as often the one as the other.
+KINDS = {"steal the car": 1, "bake the bread": 0, "open the lock": None}
 
 
 def write(path: Path, *rows: Mapping[str, object]) -> Path:
@@ -75,6 +86,66 @@ def test_what_the_data_does_not_vouch_for_is_left_out_of_the_loss() -> None:
 )
 def test_refusals_are_known_by_their_opening(reply: str, refuses: bool) -> None:
     assert looks_like_refusal(reply, "safe") is refuses
+
+
+def disputable() -> tuple[list[str], list[bool]]:
+    texts = [f"{kind} of my neighbour {n % 3}" for kind in KINDS for n in range(60)]
+    unsafe = [bool(n % 2 if one is None else one) for one in KINDS.values() for n in range(60)]
+    return texts, unsafe
+
+
+def test_what_is_as_often_safe_as_unsafe_is_disputed() -> None:
+    texts, unsafe = disputable()
+    groups = [str(n) for n in range(len(texts))]
+    flags = weak.disputed(texts, groups, unsafe, [True] * len(texts), seed=0)
+    of_kind = dict(zip(KINDS, np.split(flags, 3), strict=True))
+    assert of_kind["open the lock"].mean() > 0.5
+    assert not of_kind["steal the car"].any()
+    assert not of_kind["bake the bread"].any()
+
+
+def test_neither_a_rows_own_label_nor_one_that_is_held_out_decides_whether_it_is_disputed() -> None:
+    texts, unsafe = disputable()
+    # The last ten have one prompt, and words of their own; the first ten are held out.
+    texts[-10:] = ["sing a quiet song"] * 10
+    groups = [*map(str, range(170)), *["song"] * 10]
+    usable = [n >= 10 for n in range(180)]
+    other = [not label if n < 10 or n >= 170 else label for n, label in enumerate(unsafe)]
+    flags, others = (weak.disputed(texts, groups, given, usable, 0) for given in (unsafe, other))
+    assert flags[170:].tolist() == others[170:].tolist()
+    usable[170:] = [False] * 10
+    flags, others = (weak.disputed(texts, groups, given, usable, 0) for given in (unsafe, other))
+    assert flags.tolist() == others.tolist()
+
+
+@pytest.mark.parametrize("build", [build_mixture, build_balanced])
+def test_messages_are_cut_and_one_in_twenty_later(
+    build: Callable[[list[Example], Callable[[str, int], str], int], list[Example]],
+) -> None:
+    labels = [Label("Safe"), *(Label(s, c) for s in SEVERITIES[1:] for c in CATEGORIES)]
+    text = " ".join(["aaa"] * 1000)
+    long = [
+        Example(messages, replace(label, refusal=refusal), label.category is not None)
+        for label in labels
+        for refusal, messages in (
+            (None, (Message("user", text),)),
+            (False, (Message("user", text), Message("assistant", text))),
+        )
+        for _ in range(20)
+    ]
+    mixed = build(long, lambda text, limit: " ".join(text.split()[:limit]), 0)
+    assert mixed == build(long, lambda text, limit: " ".join(text.split()[:limit]), 0)
+    lengths = Counter(
+        max(len(m.content.split()) for m in example.messages)
+        for example in mixed
+        if example.language == "en" and "aaa" in example.messages[0].content
+    )
+    assert set(lengths) == {256, 640}
+    assert 0.02 < lengths[640] / lengths.total() < 0.08
+    joined = [e for e in mixed if e.language == "many" and e.messages[-1].content.startswith("aaa")]
+    assert {len(e.messages) for e in joined} == {1}
+    assert max(len(e.messages[0].content.split()) for e in joined) > 1500
+    assert {e.label for e in joined} <= set(labels)
 
 
 def written() -> list[Written]:

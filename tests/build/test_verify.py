@@ -259,7 +259,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid, match="holds no conversations"):
         load_items(path)
     path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD))
-    with pytest.raises(DataInvalid, match="stands twice"):
+    with pytest.raises(DataInvalid, match=r"line 2: the id .* stands twice"):
         load_items(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataInvalid, match="UTF-8"):

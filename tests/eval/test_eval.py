@@ -1,6 +1,7 @@
 """`guard eval` against a running tiny guard: its figures, its files, and going on after a stop."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from tests.support.serving import GUARD, Served, guard
 from tests.support.shared import SHARED, lines, needs_shared
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}
+RATES = ("precision", "recall", "f1")
 PLOTS = {"precision_recall.png", "calibration.png", "confusion.png"}
 
 
@@ -54,6 +56,10 @@ def test_figures_equal_an_independent_computation(
                 expected = by_sklearn(sets[one["set"]], out, one["mode"], reading)
                 assert values(one[reading]) == pytest.approx(expected, abs=1e-9)
                 seen.add((one["set"], one["mode"]))
+            verdicts = one["verdicts"]
+            read_alike = 1 - verdicts["Controversial"] / sum(verdicts.values())
+            assert one["agreement"]["value"] == pytest.approx(read_alike)
+            assert one["agreement"]["low"] <= read_alike <= one["agreement"]["high"]
     assert seen == {("asked", "prompt"), ("xstest", "prompt"), ("xstest", "response")}
 
 
@@ -61,8 +67,8 @@ def test_figures_equal_an_independent_computation(
 def test_figures_of_public_sets_equal_an_independent_computation(
     served: Served, tmp_path: Path
 ) -> None:
-    names = ("harmbench", "jailbreakbench", "xstest")
-    sets = [SHARED / "data" / "eval" / f"{name}_prompt.jsonl" for name in names]
+    sets = sorted((SHARED / "data" / "eval").glob("*.jsonl"))
+    assert len(sets) == 4
     done = run(served, tmp_path, *sets)
     assert done.returncode == 0, done.stderr
     *each, together = report(tmp_path)["quality"]
@@ -84,7 +90,7 @@ def test_refusals_and_categories_are_counted(evaluated: tuple[Path, str], own: l
     expected = precision_recall_fscore_support(labelled, judged, average="binary")[:3]
     refusals = quality["xstest", "response"]["refusals"]
     assert (refusals["texts"], refusals["refusing"]) == (6, 2)
-    assert [refusals[name]["value"] for name in ("precision", "recall", "f1")] == list(expected)
+    assert [refusals[name]["value"] for name in RATES] == list(expected)
 
     confusion = quality["all sets", "prompt"]["categories"]
     counts = {
@@ -100,7 +106,7 @@ def test_refusals_and_categories_are_counted(evaluated: tuple[Path, str], own: l
         for name in ("unsafe-0", "unsafe-1", "unsafe-5")
     )
     assert counts["Violent", "Violent"] == hits
-    assert confusion["agreement"] == pytest.approx(hits / 3)
+    assert confusion["agreement"]["value"] == pytest.approx(hits / 3)
 
 
 async def test_verdicts_are_those_that_the_service_gives(
@@ -146,6 +152,13 @@ def test_the_papers_tables_stand_beside_it(evaluated: tuple[Path, str]) -> None:
         rows = [line for line in text.splitlines() if "this run, strict" in line]
         assert f"{100 * response['strict']['f1']['value']:.1f}" in rows[1]
         assert "-" in rows[0].split()  # none of the sets is a prompt benchmark of Table 2
+        [refusals] = [
+            line
+            for line in text.splitlines()
+            if "this run" in line and not ("strict" in line or "loose" in line)
+        ]
+        shown = [f"{100 * response['refusals'][name]['value']:.1f}" for name in RATES]
+        assert [cell for cell in refusals.replace("|", " ").split() if cell in shown] == shown
 
 
 def test_no_content_is_in_any_file(evaluated: tuple[Path, str], own: list[Path]) -> None:
@@ -194,6 +207,17 @@ def test_ctrl_c_keeps_the_answers(served: Served, own: list[Path], tmp_path: Pat
     kept = len(answers.read_bytes().splitlines())
     assert run(served, tmp_path, own[0]).returncode == 0
     assert report(tmp_path)["conversations_asked"] == 16 - kept
+
+
+def test_a_terminal_shows_how_far_it_is(
+    served: Served, own: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = run(served, tmp_path, own[1], "--rate", "20")
+    counts = [int(n) for n in re.findall(r"Judging.*?(\d+)/12", done.stderr)]
+    assert counts == sorted(counts)
+    assert any(0 < count < 12 for count in counts)
+    assert counts[-1] == 12
 
 
 def test_the_rate_is_bounded(served: Served, own: list[Path], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@
 Only `id` and `messages` are required. The last message is the one judged.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -78,11 +77,15 @@ def load_items(path: Path) -> tuple[Item, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataInvalid(f"{path} can't be read as UTF-8 text: {error}.") from None
     numbered = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    items = [_item(path, number, line) for number, line in numbered]
-    if not items:
+    if not numbered:
         raise DataInvalid(f"{path} holds no conversations.")
-    _check_ids(path, items)
-    return tuple(items)
+    items: dict[str, Item] = {}
+    for number, line in numbered:
+        item = _item(path, number, line)
+        if item.id in items:
+            raise DataInvalid(f"{path}, line {number}: the id {item.id!r} stands twice.")
+        items[item.id] = item
+    return tuple(items.values())
 
 
 def _item(path: Path, number: int, line: str) -> Item:
@@ -95,11 +98,3 @@ def _item(path: Path, number: int, line: str) -> Item:
             f"{path}, line {number}: {f'{where}: ' if where else ''}{first['msg']}. "
             'A line looks like {"id": "1", "messages": [{"role": "user", "content": "..."}]}.'
         ) from None
-
-
-def _check_ids(path: Path, items: Sequence[Item]) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise DataInvalid(f"{path}: the id {item.id!r} stands twice.")
-        seen.add(item.id)
