@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2
 
 from guard_build import BuildFailed, build_slot
-from guard_build.tensorrt_llm import EngineBuild, Format, KvCache, build_engine, plan, recipe
-from guard_build.tensorrt_llm import flags as table
+from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
 from guard_build.verify import load_items
 from guard_server.machine import Machine
@@ -28,8 +25,6 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.shared import SHARED, needs_shared
 from tests.support.slots import TINY
 from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build
-
-CONFIG_FACTS = SHARED / "reference" / "trtllm" / "trtllm_1.2.1_config_facts.json"
 
 
 @pytest.fixture
@@ -194,67 +189,6 @@ def test_what_is_not_what_was_asked_for(
     assert not build.slot.exists()
     fake.faults()
     run(build, fake)  # nothing of it was kept
-
-
-@pytest.mark.parametrize(
-    ("kind", "kv_cache", "reason"),
-    [
-        (Format.FP8, KvCache.INT8, "does not work on an INT8 KV cache"),
-        (Format.FP8, KvCache.BF16, "its attention runs in FP8"),
-        (Format.W8A8, KvCache.FP8, "only beside FP8 weights"),
-        (Format.W8A16, KvCache.FP8, "only beside FP8 weights"),
-        (Format.BF16, KvCache.INT8, "does not work on an INT8 KV cache"),
-    ],
-)
-def test_a_pair_that_loses_block_reuse(kind: Format, kv_cache: KvCache, reason: str) -> None:
-    with pytest.raises(BuildFailed, match=reason):
-        recipe(kind, kv_cache)
-    fitting = recipe(kind).kv_cache
-    assert recipe(kind, fitting) == recipe(kind)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--use_paged_contxt_fmha", "enable"], "has no flag --use_paged_contxt_fmha"),
-        (["use_paged_context_fmha", "enable"], "has no flag use_paged"),
-        (["--use_paged_context_fmha", "true"], "takes one of enable, disable; not true"),
-        (["--max_draft_len", "many"], "takes a whole number"),
-        (["--max_draft_len"], "lacks its value"),
-        (["--multiple_profiles", "enable", "--opt_num_tokens", "8"], "conflicts"),
-        (["--max_draft_len", "8", "--gather_context_logits"], "conflicts"),
-    ],
-)
-def test_a_flag_that_the_tool_does_not_have(arguments: list[str], text: str) -> None:
-    with pytest.raises(BuildFailed, match=text):
-        table.check("trtllm-build", arguments)
-
-
-@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
-def test_no_made_up_flag_passes(name: str) -> None:
-    known = json.loads(Path(table.__file__).with_name("flags_1_2_1.json").read_text())
-    if name not in known["quantize.py"]:
-        with pytest.raises(BuildFailed):
-            table.check("quantize.py", [f"--{name}", "1"])
-
-
-@needs_shared
-def test_the_table_agrees_with_what_is_known_of_1_2_1() -> None:
-    facts = json.loads(CONFIG_FACTS.read_text())
-    by_class = {name.split("(")[0]: value for name, value in facts.items()}
-    fields = {**by_class["BuildConfig"], **by_class["PluginConfig"]}
-    ours = json.loads(Path(table.__file__).with_name("flags_1_2_1.json").read_text())
-    tool_only = {
-        *("checkpoint_dir", "output_dir", "log_level", "workers", "logits_dtype"),
-        *("gather_all_token_logits", "fast_build", "strip_plan"),
-    }
-    assert set(ours["trtllm-build"]) - tool_only <= set(fields)
-    for name, kind in ours["trtllm-build"].items():
-        default = fields.get(name)
-        if isinstance(default, bool):
-            assert kind in ("switch", ["enable", "disable"]), name
-        elif isinstance(default, int):
-            assert kind == "int", name
 
 
 def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_path: Path) -> None:
