@@ -27,7 +27,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
 
-.PHONY: help serve demo test lint format proto proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients
 	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
 	@$(BIN)/python proto/api_docs.py $(CONTRACT) $(OUT)/docs/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
+
+schemas: $(VENV)/.dev ## Write the JSON schemas of manifests and of traffic.json anew
+	@$(BIN)/python -c "import json, guard_server.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/manifest.schema.json
+	@$(BIN)/python -c "import json, guard_server.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > deploy/traffic.schema.json
 
 proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
 	@rm -rf .run/generated && mkdir -p .run/generated/proto
@@ -124,10 +128,10 @@ soak: $(SLOT) ## 100,000 calls with random deadlines and cancels, then look for 
 bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
 	@$(BIN)/guard bench swap --json docs/swaps.json
 
-soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory flat
+soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory bounded
 	@$(BIN)/python -m guard_bench.soak
 
-clean: ## Remove everything that make made
+clean: ## Remove what make made here: environments, results, downloaded checkpoints, blue and green
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt

@@ -1,7 +1,11 @@
 """The containers' files: linted, and safe by default. Docker itself is not needed."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ from ruamel.yaml import YAML
 
 from guard_server import probe
 from guard_server.manifest import Manifest
+from guard_server.settings import Settings
+from guard_server.traffic import Traffic
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
@@ -32,6 +38,71 @@ def test_hadolint_finds_nothing(name: str) -> None:
 def test_hadolint_would_find_something(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM debian\nRUN sudo apt-get install curl\n")
     assert run(str(BIN / "hadolint"), str(tmp_path / "Dockerfile")).returncode == 1
+
+
+def copied(name: str, folder: Path) -> Path:
+    """What an image has of the project, by its Dockerfile's COPY lines."""
+    lines = re.findall(r"^COPY (?!--)(.+) (\S+)$", (PROJECT / name).read_text(), re.MULTILINE)
+    for sources, place in lines:
+        for source in sources.split():
+            target = folder / place / (source if place == "./" else "")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (PROJECT / source).is_dir() else shutil.copy
+            copy(PROJECT / source, target)
+    return folder
+
+
+# The dependencies without what .pth files add: this checkout's own packages.
+_ALONE = "import sys; sys.path += sys.argv[1:]; import {0}; print({0}.__file__)"
+
+
+def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
+    image = copied("build/Dockerfile", tmp_path)
+    packages = [str(path) for path in image.iterdir() if path.is_dir()]
+    alone = [sys.executable, "-S", "-c", _ALONE.format("guard_cli.main")]
+    done = run(*alone, *packages, sysconfig.get_path("purelib"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(image))
+
+
+def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> None:
+    image, site = copied("deploy/Dockerfile.gateway", tmp_path / "image"), tmp_path / "site"
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = run(sys.executable, *install, "--target", str(site), str(image))
+    assert done.returncode == 0, done.stderr
+    assert [path.name.partition("-")[0] for path in site.glob("*.dist-info")] == [
+        "qwen3guard_server"
+    ]
+    alone = [sys.executable, "-S", "-c", _ALONE.format("guard_server.server")]
+    done = run(*alone, str(site), sysconfig.get_path("purelib"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site))
+
+
+def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = YAML(typ="safe")
+    [gateway, _] = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "gateway.yaml")
+    [container] = gateway["spec"]["template"]["spec"]["containers"]
+    kubernetes = {each["name"]: each["value"] for each in container["env"]}
+    compose = yaml.load(COMPOSE)["x-gateway"]["environment"]
+    of_image = re.findall(r"(GUARD_\w+)=(\S+)", (PROJECT / "deploy/Dockerfile.gateway").read_text())
+    for environment in (kubernetes, compose):
+        with monkeypatch.context() as patch:
+            for name, value in (*of_image, *environment.items()):
+                patch.setenv(name, value)
+            assert Settings().host == "0.0.0.0"
+    traffic = Traffic.model_validate_json(
+        (PROJECT / "deploy" / "kubernetes" / "traffic.json").read_bytes()
+    )
+    services = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "triton.yaml")
+    running = {each["metadata"]["name"] for each in services if each["kind"] == "Service"}
+    assert {slot.triton.partition(":")[0] for slot in traffic.slots.values()} <= running
+
+
+def test_every_setting_is_documented() -> None:
+    page = (PROJECT / "docs" / "gateway.md").read_text()
+    documented = set(re.findall(r"`GUARD_(\w+)`", page))
+    assert documented == {name.upper() for name in Settings.model_fields}
 
 
 def lint_compose(path: Path) -> subprocess.CompletedProcess[str]:
@@ -75,8 +146,8 @@ def test_make_targets(target: str) -> None:
 
 
 def test_the_manifests_schema_is_the_one_that_is_published() -> None:
-    path = PROJECT / "docs" / "manifest.schema.json"
-    assert path.read_text() == Manifest.schema_text()
+    published = json.loads((PROJECT / "docs" / "manifest.schema.json").read_bytes())
+    assert published == Manifest.model_json_schema()
 
 
 def test_the_probe(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

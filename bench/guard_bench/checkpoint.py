@@ -1,7 +1,7 @@
 """Checkpoints of the true shapes with random weights: as fast as the real ones, but no download."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 _CHUNK = 1 << 24  # values made at a time
 
 
-def write_checkpoint(
-    shape: str, directory: Path, progress: Callable[[int, int], None] = lambda done, total: None
-) -> None:
-    """Writes config.json and model.safetensors, bfloat16, into `directory`; always the same.
-
-    `progress(done, total)` counts values.
-    """
+def write_checkpoint(shape: str, directory: Path) -> None:
+    """Writes config.json and model.safetensors, bfloat16, into `directory`; always the same."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(SHAPES[shape], indent=2))
     header: dict[str, Any] = {}
@@ -62,7 +57,6 @@ def write_checkpoint(
     random = np.random.default_rng(0)
     with (directory / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        done = 0
         for _name, size in _tensors(SHAPES[shape]):
             left = int(np.prod(size))
             while left:
@@ -73,8 +67,6 @@ def write_checkpoint(
                 bits = values.astype(np.float32).view(np.uint32) >> 16
                 file.write(bits.astype("<u2").tobytes())
                 left -= count
-                done += count
-                progress(done, end // 2)
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:

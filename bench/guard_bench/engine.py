@@ -72,6 +72,7 @@ class Report:
         return self.points[SAFE.name][IN_FLIGHT[-1]].rate / self.floor
 
     def save(self, path: Path) -> None:
+        """Writes JSON, with the floor, the ratio to it and every point's rate too."""
         document = asdict(self) | {"floor": self.floor, "ratio_to_floor": self.ratio_to_floor}
         for samples in document["points"].values():
             for sample in samples.values():

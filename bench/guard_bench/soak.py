@@ -1,4 +1,4 @@
-"""Mixed requests with random cancellations: every block comes back, and memory stays flat.
+"""Mixed requests with random cancellations: every block comes back, and memory stays bounded.
 
 python -m guard_bench.soak --requests 50000
 """

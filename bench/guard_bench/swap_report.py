@@ -89,6 +89,8 @@ class Kill:
 
 @dataclass
 class Report:
+    """All that one run found. Rates are calls a second, latencies from when a call was due."""
+
     plan: Plan
     machine: dict[str, str | int]
     capacity: float = 0.0
@@ -158,6 +160,7 @@ class Report:
         self.p99_before_ms, self.p99_during_ms = _p99_ms(before), _p99_ms(during)
 
     def save(self, path: Path) -> None:
+        """Writes JSON, with `lost` and `ratio` too."""
         found = asdict(self) | {"lost": self.lost, "ratio": self.ratio}
         path.write_text(json.dumps(found, indent=2, default=str) + "\n")
 

@@ -181,7 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=20, help="for each point of a round, at least"
     )
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
         "--quiet", type=float, default=0.1, help="others' share of the CPU that is no disturbance"
     )

@@ -23,6 +23,8 @@ _STEP_TOKENS = 2048
 
 
 class Vllm:
+    """One engine for all tasks: what it has cached of the prefix stays."""
+
     def __init__(self, workload: Workload) -> None:
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(

@@ -57,6 +57,7 @@ class Workload:
         return cls(**{**raw, "checkpoint": Path(raw["checkpoint"])})
 
     def save(self, path: Path) -> None:
+        """Writes JSON, which `load` reads in each engine's process."""
         path.write_text(json.dumps({**asdict(self), "checkpoint": str(self.checkpoint)}))
 
     def prompts(self, first: int) -> Iterator[list[int]]:

@@ -12,9 +12,10 @@ from guard_server import manifest as m
 
 def triton_model_name(slot: Path) -> str:
     """Raises BuildFailed for a slot that no Triton model can be named after."""
-    if not re.fullmatch(r"[a-z0-9_]+", slot.name):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,62}", slot.name):
         raise BuildFailed(
-            f"{slot.name!r} can't name a slot: use lower-case letters, digits and underscores."
+            f"{slot.name!r} can't name a slot: use at most 63 lower-case letters, digits and "
+            "underscores, and no underscore first."
         )
     return f"guard_{slot.name}"
 

@@ -22,6 +22,8 @@ class ConversationUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """Unchecked, and perhaps without any message: the server says what is wrong with it."""
+
     messages: tuple[types_pb2.Message, ...]
 
     @property
@@ -31,6 +33,7 @@ class Conversation:
 
 
 def of_text(prompt: str, response: str | None = None) -> Conversation:
+    """With a `response`, that is judged and not the prompt."""
     messages = [types_pb2.Message(role=types_pb2.ROLE_USER, content=prompt)]
     if response is not None:
         messages.append(types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=response))

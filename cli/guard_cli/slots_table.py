@@ -54,6 +54,7 @@ def _shadow_cell(slot: pb.SlotInfo) -> str:
         lines.append(f"{found.agreed} of {found.compared} agree")
         differ = {pair: n for pair, n in found.severities.items() if len(set(pair.split("/"))) > 1}
         lines += [f"{n} {pair}" for pair, n in sorted(differ.items())]
+        lines.append(f"p99 {_ms(found.p99)}, callers' {_ms(found.p99_of_answers)}")
     if found.dropped or found.failed:
         lines.append(f"{found.dropped} dropped, {found.failed} failed")
     return "\n".join(lines) or "-"

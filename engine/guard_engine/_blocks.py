@@ -37,6 +37,8 @@ class _Content:
 
 
 class BlockPool:
+    """Blocks are numbers from 0; what they hold lies in the runtime. One thread changes it."""
+
     def __init__(self, blocks: int, copy: Callable[[int, int, int], None]) -> None:
         """`copy(source, target, tokens)` copies the first tokens of one block into another."""
         self.blocks = blocks
@@ -60,6 +62,7 @@ class BlockPool:
         return self.available - len(self._fresh)
 
     def settle(self) -> None:
+        """Lets `settled` count what has come to the cache so far."""
         self._fresh.clear()
 
     @property

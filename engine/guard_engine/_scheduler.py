@@ -22,6 +22,7 @@ class Scheduler:
         self._overtaken = 0  # how often the first that waits was
 
     def add(self, sequence: Sequence) -> None:
+        """The pool must be large enough for it alone: else it would keep all behind it waiting."""
         self.waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:

@@ -101,6 +101,7 @@ class Sequence:
         self._publish(pool)
 
     def completion(self) -> Completion:
+        """Of a finished sequence, whose lists it shares."""
         request = self.request
         return Completion(
             request_id=request.id,

@@ -21,12 +21,14 @@ class Grid:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
+        """Without the title, and without a newline at its end."""
         rule = ["---", *("---:" for _ in self.header[1:])]
         rows = (self.header, rule, *self.rows)
         escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in rows)
         return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
     def table(self) -> Table:
+        """For a terminal, with the title; brackets in cells are no markup."""
         table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
         for index, name in enumerate(self.header):
             table.add_column(name, justify="right" if index else "left", overflow="fold")
@@ -36,6 +38,7 @@ class Grid:
 
 
 def percent(value: float | None) -> str:
+    """Of a fraction, with one decimal and no sign; None is NOTHING."""
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 

@@ -65,6 +65,7 @@ def _section(grid: Grid) -> str:
 
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:
+    """One JSON line for each text of each set; the text itself is not in it."""
     with path.open("w", encoding="utf-8") as file:
         for name, judged in evaluation.sets.items():
             for item, answer in judged:

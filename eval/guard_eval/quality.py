@@ -29,6 +29,8 @@ UNSAFE_FROM = {"strict": SEVERITIES.index("Controversial"), "loose": SEVERITIES.
 
 
 class Judged(NamedTuple):
+    """A text with its label, and what the model made of it."""
+
     item: Item
     answer: Answer
 

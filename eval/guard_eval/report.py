@@ -24,6 +24,8 @@ _RATES = {
 
 
 class Model(BaseModel):
+    """What judged, as the server names it in its replies."""
+
     name: str
     fingerprint: str
     slot: str
@@ -31,6 +33,8 @@ class Model(BaseModel):
 
 
 class Data(BaseModel):
+    """One set. Figures compare only where the file's hash is the same."""
+
     set: str
     path: str
     sha256: str
@@ -38,6 +42,8 @@ class Data(BaseModel):
 
 
 class Bootstrap(BaseModel):
+    """How the intervals were made: with this seed they come out the same again."""
+
     resamples: int = bootstrap.RESAMPLES
     seed: int = bootstrap.SEED
     confidence: float = bootstrap.CONFIDENCE

@@ -63,9 +63,12 @@ class Conversation(_Row):
     def _labels_fit(self) -> Self:
         if self.severity is None and self.refusal is None:
             raise ValueError("has no label: give `severity`, `refusal` or both")
-        last = self.messages[-1].role
+        roles = [turn.role for turn in self.messages]
+        last = roles[-1]
         if last == "system":
             raise ValueError("the last message is the one judged: a user's or an assistant's")
+        if "system" in roles[1:]:
+            raise ValueError("a system message can only come first")
         if self.refusal is not None and last != "assistant":
             raise ValueError("`refusal` is given, but the last message is no response")
         if self.harms and self.severity in (None, "Safe"):
@@ -98,5 +101,5 @@ class Pair(_Row):
         return self.harms if label not in (None, "Safe") else ()
 
 
-FIELDS = tuple(Pair.model_fields)
+FIELDS = tuple({**Pair.model_fields, **Conversation.model_fields})
 """What may be renamed."""

@@ -5,4 +5,6 @@ triton        one Triton                     slots         the Tritons of all sl
 workers       the gateway processes          plane         the traffic, and who follows it
 verification  a candidate's verdicts         gates         a candidate's errors and latency
 swap          deploy, promote, rollback      service       DeploymentService
+events        what happens, for watchers     report        the slots, as the contract has them
+errors        why a change was not made      supervisor    all of this, as `guard serve` runs it
 """

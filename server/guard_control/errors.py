@@ -16,23 +16,23 @@ class NotMade(Exception):
 
 
 class Meaningless(NotMade):
-    pass
+    """A value is out of its bounds, or a path is relative: INVALID_ARGUMENT."""
 
 
 class NoSuchSlot(NotMade):
-    pass
+    """The request names a slot that does not run: NOT_FOUND, with the names of those that do."""
 
 
 class Refused(NotMade):
-    pass
+    """A gate failed, a wait ran out, or the slots' state forbids it: FAILED_PRECONDITION."""
 
 
 class Busy(NotMade):
-    pass
+    """Changes are made one at a time: ABORTED, and worth another try when that one is done."""
 
 
 class TakenOver(NotMade):
-    pass
+    """A swap was cut short: ABORTED, with what took over."""
 
 
 STATUS: dict[type[NotMade], grpc.StatusCode] = {

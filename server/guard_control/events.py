@@ -14,6 +14,8 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One thing that happened, in words for the operator."""
+
     text: str
     slot: str
     alarm: bool  # something is wrong
@@ -21,6 +23,8 @@ class Event:
 
 
 class Events:
+    """Telling never waits: a watcher that is too far behind loses its oldest events."""
+
     def __init__(self) -> None:
         self._watchers: set[asyncio.Queue[Event]] = set()
 

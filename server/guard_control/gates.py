@@ -86,6 +86,15 @@ def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
     return found
 
 
+def unjudged(candidate: Window, active: Window) -> str:
+    """What there was too little of to judge; empty if there was enough."""
+    if candidate.ended < MIN_FOR_ERRORS:
+        return "requests to judge by"
+    if min(candidate.answered, active.answered) < MIN_FOR_P99:
+        return "answers to judge its p99 by"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Shadowed:
     """What came of a shadow's part of the live requests."""

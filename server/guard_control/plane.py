@@ -44,6 +44,7 @@ class ControlPlane:
         return max(weights, key=lambda name: weights[name])
 
     def counts(self, name: str) -> Snapshot:
+        """As each process last told; those that are silent or lack the slot are left out."""
         return {
             worker.pid: worker.slots[name]
             for worker in self.workers.statuses()
@@ -60,6 +61,7 @@ class ControlPlane:
         )
 
     def in_flight(self, name: str) -> int:
+        """Of the processes that have told: 0 is idle only if `workers.all_told()`."""
         return sum(
             (worker.slots[name].in_flight if name in worker.slots else 0)
             + worker.closing.get(name, 0)

@@ -31,6 +31,7 @@ class LocalSlot:
         self._keeper: asyncio.Task[None] | None = None
 
     def traffic(self, weight: int) -> SlotTraffic:
+        """Its fingerprint goes along: gateways refuse files that were built anew meanwhile."""
         return SlotTraffic(
             directory=self.directory,
             triton=self.triton.target,
@@ -44,6 +45,7 @@ class LocalSlot:
         self._keeper = asyncio.create_task(self._keep(timeout_s))
 
     async def stop(self) -> None:
+        """Ends its Triton, which is not started again. What is in flight there has ten seconds."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})

@@ -93,7 +93,8 @@ async def supervising(
 def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[None]:
     if settings.metrics_port is None:
         return nullcontext()
-    return metrics.exported(settings.metrics_port, metrics.merged(gateways.metrics))
+    registry = metrics.merged(gateways.metrics)
+    return metrics.exported(settings.metrics_host, settings.metrics_port, registry)
 
 
 async def _start_slots(slots: LocalSlots, begin: Begin) -> None:

@@ -176,8 +176,8 @@ async def _shift(
             tell(Step.SHIFT, f"{percent}%: {name} {candidate}; {active} {other}")
             if found := gates.reasons(candidate, measured, shift.max_factor):
                 raise Refused(f"At {percent}%: {' '.join(found)}")
-            if percent < 100 and candidate.ended < gates.MIN_FOR_ERRORS:
-                tell(Step.SHIFT, "too few requests to judge by: a longer pause sees more")
+            if percent < 100 and (lacking := gates.unjudged(candidate, measured)):
+                tell(Step.SHIFT, f"too few {lacking}: a longer pause sees more")
     except Exception as error:
         tell(Step.ROLLBACK, f"{error} Giving the traffic back to {active}.")
         await plane.set_weights(before)

@@ -24,6 +24,8 @@ class WorkersFailed(Exception):
 
 
 class Workers:
+    """From `start` until `stop` or `kill`, as many processes as asked for are kept running."""
+
     def __init__(self, count: int, settings: Settings, events: Events) -> None:
         """`settings` of each process; `status` among them must be set."""
         assert settings.status is not None  # noqa: S101  (the supervisor sets it)

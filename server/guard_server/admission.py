@@ -60,6 +60,7 @@ class Places:
         return _Place(self, caller or Caller())
 
     async def take(self, caller: Caller) -> None:
+        """As entering `place`: raises Overloaded. The caller must `give_back` what it gets."""
         if self.spare:
             self.taken += 1
             return

@@ -68,6 +68,7 @@ class VerdictCache:
         return len(self._entries)
 
     def key(self, fingerprint: str, prompt: Sequence[int], *, scores: bool) -> bytes:
+        """`prompt`: token ids. With `scores` it is another key: an entry may lack them."""
         digest = hashlib.blake2b(array("i", prompt), digest_size=_DIGEST_BYTES, key=self._secret)
         digest.update(b"%d%s" % (scores, fingerprint.encode()))
         return digest.digest()

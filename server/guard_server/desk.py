@@ -71,6 +71,7 @@ def caller_of(context: _Context, *, many: bool = False) -> Caller:
 
 
 async def abort(context: _Context, error: Exception) -> NoReturn:
+    """Ends the call with the error's status and details, and never returns."""
     status = rpc_status.to_status(replies.status(known_error(error)))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort always raises")

@@ -48,9 +48,11 @@ class EngineStream:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Returns at once: `open` tells when requests can be sent."""
         self._task = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
+        """Waits two seconds at most for Triton to end its side, then cuts the stream off."""
         assert self._task is not None  # noqa: S101  (started before)
         self._closing = True
         if self._outgoing is not None:

@@ -6,7 +6,7 @@ GuardError
 ├── SlotUnknown           a slot was chosen that does not exist
 ├── ModelUnknown          KServe's face has one model, and another was named
 ├── Overloaded            no place free; carries when to try again
-├── DeadlinePassed        the caller's deadline came before the verdict
+├── DeadlinePassed        no verdict within the server's bound
 ├── Unavailable           no engine to ask, or the server is stopping
 ├── EngineFailed          the engine answered with an error
 ├── VerdictUngrammatical  the model wrote something that is no verdict

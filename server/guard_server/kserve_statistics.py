@@ -33,6 +33,7 @@ class Statistics:
     last_ms: int = 0  # since 1970
 
     def judged(self, moderated: Moderated, watch: Stopwatch) -> None:
+        """A cached verdict is a success and a hit, without any time of the engine's."""
         total, stations = watch.total, watch.stations
         self.success.add(total)
         self.last_ms = time.time_ns() // 1_000_000
@@ -46,4 +47,5 @@ class Statistics:
         self.engine_calls += moderated.written.engine_calls
 
     def failed(self, watch: Stopwatch) -> None:
+        """Of every request without a verdict, cancelled ones too."""
         self.fail.add(watch.total)

@@ -10,6 +10,7 @@ from structlog.typing import EventDict, Processor
 
 
 def configure(log_format: Literal["console", "json"]) -> None:
+    """Call it before the first line is logged: a logger keeps what it finds then."""
     renderer: Processor = structlog.processors.JSONRenderer()
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

@@ -42,6 +42,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """What a slot's manifest is compared with; versions as the Python packages give them."""
+
     tensorrt_llm: str
     tensorrt: str
     gpu: Gpu

@@ -87,6 +87,7 @@ class Tokens(_Model):
     end_ids: tuple[int, ...] = Field(min_length=1, description="The first is sent as `end_id`.")
 
 
+# What a file of the slot must still be. A docstring would go into docs/manifest.schema.json.
 class File(_Model):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes.")
@@ -125,11 +126,6 @@ class Manifest(_Model):
             raise SlotInvalid(
                 f"{path}: {where}: {first['msg']}. Build the slot again with `guard build`."
             ) from None
-
-    @classmethod
-    def schema_text(cls) -> str:
-        """The JSON schema, as docs/manifest.schema.json has it."""
-        return json.dumps(cls.model_json_schema(), indent=2) + "\n"
 
     def save(self, slot: Path) -> None:
         (slot / FILE_NAME).write_text(self.model_dump_json(indent=2) + "\n")

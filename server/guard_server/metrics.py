@@ -21,7 +21,6 @@ from guard_server.shadow_metrics import ShadowMetrics
 from guard_server.slot import Slot
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
-_HOST = "127.0.0.1"
 _SAMPLE_S = 1.0
 _US = 1e-6
 # From a cached verdict to a large model on a busy CPU, in seconds.
@@ -150,12 +149,12 @@ def forget(directory: Path, pid: int) -> None:
 
 
 @contextmanager
-def exported(port: int, registry: CollectorRegistry) -> Iterator[None]:
-    """Serves a registry on loopback. Raises OSError if the port can't be had."""
+def exported(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
+    """Serves a registry over HTTP. Raises OSError if the port can't be had."""
     try:
-        server, thread = start_http_server(port, _HOST, registry)
+        server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise OSError(f"Can't serve metrics on {_HOST}:{port}: {error.strerror}.") from None
+        raise OSError(f"Can't serve metrics on {host}:{port}: {error.strerror}.") from None
     try:
         yield
     finally:

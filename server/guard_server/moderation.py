@@ -30,6 +30,7 @@ class Stopwatch:
     stations: dict[str, int] = field(default_factory=dict)
 
     def passed(self, station: str) -> None:
+        """Counts the time since the station before; a second slot's times replace the first's."""
         now = time.perf_counter_ns()
         self.stations[station] = (now - (self._last or self._start)) // 1000
         self._last = now

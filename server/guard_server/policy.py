@@ -22,6 +22,7 @@ class Policy:
     category_rules: dict[str, Action] = field(default_factory=dict)
 
     def action(self, verdict: Verdict) -> Action:
+        """Categories' rules replace any action but ALLOW, and may be milder; the strictest wins."""
         by_severity = {
             "Safe": Action.ALLOW,
             "Controversial": self.controversial,

@@ -30,6 +30,8 @@ from guard_server.tensors import Generated, Generation
 
 
 class Outcome(Enum):
+    """The right column of the table above."""
+
     DONE = auto()
     COMPLETE = auto()
     AGAIN = auto()

@@ -13,6 +13,7 @@ from qwen3guard.v1 import moderation_pb2, types_pb2
 
 
 def response(moderated: Moderated, watch: Stopwatch) -> moderation_pb2.ModerateResponse:
+    """A verdict with its action, model, cost and times. The total is read here: call it last."""
     verdict, written, slot = moderated.verdict, moderated.written, moderated.slot
     reply = moderation_pb2.ModerateResponse(
         verdict=types_pb2.Verdict(

@@ -62,6 +62,7 @@ class Route:
         self._tell()
 
     async def open(self) -> None:
+        """Begins to watch the slot, which may be ready only later. Ends with `close`."""
         await self.slot.__aenter__()
         self._watcher = asyncio.create_task(self.readiness.watch())
 
@@ -74,6 +75,7 @@ class Route:
             await self.slot.__aexit__()
 
     async def close_when_idle(self) -> None:
+        """Waits for the last request, however long: no new ones may begin."""
         await self._idle.wait()
         await self.close()
 

@@ -108,7 +108,8 @@ async def serving(settings: Settings) -> AsyncIterator[Gateway]:
     port = _listen(server, settings)
     async with contextlib.AsyncExitStack() as stack:
         if metrics is not None and settings.metrics_port and not shared():
-            stack.enter_context(exported(settings.metrics_port, metrics.registry))
+            where = settings.metrics_host, settings.metrics_port
+            stack.enter_context(exported(*where, metrics.registry))
         await stack.enter_async_context(router)
         await server.start()
         background = []

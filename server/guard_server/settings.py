@@ -55,7 +55,10 @@ class Settings(BaseSettings):
     cache_mib: float = Field(default=64, ge=0, description="The verdict cache's size; 0: off.")
     cache_ttl_s: float = Field(default=300, gt=0, description="No older verdict is given again.")
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Prometheus metrics on loopback; else none."
+        default=None, ge=1, le=65535, description="Prometheus metrics; else none."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Where metrics are served: plain text, for anybody."
     )
     status: Path | None = Field(
         default=None,

@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 
 class ShadowMetrics:
+    """One for each registry, which refuses the names a second time. `buckets` are seconds."""
+
     def __init__(self, registry: CollectorRegistry, buckets: tuple[float, ...]) -> None:
         def by_slot(name: str, text: str, *more: str) -> Counter:
             return Counter(name, text, ("slot", *more), registry=registry)

@@ -241,8 +241,11 @@ def test_another_container_and_an_older_gpu(fake: FakeTools, tmp_path: Path) -> 
     with pytest.raises(BuildFailed, match=r"has TensorRT-LLM 1.3.0; .* 1.2.1 only. Use nvcr.io"):
         run(engine_build(tmp_path), fake, machine=other)
     a100 = Machine("1.2.1", "10.14.1.48", Gpu(name="NVIDIA A100", compute_capability="8.0"))
-    with pytest.raises(BuildFailed, match=r"NVIDIA A100 has 8\.0\. Use w8a8 or w8a16"):
+    with pytest.raises(BuildFailed, match=r"NVIDIA A100 has 8\.0\. Use w8a8 or w8a16 or bf16"):
         run(engine_build(tmp_path), fake, machine=a100)
+    t4 = Machine("1.2.1", "10.14.1.48", Gpu(name="Tesla T4", compute_capability="7.5"))
+    with pytest.raises(BuildFailed, match=r"Tesla T4 has 7\.5\. No format fits it"):
+        run(engine_build(tmp_path, Format.BF16), fake, machine=t4)
     run(engine_build(tmp_path, Format.W8A8), fake, machine=a100)
 
 

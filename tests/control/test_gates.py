@@ -12,6 +12,7 @@ from guard_control.gates import (
     reasons,
     shadow_reasons,
     shadowed,
+    unjudged,
     window,
 )
 from guard_server.counts import Histogram, quantile
@@ -48,6 +49,21 @@ def test_what_is_worse_is_named(candidate: Window, active: Window, said: list[st
     assert len(found) == len(said)
     for reason, words in zip(found, said, strict=True):
         assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("candidate", "active", "lacking"),
+    [
+        (requests(MIN_FOR_P99), requests(MIN_FOR_P99), ""),
+        (requests(MIN_FOR_P99 - 1), requests(1000), "p99"),
+        (requests(MIN_FOR_P99), requests(MIN_FOR_P99 - 1), "p99"),
+        (requests(MIN_FOR_ERRORS - 1), requests(1000), "requests"),
+    ],
+)
+def test_what_could_not_be_judged_is_said(candidate: Window, active: Window, lacking: str) -> None:
+    found = unjudged(candidate, active)
+    assert lacking in found
+    assert bool(found) == bool(lacking)
 
 
 def status(answered: int, failed: int) -> SlotStatus:

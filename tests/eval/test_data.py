@@ -113,6 +113,14 @@ def test_a_csv_has_named_columns(tmp_path: Path) -> None:
             {"id": "b", "messages": [{"role": "system", "content": "x"}], "severity": "Safe"},
             "the last message is the one judged",
         ),
+        (
+            {
+                "id": "b",
+                "messages": [{"role": role, "content": "x"} for role in ("user", "system", "user")],
+                "severity": "Safe",
+            },
+            "a system message can only come first",
+        ),
         ({"id": "b", "messages": [{"role": "user", "content": "x"}]}, "has no label"),
         (
             {"id": "b", "messages": [{"role": "user", "content": "x"}], "refusal": "Yes"},
@@ -157,6 +165,14 @@ def test_a_renamed_field_must_be_there_and_be_one(write: Write) -> None:
         load([path], {"prompt": "user_input"})
     with pytest.raises(DataInvalid, match="text is no field"):
         load([path], {"text": "prompt"})
+
+
+def test_fields_of_a_conversation_can_be_renamed_too(write: Write) -> None:
+    turns = [{"role": "user", "content": "Hello!"}]
+    path = write({"row": 7, "turns": turns, "label": "Safe"})
+    names = {"id": "row", "messages": "turns", "severity": "label"}
+    [found] = load([path], names)
+    assert [(item.id, item.messages) for item in found.items] == [("7", (("user", "Hello!"),))]
 
 
 def test_a_file_without_rows_or_of_another_kind_is_refused(write: Write, tmp_path: Path) -> None:

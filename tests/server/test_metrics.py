@@ -68,7 +68,7 @@ async def test_no_caller_can_make_a_label(tiny_serve: TinyServe) -> None:
 async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
     port = free_port()
     async with tiny_serve(metrics_port=port):
-        exported = metrics.exported(port, CollectorRegistry())
+        exported = metrics.exported("127.0.0.1", port, CollectorRegistry())
         with pytest.raises(OSError, match=f"metrics on 127.0.0.1:{port}"), exported:
             pass
 

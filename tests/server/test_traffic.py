@@ -173,8 +173,3 @@ async def test_a_config_map_is_followed_by_its_link(
     await until(lambda: len(found) == 2)
     assert found[1] == file.traffic
     watching.cancel()
-
-
-def test_the_config_map_that_deploy_shows_is_traffic() -> None:
-    shown = traffic.load(SCHEMA.parent / "kubernetes" / "traffic.json")
-    assert shown.weights == {"blue": 95, "green": 5}

@@ -69,6 +69,7 @@ class Report:
         return statistics.median(a / b for a, b in pairs)
 
     def save(self, path: Path) -> None:
+        """Writes JSON, over what was there."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 

@@ -18,6 +18,8 @@ _Answer = Callable[[bool], None]  # True: was stopped
 
 
 class TritonPythonModel:
+    """The name and the three methods are those that Triton's Python backend looks for."""
+
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         rate = float(parameters["verdicts_per_second"]["string_value"])

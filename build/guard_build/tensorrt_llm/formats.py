@@ -18,6 +18,8 @@ from guard_build.errors import BuildFailed
 
 
 class Format(StrEnum):
+    """As `guard build --format` takes them; RECIPES says how each is made."""
+
     FP8 = "fp8"
     W8A8 = "w8a8"
     W8A16 = "w8a16"
@@ -25,6 +27,8 @@ class Format(StrEnum):
 
 
 class KvCache(StrEnum):
+    """As `guard build --kv-cache` takes them; each format goes with only one."""
+
     FP8 = "fp8"
     BF16 = "bf16"
     INT8 = "int8"  # always refused, with the reason

@@ -25,7 +25,7 @@ from guard_build.publish import replacing, triton_model_name
 from guard_build.tensorrt_llm import commands, readback
 from guard_build.tensorrt_llm.calibrate import FILE_NAME, check_path, write_calibration
 from guard_build.tensorrt_llm.flags import VERSION
-from guard_build.tensorrt_llm.formats import Format, Recipe
+from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe
 from guard_build.tensorrt_llm.package import package
 from guard_build.tensorrt_llm.stages import Workspace
 from guard_build.verify import DataInvalid, Item, load_items
@@ -203,9 +203,11 @@ def _check_machine(build: EngineBuild, machine: Machine) -> None:
     major, minor = map(int, machine.gpu.compute_capability.split("."))
     if (major, minor) < build.recipe.least_compute_capability:
         least = ".".join(map(str, build.recipe.least_compute_capability))
+        fitting = [k for k, r in RECIPES.items() if r.least_compute_capability <= (major, minor)]
+        advice = f"Use {' or '.join(fitting)}." if fitting else "No format fits it."
         raise BuildFailed(
             f"--format {build.kind} needs a GPU of compute capability {least} or more; "
-            f"{machine.gpu.name} has {machine.gpu.compute_capability}. Use w8a8 or w8a16."
+            f"{machine.gpu.name} has {machine.gpu.compute_capability}. {advice}"
         )
 
 

@@ -28,6 +28,8 @@ class _Model(BaseModel):
 
 
 class Turn(_Model):
+    """A message of the file; an empty one is refused, as the server refuses it."""
+
     role: Literal["system", "user", "assistant"]
     content: str = Field(min_length=1)
 

@@ -1,4 +1,4 @@
-"""What a candidate must reach (DESIGN.md, decision 11).
+"""What a candidate must reach.
 
     the same checkpoint in another format   agreement of at least 0.99, the point estimate
     another checkpoint                      on labels: F1 and false-positive rate no worse than the

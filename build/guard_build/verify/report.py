@@ -22,6 +22,7 @@ class Share(_Model):
 
     @classmethod
     def of(cls, hits: int, total: int) -> Self:
+        """`total` is above 0."""
         low, high = _wilson(hits, total)
         return cls(hits=hits, total=total, value=hits / total, low=low, high=high)
 
@@ -66,6 +67,8 @@ class Difference(_Model):
 
 
 class Report(_Model):
+    """All of one comparison; where the candidate has no verdict, that is a difference too."""
+
     conversations: int
     labelled: int = Field(description="Conversations whose severity is known.")
     agreement: Share = Field(description="Same severity, categories and refusal.")

@@ -43,7 +43,7 @@ const (
 //	UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
 //	INTERNAL            the engine failed, or the model wrote no verdict.
 //
-// Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+// Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
 type ModerationServiceClient interface {
 	// Judges one conversation.
 	Moderate(ctx context.Context, in *ModerateRequest, opts ...grpc.CallOption) (*ModerateResponse, error)
@@ -114,7 +114,7 @@ type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamMod
 //	UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
 //	INTERNAL            the engine failed, or the model wrote no verdict.
 //
-// Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+// Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
 type ModerationServiceServer interface {
 	// Judges one conversation.
 	Moderate(context.Context, *ModerateRequest) (*ModerateResponse, error)

@@ -35,6 +35,7 @@ class AsyncStream:
         self._exhausted = False
 
     async def outcomes(self, given: _Given) -> AsyncGenerator[Outcome, None]:
+        """As they come. Raises a GuardError when it gives up, and what `given` raises."""
         pump = asyncio.create_task(self._pump(given))
         try:
             while True:

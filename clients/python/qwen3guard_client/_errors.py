@@ -47,27 +47,27 @@ class GuardError(Exception):
 
 
 class InvalidRequest(GuardError):
-    pass
+    """The request can't be judged as it is; `violations` says what to change."""
 
 
 class NotAllowed(GuardError):
-    pass
+    """A slot was named that the caller may not choose, or that is not there."""
 
 
 class Overloaded(GuardError):
-    pass
+    """No place was free. Without `retry_after` the message is too large: don't send it again."""
 
 
 class DeadlineExceeded(GuardError):
-    pass
+    """No verdict before the call's timeout or the server's own."""
 
 
 class Unavailable(GuardError):
-    pass
+    """Nobody could be asked: no server, no slot that is ready, or one that is stopping."""
 
 
 class ServerFailed(GuardError):
-    pass
+    """The engine failed, or what the model wrote is no verdict: don't read it as Safe."""
 
 
 _KINDS: dict[grpc.StatusCode, type[GuardError]] = {
@@ -82,6 +82,7 @@ _KINDS: dict[grpc.StatusCode, type[GuardError]] = {
 
 
 def from_rpc(error: grpc.RpcError) -> GuardError:
+    """By the server's status, or by gRPC's code alone where there is none, as from a proxy."""
     call = cast(grpc.Call, error)  # every RpcError of a call is one too
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS:
@@ -90,6 +91,7 @@ def from_rpc(error: grpc.RpcError) -> GuardError:
 
 
 def from_status(status: status_pb2.Status) -> GuardError:
+    """Without a class of its own, a code gives a plain GuardError."""
     reason, retry_after, violations = "", None, tuple[Violation, ...]()
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()

@@ -49,10 +49,12 @@ def request(
 
 
 def as_request(given: str | ModerateRequest) -> ModerateRequest:
+    """A string is a user's prompt; a request is given back as it is."""
     return request(given) if isinstance(given, str) else given
 
 
 def outcomes(reply: BatchModerateResponse) -> list[Outcome]:
+    """One for each request of the batch, in its order."""
     return [
         Outcome(index, error=from_status(item.error))
         if item.HasField("error")

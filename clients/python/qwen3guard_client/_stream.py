@@ -30,6 +30,7 @@ class Stream:
         self._failed: BaseException | None = None  # of the caller's own iterable
 
     def outcomes(self, requests: Iterator[ModerateRequest]) -> Generator[Outcome, None, None]:
+        """As they come. Raises a GuardError when it gives up, and what `requests` raises."""
         threading.Thread(target=self._pump, args=[requests], daemon=True).start()
         try:
             while True:

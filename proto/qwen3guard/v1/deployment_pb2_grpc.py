@@ -31,7 +31,7 @@ class DeploymentServiceStub:
     It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
     the machine may deploy. One change is made at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant: a weight for no slot, steps that don't rise.
+    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
     FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
     and what to do. Traffic is where it was before.
@@ -87,7 +87,7 @@ class DeploymentServiceServicer:
     It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
     the machine may deploy. One change is made at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant: a weight for no slot, steps that don't rise.
+    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
     FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
     and what to do. Traffic is where it was before.
@@ -201,7 +201,7 @@ class DeploymentService:
     It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
     the machine may deploy. One change is made at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant: a weight for no slot, steps that don't rise.
+    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
     FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
     and what to do. Traffic is where it was before.

@@ -39,7 +39,7 @@ class ModerationServiceStub:
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     def __init__(self, channel):
@@ -79,7 +79,7 @@ class ModerationServiceServicer:
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     def Moderate(self, request, context):
@@ -146,7 +146,7 @@ class ModerationService:
     UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     @staticmethod

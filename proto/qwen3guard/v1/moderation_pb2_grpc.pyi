@@ -40,7 +40,7 @@ class ModerationServiceStub:
       UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     @_typing.overload
@@ -74,7 +74,7 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
       UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -104,7 +104,7 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
       UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
     """
 
     @_abc_1.abstractmethod
