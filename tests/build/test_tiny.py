@@ -148,6 +148,28 @@ def test_messages_are_cut_and_one_in_twenty_later(
     assert {e.label for e in joined} <= set(labels)
 
 
+def test_a_language_in_itself_says_nothing() -> None:
+    counts = {("zh", "Safe"): 3, ("zh", "Unsafe"): 30, ("en", "Safe"): 5, ("en", "Unsafe"): 7}
+    rows = [
+        Example(
+            (Message("user", f"aaa {n}"),), label, label.category is not None, language=language
+        )
+        for (language, severity), count in counts.items()
+        for label in (Label(severity, "Violent" if severity == "Unsafe" else None),)
+        for n in range(count)
+    ]
+    reply = (Message("user", "bbb"), Message("assistant", "bbb"))
+    rows.append(Example(reply, Label("Safe", None, False), False))
+    mixed = build_mixture(rows, lambda text, limit: text, 0)
+    safe = Counter(
+        example.language
+        for example in mixed
+        if example.messages[-1].content.startswith("aaa") and example.label == Label("Safe")
+    )
+    # Until they are as many as the harmful ones, and at most four times.
+    assert (safe["zh"], safe["en"]) == (12, 7)
+
+
 def written() -> list[Written]:
     return [*everyday_prompts(random.Random(7)), *contrast_prompts(random.Random(7))]
 

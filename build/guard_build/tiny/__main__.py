@@ -34,7 +34,7 @@ from guard_server.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400
-PASSES = 2.5
+PASSES = 1.5
 console = Console()
 _started = time.monotonic()
 
@@ -89,7 +89,7 @@ def _phase(
     tokens = sum(map(len, encoded))
     _log(f"{len(mixture):,} examples and {tokens:,} tokens a pass, {len(held_out):,} held out")
     run = train(model, out, encoded, [encoder(example) for example in held_out], recipe, _log)
-    _log(f"best at step {run.best_step} of {run.steps}, held-out loss {run.held_out_loss}")
+    _log(f"kept step {run.kept_step} of {run.steps}, held-out loss {run.held_out_loss}")
     return {
         "recipe": asdict(recipe),
         "run": asdict(run),
@@ -131,9 +131,11 @@ def main(
         embeddings.copy_(meanings.of_tokens(tokenizer, embeddings.shape[1]))
     _log("the embeddings begin at the tokens' meanings")
     mixture = build_mixture(trained, cut, seed)
-    phases = [_phase(model, out, mixture, held_out, Recipe(passes, 2e-3, seed), meanings)]
+    first = Recipe(passes, 2e-3, seed, selects=True)
+    phases = [_phase(model, out, mixture, held_out, first, meanings)]
     balanced = build_balanced(trained, cut, seed)
-    last = Recipe(balanced_passes, 8e-4, seed)
+    # The held-out rows' own mixture would end it before it has taught the rare labels.
+    last = Recipe(balanced_passes, 8e-4, seed, selects=False)
     phases.append(_phase(load_model(out), out, balanced, held_out, last))
     (out / RECORD).write_text(json.dumps(phases, indent=2) + "\n", encoding="utf-8")
 

@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from guard_build.tiny import RECORD
 from guard_build.tiny.baseline import Baseline
+from guard_build.tiny.mixture import HARMLESS_REPEATS
 from guard_build.tiny.rows import Row, read_rows
 
 _TEMPLATE = Path(__file__).parent / "card.md.template"
@@ -183,6 +184,7 @@ def main(
     card = string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         _training(checkpoint),
         fingerprint=report["model"]["fingerprint"],
+        harmless_repeats=HARMLESS_REPEATS,
         quality=_quality_table(sorted(sets.glob("*.jsonl")), evaluation, Baseline(rows)),
         held_out_quality=_held_out_table(report["quality"]),
         labels=_labels_table(evaluation),

@@ -1,7 +1,7 @@
 """What is trained in one pass: rows, rare categories again, own writing, long and many-turned."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,7 +20,9 @@ from guard_server.verdict import CATEGORIES
 
 RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this
+HARMLESS_REPEATS = 4  # of a language's safe prompts, until they are as many as its others
 WRITTEN_REFUSALS = 1200
+EVERYDAY_REPEATS = 2
 CONTRAST_REPEATS = 2
 BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 10_000, 6_000
 BALANCED_CONTROVERSIAL = 4000  # by far too few otherwise for a small model ever to say it
@@ -46,6 +48,22 @@ def _rare_again(examples: Sequence[Example]) -> list[Example]:
     return again
 
 
+def _harmless_again(examples: Sequence[Example]) -> list[Example]:
+    """So that a language in itself says nothing: of the Chinese rows six in seven are harmful."""
+    safe: dict[str, list[Example]] = defaultdict(list)
+    harmful: Counter[str] = Counter()
+    for example in examples:
+        if example.label.refusal is None and example.label.severity == "Safe":
+            safe[example.language].append(example)
+        elif example.label.refusal is None:
+            harmful[example.language] += 1
+    again: list[Example] = []
+    for language, some in safe.items():
+        lacking = min(harmful[language], HARMLESS_REPEATS * len(some)) - len(some)
+        again += (some * HARMLESS_REPEATS)[: max(0, lacking)]
+    return again
+
+
 def _prompted(written: Written) -> Example:
     label = Label("Unsafe", written.category) if written.category else Label("Safe")
     message = Message("user", written.text)
@@ -54,7 +72,7 @@ def _prompted(written: Written) -> Example:
 
 def _own_writing(unsafe_prompts: list[str], rng: random.Random) -> list[Example]:
     everyday = everyday_prompts(rng)
-    made = [_prompted(one) for one in everyday]
+    made = [_prompted(one) for _ in range(EVERYDAY_REPEATS) for one in everyday]
     made += [_prompted(one) for _ in range(CONTRAST_REPEATS) for one in contrast_prompts(rng)]
     for one in everyday:
         messages = (Message("user", one.text), Message("assistant", benign_answer(rng)))
@@ -131,7 +149,8 @@ def build_mixture(examples: Sequence[Example], cut: Cut, seed: int) -> list[Exam
     """All that one pass of the main phase trains on."""
     rng = random.Random(seed)  # noqa: S311  not a secret
     prompts, _ = _modes(examples)
-    mixed = _assembled([*examples, *_rare_again(examples)], examples, cut, rng)
+    again = [*_rare_again(examples), *_harmless_again(examples)]
+    mixed = _assembled([*examples, *again], examples, cut, rng)
     labels = [rng.choice(prompts).label for _ in range(JOINED)]
     return mixed + _joined(prompts, labels, cut, rng)
 
@@ -142,7 +161,8 @@ def build_balanced(examples: Sequence[Example], cut: Cut, seed: int) -> list[Exa
     rng = random.Random(seed + 1)  # noqa: S311  not a secret
     prompts, replies = _modes(examples)
     base = _sampled(replies, BALANCED_REPLIES, rng)
-    base += _sampled([e for e in prompts if not e.label.category], BALANCED_SAFE, rng)
+    safe = [e for e in prompts if not e.label.category]
+    base += _sampled([*safe, *_harmless_again(prompts)], BALANCED_SAFE, rng)
     for category in CATEGORIES:
         some = [e for e in prompts if e.label.category == category]
         base += _sampled(some, BALANCED_CATEGORY, rng)

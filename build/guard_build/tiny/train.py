@@ -31,6 +31,8 @@ class Recipe:
     passes: float
     learning_rate: float
     seed: int
+    selects: bool
+    """Keep the weights with the lowest held-out loss; else the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Run:
     passes: float
     seconds: int
     parameters: int
-    best_step: int
+    kept_step: int
     held_out_loss: float
 
 
@@ -115,7 +117,7 @@ def train(
     recipe: Recipe,
     log: Callable[[str], None],
 ) -> Run:
-    """Train `model`, and keep the weights with the lowest held-out loss in `directory`."""
+    """Train `model`, and keep the weights that the recipe wants in `directory`."""
     model.train(True)
     loss_of = _Loss(model)
     trained = [*model.parameters(), *loss_of.meaning.parameters()]
@@ -123,7 +125,7 @@ def train(
     optimizer = _optimizer(trained, recipe.learning_rate)
     drawn = _all_batches(encoded, recipe.passes, recipe.seed)
     log(f"{parameters:,} parameters, {len(encoded):,} examples, {len(drawn):,} steps")
-    best, best_step, steps, losses, started = math.inf, 0, 0, 0.0, time.monotonic()
+    kept, kept_step, steps, losses, started = math.inf, 0, 0, 0.0, time.monotonic()
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("training", total=len(drawn))
@@ -145,8 +147,8 @@ def train(
             if steps % CHECK_EVERY == 0 or steps == len(drawn):
                 checked = _held_out_loss(model, loss_of, held_out)
                 log(f"{steps}/{len(drawn)} held-out loss {checked:.4f}")
-                if checked < best:
-                    best, best_step = checked, steps
+                if checked < kept or not recipe.selects:
+                    kept, kept_step = checked, steps
                     save_weights(directory, model)
     seconds = round(time.monotonic() - started)
-    return Run(steps, recipe.passes, seconds, parameters, best_step, round(best, 4))
+    return Run(steps, recipe.passes, seconds, parameters, kept_step, round(kept, 4))
