@@ -16,11 +16,12 @@ from guard_engine._sequence import Chunk
 
 
 class Runtime:
+    """For one thread. It knows blocks by number only: the pool says whose they are."""
+
     def __init__(self, xml: Path, blocks: int) -> None:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
         core = ov.Core()
         self._weights = _map(xml.with_suffix(".bin"))
-        self._sizes: set[tuple[int, int]] = set()  # tokens and reads of steps so far
         weights = ov.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
         model = core.read_model(xml.read_bytes(), weights)
         # Pinned, the threads of two engines wait for the same cores while others are idle.
@@ -95,19 +96,11 @@ class Runtime:
         self._infer.infer()
         self._head.set_input_tensor(self._infer.get_output_tensor())
         self._head.infer()
-        self._give_back((len(tokens), len(reads)))
+        # OpenVINO has packed the matrices into memory of its own: the file's pages would stay
+        # beside it for nothing. Rows of the embedding come back as they are read.
+        self._weights.madvise(mmap.MADV_DONTNEED)
         logits: NDArray[np.float32] = self._head.get_output_tensor().data
         return logits[:wanted]
-
-    def _give_back(self, size: tuple[int, int]) -> None:
-        """After each step of a new size, for which OpenVINO may have packed matrices.
-
-        It packs them into memory of its own. The file's pages would stay beside it for nothing,
-        but for rows of the embedding: they come back as they are needed.
-        """
-        if size not in self._sizes:
-            self._sizes.add(size)
-            self._weights.madvise(mmap.MADV_DONTNEED)
 
 
 def _map(weights: Path) -> mmap.mmap:
