@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PHRASES = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
+_SENTENCE_REPEATS = 3
 SYSTEM_MESSAGES: tuple[str, ...] = tuple(PHRASES["system_messages"])
 
 
@@ -25,11 +26,18 @@ class Written:
 
 
 def everyday_prompts(rng: random.Random) -> list[Written]:
-    """Harmless talk in many languages: each filled template once, in a drawn order."""
+    """Harmless talk in many languages, in a drawn order: each filled template once, and sentences
+    that no template is like, more often."""
     prompts = [
         Written(ask.format(topic), language)
         for language, of in PHRASES["everyday"].items()
         for ask, topic in itertools.product(of["asks"], of["topics"])
+    ]
+    prompts += [
+        Written(text, language)
+        for language, texts in PHRASES["sentences"].items()
+        for text in texts
+        for _ in range(_SENTENCE_REPEATS)
     ]
     dishes = PHRASES["dishes"]
     named = itertools.product(dishes["asks"], dishes["names"])
