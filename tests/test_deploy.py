@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from guard_server import probe
+from guard_server import probe, traffic
 from guard_server.manifest import Manifest
 from guard_server.settings import Settings
-from guard_server.traffic import Traffic
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
@@ -52,17 +51,19 @@ def copied(name: str, folder: Path) -> Path:
     return folder
 
 
-# The dependencies without what .pth files add: this checkout's own packages.
-_ALONE = "import sys; sys.path += sys.argv[1:]; import {0}; print({0}.__file__)"
+def imported(module: str, *places: str) -> str:
+    """The file that `module` comes from, with the dependencies but without what .pth files add:
+    this checkout's own packages."""
+    script = f"import sys; sys.path += sys.argv[1:]; import {module}; print({module}.__file__)"
+    done = run(sys.executable, "-S", "-c", script, *places, sysconfig.get_path("purelib"))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
     image = copied("build/Dockerfile", tmp_path)
     packages = [str(path) for path in image.iterdir() if path.is_dir()]
-    alone = [sys.executable, "-S", "-c", _ALONE.format("guard_cli.main")]
-    done = run(*alone, *packages, sysconfig.get_path("purelib"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(image))
+    assert imported("guard_cli.main", *packages).startswith(str(image))
 
 
 def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> None:
@@ -73,10 +74,7 @@ def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> N
     assert [path.name.partition("-")[0] for path in site.glob("*.dist-info")] == [
         "qwen3guard_server"
     ]
-    alone = [sys.executable, "-S", "-c", _ALONE.format("guard_server.server")]
-    done = run(*alone, str(site), sysconfig.get_path("purelib"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(site))
+    assert imported("guard_server.server", str(site)).startswith(str(site))
 
 
 def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,12 +89,11 @@ def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.Monke
             for name, value in (*of_image, *environment.items()):
                 patch.setenv(name, value)
             assert Settings().host == "0.0.0.0"
-    traffic = Traffic.model_validate_json(
-        (PROJECT / "deploy" / "kubernetes" / "traffic.json").read_bytes()
-    )
+    shown = traffic.load(PROJECT / "deploy" / "kubernetes" / "traffic.json")
+    assert shown.weights == {"blue": 100}
     services = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "triton.yaml")
     running = {each["metadata"]["name"] for each in services if each["kind"] == "Service"}
-    assert {slot.triton.partition(":")[0] for slot in traffic.slots.values()} <= running
+    assert {slot.triton.partition(":")[0] for slot in shown.slots.values()} <= running
 
 
 def test_every_setting_is_documented() -> None:
@@ -146,8 +143,8 @@ def test_make_targets(target: str) -> None:
 
 
 def test_the_manifests_schema_is_the_one_that_is_published() -> None:
-    published = json.loads((PROJECT / "docs" / "manifest.schema.json").read_bytes())
-    assert published == Manifest.model_json_schema()
+    path = PROJECT / "docs" / "manifest.schema.json"
+    assert path.read_text() == json.dumps(Manifest.model_json_schema(), indent=2) + "\n"
 
 
 def test_the_probe(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

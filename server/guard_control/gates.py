@@ -77,8 +77,7 @@ def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
             f"Its error rate is {candidate.error_rate:.2%} of {candidate.ended} requests; "
             f"at most {allowed:.2%} is allowed."
         )
-    enough = min(candidate.answered, active.answered) >= MIN_FOR_P99
-    if enough and candidate.p99_ms > active.p99_ms * factor:
+    if _enough_for_p99(candidate, active) and candidate.p99_ms > active.p99_ms * factor:
         found.append(
             f"Its p99 is {candidate.p99_ms:.1f} ms; the active slot's is {active.p99_ms:.1f} ms, "
             f"and {factor:g} times that is allowed."
@@ -90,9 +89,11 @@ def unjudged(candidate: Window, active: Window) -> str:
     """What there was too little of to judge; empty if there was enough."""
     if candidate.ended < MIN_FOR_ERRORS:
         return "requests to judge by"
-    if min(candidate.answered, active.answered) < MIN_FOR_P99:
-        return "answers to judge its p99 by"
-    return ""
+    return "" if _enough_for_p99(candidate, active) else "answers to judge its p99 by"
+
+
+def _enough_for_p99(candidate: Window, active: Window) -> bool:
+    return min(candidate.answered, active.answered) >= MIN_FOR_P99
 
 
 @dataclass(frozen=True, slots=True)

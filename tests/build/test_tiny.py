@@ -133,8 +133,12 @@ def test_messages_are_cut_and_one_in_twenty_later(
         )
         for _ in range(20)
     ]
-    mixed = build(long, lambda text, limit: " ".join(text.split()[:limit]), 0)
-    assert mixed == build(long, lambda text, limit: " ".join(text.split()[:limit]), 0)
+
+    def by_words(text: str, limit: int) -> str:
+        return " ".join(text.split()[:limit])
+
+    mixed = build(long, by_words, 0)
+    assert mixed == build(long, by_words, 0)
     lengths = Counter(
         max(len(m.content.split()) for m in example.messages)
         for example in mixed
@@ -149,13 +153,11 @@ def test_messages_are_cut_and_one_in_twenty_later(
 
 
 def test_a_language_in_itself_says_nothing() -> None:
-    counts = {("zh", "Safe"): 3, ("zh", "Unsafe"): 30, ("en", "Safe"): 5, ("en", "Unsafe"): 7}
+    harmless, harmful = Label("Safe"), Label("Unsafe", "Violent")
+    counts = {("zh", harmless): 3, ("zh", harmful): 30, ("en", harmless): 5, ("en", harmful): 7}
     rows = [
-        Example(
-            (Message("user", f"aaa {n}"),), label, label.category is not None, language=language
-        )
-        for (language, severity), count in counts.items()
-        for label in (Label(severity, "Violent" if severity == "Unsafe" else None),)
+        Example((Message("user", f"aaa {n}"),), label, label == harmful, language=language)
+        for (language, label), count in counts.items()
         for n in range(count)
     ]
     reply = (Message("user", "bbb"), Message("assistant", "bbb"))

@@ -210,12 +210,18 @@ def test_unrelated_requests_are_admitted_by_arrival() -> None:
     assert turns.admitted == names
 
 
-def test_the_first_in_line_is_overtaken_only_so_often() -> None:
-    turns = Turns(places=1)
+def after_known(places: int) -> tuple[Turns, list[int]]:
+    """One request is done; its prompt, two blocks and a token, is cached."""
+    turns = Turns(places)
     known = list(range(2 * BLOCK_TOKENS + 1))
     turns.ask("known", known)
     while not turns.step():
         pass
+    return turns, known
+
+
+def test_the_first_in_line_is_overtaken_only_so_often() -> None:
+    turns, known = after_known(places=1)
     turns.ask("first", [7] * 20)
     for number in range(4):
         turns.ask(f"again {number}", known)
@@ -225,11 +231,7 @@ def test_the_first_in_line_is_overtaken_only_so_often() -> None:
 
 
 def test_a_large_request_that_follows_on_cached_blocks_is_not_passed_over_for_ever() -> None:
-    turns = Turns(places=4)
-    known = list(range(2 * BLOCK_TOKENS + 1))
-    turns.ask("known", known)
-    while not turns.step():
-        pass
+    turns, known = after_known(places=4)
     turns.ask("runs", [7] * 20, output=150)  # six blocks
     turns.step()
     turns.ask("large", known, output=250)  # ten of twelve

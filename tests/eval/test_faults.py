@@ -155,8 +155,9 @@ async def test_a_run_that_breaks_off_goes_on_later(
             # Two are in flight when the server is told to stop, beside the greeting before them.
             running = asyncio.create_task(judge(mine, six, tmp_path, in_flight=2))
             await until(lambda: len(engine.drafts()) == 3)
-        # The status is UNAVAILABLE, or INTERNAL where grpc's client was just writing.
-        with pytest.raises(EvaluationFailed, match=r"4 texts unanswered .* go on"):
+        # grpc's client says INTERNAL of its own where it was just writing.
+        broken = r"4 texts unanswered \((UNAVAILABLE|INTERNAL).* go on"
+        with pytest.raises(EvaluationFailed, match=broken):
             await running
     async with serve(by_word) as (client, _):
         assert (await judge(client, six, tmp_path)).asked == 4

@@ -144,10 +144,11 @@ def train(
             if steps % LOG_EVERY == 0:
                 log(f"{steps}/{len(drawn)} loss {losses / LOG_EVERY:.4f}, {way:.1%} of the way")
                 losses = 0.0
-            if steps % CHECK_EVERY == 0 or steps == len(drawn):
+            last = steps == len(drawn)
+            if steps % CHECK_EVERY == 0 or last:
                 checked = _held_out_loss(model, loss_of, held_out)
                 log(f"{steps}/{len(drawn)} held-out loss {checked:.4f}")
-                if checked < kept or not recipe.selects:
+                if (checked < kept) if recipe.selects else last:
                     kept, kept_step = checked, steps
                     save_weights(directory, model)
     seconds = round(time.monotonic() - started)
