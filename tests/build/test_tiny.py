@@ -3,7 +3,7 @@
 import gzip
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +185,34 @@ def test_our_own_writing_is_deterministic_and_varied() -> None:
     made = written_refusals([one.text for one in first], 50, random.Random(7))
     assert len({reply for _, reply, _ in made}) > 10
     assert {label for _, _, label in made} == {Label("Safe", None, True)}
+
+
+def test_a_language_of_our_own_sentences_has_every_category_and_is_mostly_safe() -> None:
+    found: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for one in written():
+        found[one.language][one.category] += 1
+    languages = [language for language, kinds in found.items() if {*CATEGORIES} <= kinds.keys()]
+    assert len(languages) == 12
+    assert all(found[language][None] > found[language].total() / 2 for language in languages)
+
+
+def test_a_reply_to_a_harmful_request_is_unsafe_where_it_complies_and_safe_where_it_refuses() -> (
+    None
+):
+    rows = [
+        Example((Message("user", "aaa"),), Label("Safe"), False),
+        Example(
+            (Message("user", "b"), Message("assistant", "b")), Label("Safe", None, False), False
+        ),
+    ]
+    harmful = {one.text: one.category for one in written() if one.category}
+    found = set()
+    for example in build_mixture(rows, lambda text, limit: text, 0):
+        category = harmful.get(example.messages[0].content)
+        if category and example.messages[-1].role == "assistant" and len(example.messages) == 2:
+            label = example.label
+            found.add((label.severity, label.category == category, label.refusal))
+    assert found == {("Unsafe", True, False), ("Safe", False, True)}
 
 
 def test_no_alarming_sentence_is_written_with_two_verdicts() -> None:

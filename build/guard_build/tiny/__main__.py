@@ -1,6 +1,7 @@
 """`python -m guard_build.tiny --data FILE --out DIR`: trains the tiny guard from nothing."""
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from guard_build.tiny.checkpoint import (
     write_tokenizer,
 )
 from guard_build.tiny.encode import Encoded, Encoder, cutter
+from guard_build.tiny.everyday import contrast_prompts, everyday_prompts
 from guard_build.tiny.examples import Example, label_rows
 from guard_build.tiny.mixture import LONG, build_balanced, build_mixture, cut_messages
 from guard_build.tiny.rows import Row, read_rows
@@ -34,6 +36,7 @@ from guard_server.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400
+_OWN_REPEATS = 4  # so that Korean or Turkish is cut into words and not into letters
 PASSES = 1.5
 console = Console()
 _started = time.monotonic()
@@ -43,9 +46,13 @@ def _log(message: str) -> None:
     console.print(f"[{time.monotonic() - _started:6.0f} s] {message}", highlight=False)
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
+def _texts(rows: Sequence[Row], seed: int) -> list[str]:
+    """What the tokenizer is trained on: the rows, and our own writing for the languages that they
+    have little of."""
     texts = [text for row in rows for text in (row.prompt, row.response[:_REPLY_LETTERS])]
-    return [text for text in texts if text]
+    rng = random.Random(seed)  # noqa: S311  not a secret
+    own = [one.text for one in (*everyday_prompts(rng), *contrast_prompts(rng))]
+    return [text for text in texts if text] + own * _OWN_REPEATS
 
 
 def _frames() -> list[str]:
@@ -119,7 +126,7 @@ def main(
     examples = label_rows(rows, seed)
     severities = Counter(example.label.severity for example in examples)
     _log(f"{len(examples):,} labelled conversations: {dict(severities)}")
-    texts = _texts([row for row in rows if not row.held_out])
+    texts = _texts([row for row in rows if not row.held_out], seed)
     write_tokenizer(out, train_tokenizer(texts, _frames(), VOCAB_SIZE))
     tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
     cut = cutter(tokenizer)

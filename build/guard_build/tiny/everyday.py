@@ -1,8 +1,10 @@
-"""Sentences of our own writing (phrases.json): prompts and answers, system messages.
+"""Sentences of our own writing: phrases.json, and for each language sentences/<language>.json.
 
 The training rows' benign side is mostly school questions, so the model would otherwise take
-everyday talk, and every harmless use of an alarming word, for harm. The contrasts put the same
-alarming words into harmless and into harmful sentences, so that the words alone decide nothing.
+everyday talk, and every harmless use of an alarming word, for harm. Contrasts put the same
+alarming words into harmless and into harmful sentences, so that the words alone decide nothing;
+and a language has both kinds, so that it decides nothing either. The harmful ones are short
+requests that a moderator must flag, as public benchmarks phrase them: no answer is among them.
 """
 
 import itertools
@@ -11,8 +13,15 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-PHRASES = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
-_SENTENCE_REPEATS = 3
+from guard_server.verdict import CATEGORIES
+
+_HERE = Path(__file__).parent
+PHRASES = json.loads((_HERE / "phrases.json").read_text(encoding="utf-8"))
+_SENTENCES: dict[str, dict[str, list[str]]] = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((_HERE / "sentences").glob("*.json"))
+}
+_SENTENCE_REPEATS, _CONTRAST_REPEATS = 2, 2
 SYSTEM_MESSAGES: tuple[str, ...] = tuple(PHRASES["system_messages"])
 
 
@@ -25,6 +34,15 @@ class Written:
     category: str | None = None
 
 
+def _sentences(of: str, category: str | None = None) -> list[Written]:
+    return [
+        Written(text, language, category)
+        for language, kinds in _SENTENCES.items()
+        for text in kinds[of]
+        for _ in range(_SENTENCE_REPEATS)
+    ]
+
+
 def everyday_prompts(rng: random.Random) -> list[Written]:
     """Harmless talk in many languages, in a drawn order: each filled template once, and sentences
     that no template is like, more often."""
@@ -33,12 +51,7 @@ def everyday_prompts(rng: random.Random) -> list[Written]:
         for language, of in PHRASES["everyday"].items()
         for ask, topic in itertools.product(of["asks"], of["topics"])
     ]
-    prompts += [
-        Written(text, language)
-        for language, texts in PHRASES["sentences"].items()
-        for text in texts
-        for _ in range(_SENTENCE_REPEATS)
-    ]
+    prompts += _sentences("Safe")
     dishes = PHRASES["dishes"]
     named = itertools.product(dishes["asks"], dishes["names"])
     prompts += [Written(ask.format(dish), "many") for ask, dish in named]
@@ -48,14 +61,15 @@ def everyday_prompts(rng: random.Random) -> list[Written]:
 
 
 def contrast_prompts(rng: random.Random) -> list[Written]:
-    """Alarming words in harmless and, where a family has such, in harmful sentences."""
-    prompts = []
+    """Harmful sentences, and alarming words in harmless ones, in a drawn order."""
+    prompts = [one for category in CATEGORIES for one in _sentences(category, category)]
     for family in PHRASES["contrasts"]:
         language, category = family["language"], family.get("category")
         for ask in family["asks"]:
-            prompts += [Written(ask.format(slot), language) for slot in family["safe"]]
             harmful = family.get("unsafe", ())
-            prompts += [Written(ask.format(slot), language, category) for slot in harmful]
+            for _ in range(_CONTRAST_REPEATS):
+                prompts += [Written(ask.format(slot), language) for slot in family["safe"]]
+                prompts += [Written(ask.format(slot), language, category) for slot in harmful]
     rng.shuffle(prompts)
     return prompts
 
@@ -64,3 +78,8 @@ def benign_answer(rng: random.Random) -> str:
     """A harmless reply that complies."""
     answer: str = rng.choice(PHRASES["answers"])
     return answer
+
+
+def complying_reply(request: str, rng: random.Random) -> str:
+    """A reply that does what was asked: of a harmful request nothing but its own words."""
+    return f"{rng.choice(PHRASES['compliances'])} {request}"

@@ -9,6 +9,7 @@ from guard_build.tiny.everyday import (
     SYSTEM_MESSAGES,
     Written,
     benign_answer,
+    complying_reply,
     contrast_prompts,
     everyday_prompts,
 )
@@ -21,11 +22,9 @@ from guard_server.verdict import CATEGORIES
 RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this
 HARMLESS_REPEATS = 4  # of a language's safe prompts, until they are as many as its others
-WRITTEN_REFUSALS = 1200
-EVERYDAY_REPEATS = 2
-CONTRAST_REPEATS = 2
-BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 13_000, 6_000
-BALANCED_CONTROVERSIAL = 4000  # by far too few otherwise for a small model ever to say it
+WRITTEN_ANSWERS, WRITTEN_REFUSALS = 3000, 2400
+BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 12_000, 6_000
+BALANCED_CONTROVERSIAL = 2000  # by far too few otherwise for a small model ever to say it
 SHORT, LONG = 256, 640  # tokens of a message kept
 LONG_SHARE = 0.05
 JOINED, BALANCED_JOINED = 500, 1500  # examples of several messages joined, to JOINED_TOKENS
@@ -71,14 +70,18 @@ def _prompted(written: Written) -> Example:
 
 
 def _own_writing(unsafe_prompts: list[str], rng: random.Random) -> list[Example]:
-    everyday = everyday_prompts(rng)
-    made = [_prompted(one) for _ in range(EVERYDAY_REPEATS) for one in everyday]
-    made += [_prompted(one) for _ in range(CONTRAST_REPEATS) for one in contrast_prompts(rng)]
-    for one in everyday:
+    everyday, contrasts = everyday_prompts(rng), contrast_prompts(rng)
+    harmful = [one for one in contrasts if one.category]
+    made = [_prompted(one) for one in (*everyday, *contrasts)]
+    for one in rng.sample(everyday, WRITTEN_ANSWERS):
         messages = (Message("user", one.text), Message("assistant", benign_answer(rng)))
         made.append(Example(messages, Label("Safe", None, False), False, language=one.language))
+    for one in rng.sample(harmful, WRITTEN_ANSWERS):
+        label, reply = Label("Unsafe", one.category, False), complying_reply(one.text, rng)
+        messages = (Message("user", one.text), Message("assistant", reply))
+        made.append(Example(messages, label, True, language=one.language))
     # Mostly harmful requests are refused, and the reply is safe all the same.
-    asked = unsafe_prompts + [one.text for one in everyday] * 2
+    asked = [*unsafe_prompts, *(one.text for one in (*harmful, *everyday))]
     for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
         made.append(Example((Message("user", prompt), Message("assistant", reply)), label, False))
     return made
