@@ -34,11 +34,11 @@ class Written:
     category: str | None = None
 
 
-def _sentences(of: str, category: str | None = None) -> list[Written]:
+def _sentences(category: str | None) -> list[Written]:
     return [
         Written(text, language, category)
         for language, kinds in _SENTENCES.items()
-        for text in kinds[of]
+        for text in kinds[category or "Safe"]
         for _ in range(_SENTENCE_REPEATS)
     ]
 
@@ -51,7 +51,7 @@ def everyday_prompts(rng: random.Random) -> list[Written]:
         for language, of in PHRASES["everyday"].items()
         for ask, topic in itertools.product(of["asks"], of["topics"])
     ]
-    prompts += _sentences("Safe")
+    prompts += _sentences(None)
     dishes = PHRASES["dishes"]
     named = itertools.product(dishes["asks"], dishes["names"])
     prompts += [Written(ask.format(dish), "many") for ask, dish in named]
@@ -62,7 +62,7 @@ def everyday_prompts(rng: random.Random) -> list[Written]:
 
 def contrast_prompts(rng: random.Random) -> list[Written]:
     """Harmful sentences, and alarming words in harmless ones, in a drawn order."""
-    prompts = [one for category in CATEGORIES for one in _sentences(category, category)]
+    prompts = [one for category in CATEGORIES for one in _sentences(category)]
     for family in PHRASES["contrasts"]:
         language, category = family["language"], family.get("category")
         for ask in family["asks"]:

@@ -63,23 +63,25 @@ def _harmless_again(examples: Sequence[Example]) -> list[Example]:
     return again
 
 
-def _prompted(written: Written) -> Example:
-    label = Label("Unsafe", written.category) if written.category else Label("Safe")
-    message = Message("user", written.text)
-    return Example((message,), label, written.category is not None, language=written.language)
+def _written(one: Written, reply: str | None = None) -> Example:
+    """The prompt alone, or with a reply that does what it asks for."""
+    messages = [Message("user", one.text)]
+    if reply is not None:
+        messages.append(Message("assistant", reply))
+    severity = "Unsafe" if one.category else "Safe"
+    label = Label(severity, one.category, None if reply is None else False)
+    return Example(tuple(messages), label, bool(one.category), language=one.language)
 
 
 def _own_writing(unsafe_prompts: list[str], rng: random.Random) -> list[Example]:
     everyday, contrasts = everyday_prompts(rng), contrast_prompts(rng)
     harmful = [one for one in contrasts if one.category]
-    made = [_prompted(one) for one in (*everyday, *contrasts)]
-    for one in rng.sample(everyday, WRITTEN_ANSWERS):
-        messages = (Message("user", one.text), Message("assistant", benign_answer(rng)))
-        made.append(Example(messages, Label("Safe", None, False), False, language=one.language))
-    for one in rng.sample(harmful, WRITTEN_ANSWERS):
-        label, reply = Label("Unsafe", one.category, False), complying_reply(one.text, rng)
-        messages = (Message("user", one.text), Message("assistant", reply))
-        made.append(Example(messages, label, True, language=one.language))
+    made = [_written(one) for one in (*everyday, *contrasts)]
+    made += [_written(one, benign_answer(rng)) for one in rng.sample(everyday, WRITTEN_ANSWERS)]
+    made += [
+        _written(one, complying_reply(one.text, rng))
+        for one in rng.sample(harmful, WRITTEN_ANSWERS)
+    ]
     # Mostly harmful requests are refused, and the reply is safe all the same.
     asked = [*unsafe_prompts, *(one.text for one in (*harmful, *everyday))]
     for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
