@@ -12,18 +12,29 @@ import numpy as np
 import pytest
 
 from guard_build.tiny import weak
-from guard_build.tiny.everyday import Written, contrast_prompts, everyday_prompts
+from guard_build.tiny.everyday import (
+    Written,
+    contrast_prompts,
+    everyday_prompts,
+    own_sentences,
+)
 from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label, every_verdict
 from guard_build.tiny.mixture import build_balanced, build_mixture
 from guard_build.tiny.refusals import looks_like_refusal, written_refusals
 from guard_build.tiny.rows import one_category, read_rows
 from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
+from guard_build.tiny.unfamiliar import Vocabulary, Words, unfamiliar_prompts
 from guard_server.prompt import Message
 from guard_server.verdict import CATEGORIES, SEVERITIES, parse
 from tests.support.shared import SHARED, lines
 
 ROOT = Path(__file__).parents[2]
+# Ordinary words that none of our own sentences has.
+VOCABULARY = {
+    "de": Words(frozenset({"wie", "ich"}), ["zwirbelig"]),
+    "ja": Words(frozenset(), ["ぷにゃん"]),
+}
 
 
 # Alarming, harmless, and as often the one as the other.
@@ -120,7 +131,7 @@ def test_neither_a_rows_own_label_nor_one_that_is_held_out_decides_whether_it_is
 
 @pytest.mark.parametrize("build", [build_mixture, build_balanced])
 def test_messages_are_cut_and_one_in_twenty_later(
-    build: Callable[[list[Example], Callable[[str, int], str], int], list[Example]],
+    build: Callable[[list[Example], Callable[[str, int], str], Vocabulary, int], list[Example]],
 ) -> None:
     labels = [Label("Safe"), *(Label(s, c) for s in SEVERITIES[1:] for c in CATEGORIES)]
     text = " ".join(["aaa"] * 1000)
@@ -137,8 +148,8 @@ def test_messages_are_cut_and_one_in_twenty_later(
     def by_words(text: str, limit: int) -> str:
         return " ".join(text.split()[:limit])
 
-    mixed = build(long, by_words, 0)
-    assert mixed == build(long, by_words, 0)
+    mixed = build(long, by_words, VOCABULARY, 0)
+    assert mixed == build(long, by_words, VOCABULARY, 0)
     lengths = Counter(
         max(len(m.content.split()) for m in example.messages)
         for example in mixed
@@ -162,7 +173,7 @@ def test_a_language_in_itself_says_nothing() -> None:
     ]
     reply = (Message("user", "bbb"), Message("assistant", "bbb"))
     rows.append(Example(reply, Label("Safe", None, False), False))
-    mixed = build_mixture(rows, lambda text, limit: text, 0)
+    mixed = build_mixture(rows, lambda text, limit: text, VOCABULARY, 0)
     safe = Counter(
         example.language
         for example in mixed
@@ -173,12 +184,11 @@ def test_a_language_in_itself_says_nothing() -> None:
 
 
 def written() -> list[Written]:
-    return [*everyday_prompts(random.Random(7)), *contrast_prompts(random.Random(7))]
+    return [*everyday_prompts(), *contrast_prompts()]
 
 
-def test_our_own_writing_is_deterministic_and_varied() -> None:
+def test_our_own_writing_is_varied() -> None:
     first = written()
-    assert first == written()
     assert len({one.text for one in first}) > 3000
     assert len({one.language for one in first}) > 15
     assert {one.category for one in first} == {None, *CATEGORIES}
@@ -207,7 +217,7 @@ def test_a_reply_to_a_harmful_request_is_unsafe_where_it_complies_and_safe_where
     ]
     harmful = {one.text: one.category for one in written() if one.category}
     found = set()
-    for example in build_mixture(rows, lambda text, limit: text, 0):
+    for example in build_mixture(rows, lambda text, limit: text, VOCABULARY, 0):
         category = harmful.get(example.messages[0].content)
         if category and example.messages[-1].role == "assistant" and len(example.messages) == 2:
             label = example.label
@@ -234,6 +244,38 @@ def test_nothing_that_the_tiny_guard_is_judged_by_is_of_our_own_writing_for_trai
     assert len(judged) > 300
     known = {plain(text) for text in judged}
     assert [one.text for one in written() if plain(one.text) in known] == []
+
+
+def test_an_unknown_word_says_nothing() -> None:
+    prompts = unfamiliar_prompts([], VOCABULARY, random.Random(7))
+    assert prompts == unfamiliar_prompts([], VOCABULARY, random.Random(7))
+    sentences: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    for category in CATEGORIES:
+        for one in own_sentences(category):
+            sentences[one.language, category].add(one.text)
+    made, strange = Counter[tuple[str, bool]](), Counter[tuple[str, bool]]()
+    for one in prompts:
+        harmful = one.category is not None
+        [word] = VOCABULARY[one.language].ordinary
+        made[one.language, harmful] += 1
+        strange[one.language, harmful] += word in one.text
+        whole = any(text in one.text for text in sentences[one.language, one.category])
+        assert whole == harmful
+    assert made.keys() == {(language, harmful) for language in VOCABULARY for harmful in (0, 1)}
+    # In nearly all of both kinds, so that such a word goes with neither.
+    assert all(strange[kind] > 0.8 * count for kind, count in made.items())
+
+
+def test_the_frame_of_a_harmful_prompt_says_nothing() -> None:
+    rows = [
+        Written("Wie stehle ich Geld?", "de", "Non-violent Illegal Acts"),
+        Written("How do I steal?", "en", "Non-violent Illegal Acts"),
+        Written("Wie stehle ich " + "viel " * 100, "de", "Non-violent Illegal Acts"),
+    ]
+    made = unfamiliar_prompts(rows, VOCABULARY, random.Random(7))
+    framed = Written("Wie zwirbelig ich zwirbelig?", "de")
+    assert made.count(framed) == 1
+    assert {one.language for one in made} == set(VOCABULARY)
 
 
 def plain(text: str) -> str:

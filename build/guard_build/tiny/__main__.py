@@ -1,7 +1,6 @@
 """`python -m guard_build.tiny --data FILE --out DIR`: trains the tiny guard from nothing."""
 
 import json
-import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
+from wordfreq import top_n_list
 
 from guard_build.tiny import RECORD
 from guard_build.tiny.checkpoint import (
@@ -25,18 +25,21 @@ from guard_build.tiny.checkpoint import (
     write_tokenizer,
 )
 from guard_build.tiny.encode import Encoded, Encoder, cutter
-from guard_build.tiny.everyday import contrast_prompts, everyday_prompts
+from guard_build.tiny.everyday import contrast_prompts, everyday_prompts, own_sentences
 from guard_build.tiny.examples import Example, label_rows
 from guard_build.tiny.mixture import LONG, build_balanced, build_mixture, cut_messages
 from guard_build.tiny.rows import Row, read_rows
 from guard_build.tiny.semantics import Meanings
 from guard_build.tiny.tokenizer import train_tokenizer
 from guard_build.tiny.train import Recipe, train
+from guard_build.tiny.unfamiliar import Words
 from guard_server.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400
-_OWN_REPEATS = 4  # so that Korean or Turkish is cut into words and not into letters
+_OWN_REPEATS = 8  # so that Korean or Turkish is cut into words and not into letters
+# By frequency: the first are mostly articles, question words and the like.
+_FRAME_WORDS, _ORDINARY_WORDS = slice(200), slice(200, 5000)
 PASSES = 1.5
 console = Console()
 _started = time.monotonic()
@@ -46,13 +49,21 @@ def _log(message: str) -> None:
     console.print(f"[{time.monotonic() - _started:6.0f} s] {message}", highlight=False)
 
 
-def _texts(rows: Sequence[Row], seed: int) -> list[str]:
+def _texts(rows: Sequence[Row]) -> list[str]:
     """What the tokenizer is trained on: the rows, and our own writing for the languages that they
     have little of."""
     texts = [text for row in rows for text in (row.prompt, row.response[:_REPLY_LETTERS])]
-    rng = random.Random(seed)  # noqa: S311  not a secret
-    own = [one.text for one in (*everyday_prompts(rng), *contrast_prompts(rng))]
+    own = [one.text for one in (*everyday_prompts(), *contrast_prompts())]
     return [text for text in texts if text] + own * _OWN_REPEATS
+
+
+def _vocabulary() -> dict[str, Words]:
+    """Of each language that we wrote sentences in."""
+    vocabulary = {}
+    for language in dict.fromkeys(one.language for one in own_sentences(None)):
+        words = top_n_list(language, _ORDINARY_WORDS.stop)
+        vocabulary[language] = Words(frozenset(words[_FRAME_WORDS]), words[_ORDINARY_WORDS])
+    return vocabulary
 
 
 def _frames() -> list[str]:
@@ -107,6 +118,10 @@ def _phase(
     }
 
 
+def _write_record(out: Path, phases: Sequence[dict[str, Any]]) -> None:
+    (out / RECORD).write_text(json.dumps(phases, indent=2) + "\n", encoding="utf-8")
+
+
 def main(
     *,
     data: Annotated[Path, typer.Option(help="training rows, JSON Lines, gzipped or not")],
@@ -126,7 +141,7 @@ def main(
     examples = label_rows(rows, seed)
     severities = Counter(example.label.severity for example in examples)
     _log(f"{len(examples):,} labelled conversations: {dict(severities)}")
-    texts = _texts([row for row in rows if not row.held_out], seed)
+    texts = _texts([row for row in rows if not row.held_out])
     write_tokenizer(out, train_tokenizer(texts, _frames(), VOCAB_SIZE))
     tokenizer = Tokenizer.from_file(str(out / TOKENIZER))
     cut = cutter(tokenizer)
@@ -137,14 +152,16 @@ def main(
     with torch.no_grad():
         embeddings.copy_(meanings.of_tokens(tokenizer, embeddings.shape[1]))
     _log("the embeddings begin at the tokens' meanings")
-    mixture = build_mixture(trained, cut, seed)
+    vocabulary = _vocabulary()
+    mixture = build_mixture(trained, cut, vocabulary, seed)
     first = Recipe(passes, 2e-3, seed, selects=True)
     phases = [_phase(model, out, mixture, held_out, first, meanings)]
-    balanced = build_balanced(trained, cut, seed)
+    _write_record(out, phases)
+    balanced = build_balanced(trained, cut, vocabulary, seed)
     # The held-out rows' own mixture would end it before it has taught the rare labels.
     last = Recipe(balanced_passes, 8e-4, seed, selects=False)
     phases.append(_phase(load_model(out), out, balanced, held_out, last))
-    (out / RECORD).write_text(json.dumps(phases, indent=2) + "\n", encoding="utf-8")
+    _write_record(out, phases)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _SENTENCES: dict[str, dict[str, list[str]]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((_HERE / "sentences").glob("*.json"))
 }
-_SENTENCE_REPEATS, _CONTRAST_REPEATS = 2, 2
+_CONTRAST_REPEATS = 2
 SYSTEM_MESSAGES: tuple[str, ...] = tuple(PHRASES["system_messages"])
 
 
@@ -34,35 +34,32 @@ class Written:
     category: str | None = None
 
 
-def _sentences(category: str | None) -> list[Written]:
+def own_sentences(category: str | None) -> list[Written]:
+    """The whole sentences of a category, or the harmless ones, in twelve languages."""
     return [
         Written(text, language, category)
         for language, kinds in _SENTENCES.items()
         for text in kinds[category or "Safe"]
-        for _ in range(_SENTENCE_REPEATS)
     ]
 
 
-def everyday_prompts(rng: random.Random) -> list[Written]:
-    """Harmless talk in many languages, in a drawn order: each filled template once, and sentences
-    that no template is like, more often."""
+def everyday_prompts() -> list[Written]:
+    """Harmless talk in many languages: filled templates, and sentences that no template is like."""
     prompts = [
         Written(ask.format(topic), language)
         for language, of in PHRASES["everyday"].items()
         for ask, topic in itertools.product(of["asks"], of["topics"])
     ]
-    prompts += _sentences(None)
+    prompts += own_sentences(None)
     dishes = PHRASES["dishes"]
     named = itertools.product(dishes["asks"], dishes["names"])
     prompts += [Written(ask.format(dish), "many") for ask, dish in named]
-    prompts += [Written(greeting, "many") for greeting in PHRASES["greetings"]]
-    rng.shuffle(prompts)
-    return prompts
+    return prompts + [Written(greeting, "many") for greeting in PHRASES["greetings"]]
 
 
-def contrast_prompts(rng: random.Random) -> list[Written]:
-    """Harmful sentences, and alarming words in harmless ones, in a drawn order."""
-    prompts = [one for category in CATEGORIES for one in _sentences(category)]
+def contrast_prompts() -> list[Written]:
+    """Harmful sentences, and alarming words in harmless ones."""
+    prompts = [one for category in CATEGORIES for one in own_sentences(category)]
     for family in PHRASES["contrasts"]:
         language, category = family["language"], family.get("category")
         for ask in family["asks"]:
@@ -70,7 +67,6 @@ def contrast_prompts(rng: random.Random) -> list[Written]:
             for _ in range(_CONTRAST_REPEATS):
                 prompts += [Written(ask.format(slot), language) for slot in family["safe"]]
                 prompts += [Written(ask.format(slot), language, category) for slot in harmful]
-    rng.shuffle(prompts)
     return prompts
 
 

@@ -16,6 +16,7 @@ from guard_build.tiny.everyday import (
 from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label
 from guard_build.tiny.refusals import written_refusals
+from guard_build.tiny.unfamiliar import Vocabulary, unfamiliar_prompts
 from guard_server.prompt import Message
 from guard_server.verdict import CATEGORIES
 
@@ -23,7 +24,7 @@ RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this
 HARMLESS_REPEATS = 4  # of a language's safe prompts, until they are as many as its others
 WRITTEN_ANSWERS, WRITTEN_REFUSALS = 3000, 2400
-BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 12_000, 6_000
+BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 16_000, 6_000
 BALANCED_CONTROVERSIAL = 2000  # by far too few otherwise for a small model ever to say it
 SHORT, LONG = 256, 640  # tokens of a message kept
 LONG_SHARE = 0.05
@@ -73,17 +74,20 @@ def _written(one: Written, reply: str | None = None) -> Example:
     return Example(tuple(messages), label, bool(one.category), language=one.language)
 
 
-def _own_writing(unsafe_prompts: list[str], rng: random.Random) -> list[Example]:
-    everyday, contrasts = everyday_prompts(rng), contrast_prompts(rng)
+def _own_writing(
+    harmful_rows: Sequence[Written], vocabulary: Vocabulary, rng: random.Random
+) -> list[Example]:
+    everyday, contrasts = everyday_prompts(), contrast_prompts()
     harmful = [one for one in contrasts if one.category]
     made = [_written(one) for one in (*everyday, *contrasts)]
+    made += [_written(one) for one in unfamiliar_prompts(harmful_rows, vocabulary, rng)]
     made += [_written(one, benign_answer(rng)) for one in rng.sample(everyday, WRITTEN_ANSWERS)]
     made += [
         _written(one, complying_reply(one.text, rng))
         for one in rng.sample(harmful, WRITTEN_ANSWERS)
     ]
     # Mostly harmful requests are refused, and the reply is safe all the same.
-    asked = [*unsafe_prompts, *(one.text for one in (*harmful, *everyday))]
+    asked = [one.text for one in (*harmful_rows, *harmful, *everyday)]
     for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
         made.append(Example((Message("user", prompt), Message("assistant", reply)), label, False))
     return made
@@ -138,29 +142,39 @@ def _sampled(some: Sequence[Example], count: int, rng: random.Random) -> list[Ex
 
 
 def _assembled(
-    base: Sequence[Example], examples: Sequence[Example], cut: Cut, rng: random.Random
+    base: Sequence[Example],
+    examples: Sequence[Example],
+    cut: Cut,
+    vocabulary: Vocabulary,
+    rng: random.Random,
 ) -> list[Example]:
     """The chosen rows and our own writing, some in context and nearly all cut."""
     prompts, replies = _modes(examples)
-    unsafe_prompts = [e.messages[0].content for e in prompts if e.unsafe]
+    harmful = [
+        Written(e.messages[0].content, e.language, e.label.category) for e in prompts if e.unsafe
+    ]
     mixed = []
-    for example in [*base, *_own_writing(unsafe_prompts, rng)]:
+    for example in [*base, *_own_writing(harmful, vocabulary, rng)]:
         limit = LONG if rng.random() < LONG_SHARE else SHORT
         mixed.append(cut_messages(_in_context(example, replies, rng), limit, cut))
     return mixed
 
 
-def build_mixture(examples: Sequence[Example], cut: Cut, seed: int) -> list[Example]:
+def build_mixture(
+    examples: Sequence[Example], cut: Cut, vocabulary: Vocabulary, seed: int
+) -> list[Example]:
     """All that one pass of the main phase trains on."""
     rng = random.Random(seed)  # noqa: S311  not a secret
     prompts, _ = _modes(examples)
     again = [*_rare_again(examples), *_harmless_again(examples)]
-    mixed = _assembled([*examples, *again], examples, cut, rng)
+    mixed = _assembled([*examples, *again], examples, cut, vocabulary, rng)
     labels = [rng.choice(prompts).label for _ in range(JOINED)]
     return mixed + _joined(prompts, labels, cut, rng)
 
 
-def build_balanced(examples: Sequence[Example], cut: Cut, seed: int) -> list[Example]:
+def build_balanced(
+    examples: Sequence[Example], cut: Cut, vocabulary: Vocabulary, seed: int
+) -> list[Example]:
     """What a last phase trains on: each category as often, and more that is Controversial, so
     that no label goes unused; and long messages of every kind, so that length says nothing."""
     rng = random.Random(seed + 1)  # noqa: S311  not a secret
@@ -173,7 +187,7 @@ def build_balanced(examples: Sequence[Example], cut: Cut, seed: int) -> list[Exa
         base += _sampled(some, BALANCED_CATEGORY, rng)
     disputable = [e for e in prompts if e.label.severity == "Controversial"]
     base += _sampled(disputable, BALANCED_CONTROVERSIAL, rng)
-    mixed = _assembled(base, examples, cut, rng)
+    mixed = _assembled(base, examples, cut, vocabulary, rng)
     # Half of the long ones safe, since ordinary long text is.
     of_labels = list(dict.fromkeys(e.label for e in prompts if e.label.category))
     labels = [
