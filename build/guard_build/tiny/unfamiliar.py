@@ -10,7 +10,7 @@ harmful one, which stays harmful.
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guard_build.tiny.everyday import Written, own_sentences
@@ -28,31 +28,32 @@ class Words:
 Vocabulary = Mapping[str, Words]
 """By language."""
 
-_VARIANTS = 2
+_VARIANTS = 2  # of each of our own sentences
 _REPLACED_SHARE = (0.2, 1.0)
-_FRAMED_ROWS, _FRAME_LETTERS = 1500, 250  # of a language
+_FRAMED_ROWS, _FRAME_LETTERS = 1500, 250  # so many of a language, shorter than that
 # Chinese and Japanese put no spaces between words: two letters are about one.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|[^\W{_UNSPACED}][^\s.,;:!?…«»“”\"()،؛؟।{_UNSPACED}]*")
 
 
+def _replaced(sentence: str, words: Words, rng: random.Random, goes: Callable[[str], bool]) -> str:
+    """With an ordinary word for each that goes."""
+
+    def other(found: re.Match[str]) -> str:
+        return rng.choice(words.ordinary) if goes(found[0]) else found[0]
+
+    return _WORD.sub(other, sentence)
+
+
 def _varied(sentence: str, words: Words, rng: random.Random) -> str:
     """With some words replaced, a share drawn for the sentence."""
     share = rng.uniform(*_REPLACED_SHARE)
-
-    def other(found: re.Match[str]) -> str:
-        return rng.choice(words.ordinary) if rng.random() < share else found[0]
-
-    return _WORD.sub(other, sentence)
+    return _replaced(sentence, words, rng, lambda _: rng.random() < share)
 
 
 def _framed(sentence: str, words: Words, rng: random.Random) -> str:
     """With every word replaced but those of the frame."""
-
-    def other(found: re.Match[str]) -> str:
-        return found[0] if found[0].lower() in words.frame else rng.choice(words.ordinary)
-
-    return _WORD.sub(other, sentence)
+    return _replaced(sentence, words, rng, lambda word: word.lower() not in words.frame)
 
 
 def unfamiliar_prompts(
