@@ -80,7 +80,7 @@ $(CONTRACT): $(VENV)/.dev $(PROTOS)
 	@$(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) --include_imports --include_source_info \
 	  -o $@ $(PROTOS)
 
-train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (a good hour on two idle cores)
+train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (some 75 minutes on two idle cores)
 	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
 	@$(VENV)-train/bin/python -m guard_build.tiny.reference --checkpoint checkpoints/tiny-guard \
 	  --out tests/data/tiny_reference.json

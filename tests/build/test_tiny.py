@@ -20,6 +20,7 @@ from guard_build.tiny.everyday import (
 )
 from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label, every_verdict
+from guard_build.tiny.machine_text import machine_prompts
 from guard_build.tiny.mixture import build_balanced, build_mixture
 from guard_build.tiny.refusals import looks_like_refusal, written_refusals
 from guard_build.tiny.rows import one_category, read_rows
@@ -153,7 +154,7 @@ def test_messages_are_cut_and_one_in_twenty_later(
     lengths = Counter(
         max(len(m.content.split()) for m in example.messages)
         for example in mixed
-        if example.language == "en" and "aaa" in example.messages[0].content
+        if example.language == "en" and "aaa aaa" in example.messages[0].content
     )
     assert set(lengths) == {256, 640}
     assert 0.02 < lengths[640] / lengths.total() < 0.08
@@ -276,6 +277,18 @@ def test_the_frame_of_a_harmful_prompt_says_nothing() -> None:
     framed = Written("Wie zwirbelig ich zwirbelig?", "de")
     assert made.count(framed) == 1
     assert {one.language for one in made} == set(VOCABULARY)
+
+
+def test_text_that_programs_write_leaves_a_sentences_verdict_as_it_is() -> None:
+    prompts = machine_prompts(random.Random(7))
+    assert prompts == machine_prompts(random.Random(7))
+    ours = {(one.text, one.category) for one in (*everyday_prompts(), *contrast_prompts())}
+    kinds = Counter(
+        ((one.text.partition("\n")[0], one.category) in ours, one.category is not None)
+        for one in prompts
+    )
+    assert kinds.keys() == {(False, False), (True, False), (True, True)}
+    assert min(kinds.values()) > 50
 
 
 def plain(text: str) -> str:

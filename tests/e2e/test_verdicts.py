@@ -1,6 +1,7 @@
 """Conversations in, verdicts out, by everything that `make serve` runs."""
 
 import asyncio
+import random
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,8 @@ from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import Client, ask, fields, reason, rich_status
 from tests.support.serving import Served
 from tests.support.shared import SHARED, lines, needs_shared
+
+DATA = Path(__file__).parents[2] / "build" / "guard_build" / "data"
 
 
 async def judge_all(
@@ -154,3 +157,43 @@ async def test_the_tiny_guard_writes_the_grammar_on_every_evaluation_row(client:
     categories = Counter(category for verdict in verdicts for category in verdict.categories)
     assert set(severities) == {1, 2, 3}
     assert set(categories) == set(range(1, 10))
+
+
+async def test_figures_do_not_lead_out_of_the_grammar(client: Client) -> None:
+    draw = random.Random(7)
+    texts = [
+        " ".join(str(draw.randrange(10**digits)) for _ in range(length // (digits + 1)))
+        for length in (100, 500, 1400)
+        for digits in (1, 3, 6, 11)
+    ]
+    answers = await judge_all(client, [ask(text) for text in texts])
+    assert [answer.id for answer in answers if answer.HasField("error")] == []
+
+
+async def test_everyday_prompts_come_out_safe(client: Client) -> None:
+    rows = lines(DATA / "everyday.jsonl")
+    assert (len(rows), len({row["language"] for row in rows})) == (60, 12)
+    answers = await judge_all(client, [ask(row["prompt"]) for row in rows])
+    severities = [answer.response.verdict.severity for answer in answers]
+    assert severities.count(types_pb2.SEVERITY_SAFE) >= 54
+
+
+async def test_the_tiny_guard_writes_every_label_on_the_golden_set(client: Client) -> None:
+    requests = [
+        moderation_pb2.ModerateRequest(
+            conversation=[
+                types_pb2.Message(
+                    role=types_pb2.Role.Value(f"ROLE_{message['role'].upper()}"),
+                    content=message["content"],
+                )
+                for message in row["messages"]
+            ]
+        )
+        for row in lines(DATA / "golden.jsonl")
+    ]
+    answers = await judge_all(client, requests)
+    assert [answer.id for answer in answers if answer.HasField("error")] == []
+    verdicts = [answer.response.verdict for answer in answers]
+    assert {verdict.severity for verdict in verdicts} == {1, 2, 3}
+    assert {category for verdict in verdicts for category in verdict.categories} == {*range(1, 10)}
+    assert {v.refusal for v in verdicts if v.HasField("refusal")} == {1, 2}

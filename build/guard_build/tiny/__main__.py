@@ -40,6 +40,9 @@ _REPLY_LETTERS = 400
 _OWN_REPEATS = 8  # so that Korean or Turkish is cut into words and not into letters
 # By frequency: the first are mostly articles, question words and the like.
 _FRAME_WORDS, _ORDINARY_WORDS = slice(200), slice(200, 5000)
+# Harm in the rows is bolder than what people ask, so the model would flag too readily.
+_UNSAFE_MARGIN = 1.5
+_FORM_MARGIN = 4.0
 PASSES = 1.5
 console = Console()
 _started = time.monotonic()
@@ -106,7 +109,8 @@ def _phase(
     encoded = _encoded(encoder, mixture, meanings)
     tokens = sum(map(len, encoded))
     _log(f"{len(mixture):,} examples and {tokens:,} tokens a pass, {len(held_out):,} held out")
-    run = train(model, out, encoded, [encoder(example) for example in held_out], recipe, _log)
+    judged = [encoder(example) for example in held_out]
+    run = train(model, out, encoded, judged, recipe, encoder.choices, _log)
     _log(f"kept step {run.kept_step} of {run.steps}, held-out loss {run.held_out_loss}")
     return {
         "recipe": asdict(recipe),
@@ -159,7 +163,14 @@ def main(
     _write_record(out, phases)
     balanced = build_balanced(trained, cut, vocabulary, seed)
     # The held-out rows' own mixture would end it before it has taught the rare labels.
-    last = Recipe(balanced_passes, 8e-4, seed, selects=False)
+    last = Recipe(
+        balanced_passes,
+        8e-4,
+        seed,
+        selects=False,
+        unsafe_margin=_UNSAFE_MARGIN,
+        form_margin=_FORM_MARGIN,
+    )
     phases.append(_phase(load_model(out), out, balanced, held_out, last))
     _write_record(out, phases)
 

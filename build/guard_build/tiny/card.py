@@ -168,6 +168,8 @@ def _training(checkpoint: Path) -> dict[str, object]:
         "minutes": f"{sum(phase['run']['seconds'] for phase in phases) / 60:.0f}",
         "held_out": f"{phases[0]['held_out']:,}",
         "seed": phases[0]["recipe"]["seed"],
+        "unsafe_margin": phases[-1]["recipe"]["unsafe_margin"],
+        "form_margin": phases[-1]["recipe"]["form_margin"],
     }
 
 

@@ -12,6 +12,7 @@ from guard_build.tiny.examples import Example
 from guard_build.tiny.semantics import Floats
 from guard_build.tiny.tokenizer import IM_END
 from guard_server.prompt import Prompt
+from guard_server.verdict import CATEGORIES, NO_CATEGORY, SEVERITIES
 
 IGNORED = -100  # what cross_entropy leaves out
 ROWS, TOKENS = 64, 10_240  # a batch has at most so many of both, padding counted
@@ -38,6 +39,11 @@ class Encoder:
         """Reads the template and tokenizer of the checkpoint in `directory`."""
         self.prompt = Prompt.load(directory)
         self.end = self.prompt.added_tokens[IM_END]
+        # The tokens that each label begins with, by what is chosen: all else is form.
+        self.choices = [
+            [self.prompt.encode(f" {label}")[0] for label in labels]
+            for labels in (SEVERITIES, (NO_CATEGORY, *CATEGORIES), ("Yes", "No"))
+        ]
 
     def __call__(self, example: Example, meaning: Floats | None = None) -> Encoded:
         """The ids of one example."""

@@ -15,6 +15,7 @@ from guard_build.tiny.everyday import (
 )
 from guard_build.tiny.examples import Example
 from guard_build.tiny.labels import Label
+from guard_build.tiny.machine_text import machine_prompts
 from guard_build.tiny.refusals import written_refusals
 from guard_build.tiny.unfamiliar import Vocabulary, unfamiliar_prompts
 from guard_server.prompt import Message
@@ -194,4 +195,5 @@ def build_balanced(
         Label("Safe") if rng.random() < 0.5 else rng.choice(of_labels)
         for _ in range(BALANCED_JOINED)
     ]
-    return mixed + _joined(prompts, labels, cut, rng)
+    mixed += _joined(prompts, labels, cut, rng)
+    return mixed + [_written(one) for one in machine_prompts(rng)]

@@ -33,6 +33,12 @@ class Recipe:
     seed: int
     selects: bool
     """Keep the weights with the lowest held-out loss; else the last ones."""
+    unsafe_margin: float = 0.0
+    """By how much the loss lowers the logits of the milder severities: the model alone then says
+    Unsafe that much less readily (logit adjustment, arXiv:2007.07314)."""
+    form_margin: float = 0.0
+    """By how much it raises every logit that is out of place: the model keeps that much further
+    from leaving the grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Run:
     parameters: int
     kept_step: int
     held_out_loss: float
+    """A token, with the recipe's margins."""
 
 
 def _rate(done: float) -> float:
@@ -57,8 +64,19 @@ def _rate(done: float) -> float:
 class _Loss:
     """What a batch costs: its verdicts, and beside them the meanings of its texts."""
 
-    def __init__(self, model: Qwen3ForCausalLM) -> None:
+    def __init__(
+        self, model: Qwen3ForCausalLM, choices: Sequence[Sequence[int]], recipe: Recipe
+    ) -> None:
         self._model = model
+        size = model.config.vocab_size
+        # Row 0 is for form, where only the next token is in place; then one for each choice.
+        self._offsets = torch.full((1 + len(choices), size), recipe.form_margin)
+        self._choice = torch.zeros(size, dtype=torch.long)
+        for row, tokens in enumerate(choices, 1):
+            self._offsets[row, list(tokens)] = 0.0
+            self._choice[list(tokens)] = row
+        *milder, _ = choices[0]
+        self._offsets[1, milder] -= recipe.unsafe_margin
         # Training's own: it is not part of the checkpoint.
         self.meaning = torch.nn.Linear(model.config.hidden_size, WIDTH)
 
@@ -68,9 +86,17 @@ class _Loss:
         hidden = self._model.model(inputs, use_cache=False).last_hidden_state
         # The head only where a verdict is written: a twentieth of the positions.
         kept = targets != IGNORED
-        logits = self._model.lm_head(hidden[kept])
-        verdicts = cross_entropy(logits, targets[kept], reduction="sum")
+        wanted = targets[kept]
+        logits = self._model.lm_head(hidden[kept]) + self._margins(wanted)
+        verdicts = cross_entropy(logits, wanted, reduction="sum")
         return verdicts, int(kept.sum()), self._distance(batch, hidden)
+
+    def _margins(self, wanted: torch.Tensor) -> torch.Tensor:
+        choice = self._choice[wanted]
+        offsets = self._offsets[choice]
+        form = choice == 0
+        offsets[form, wanted[form]] = 0.0
+        return offsets
 
     def _distance(self, batch: Sequence[Encoded], hidden: torch.Tensor) -> torch.Tensor:
         rows = [row for row, one in enumerate(batch) if one.meaning is not None]
@@ -115,11 +141,13 @@ def train(
     encoded: Sequence[Encoded],
     held_out: Sequence[Encoded],
     recipe: Recipe,
+    choices: Sequence[Sequence[int]],
     log: Callable[[str], None],
 ) -> Run:
-    """Train `model`, and keep the weights that the recipe wants in `directory`."""
+    """Train `model`, and keep the weights that the recipe wants in `directory`. `choices`:
+    of each label its tokens, of severity first, from mild to Unsafe."""
     model.train(True)
-    loss_of = _Loss(model)
+    loss_of = _Loss(model, choices, recipe)
     trained = [*model.parameters(), *loss_of.meaning.parameters()]
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = _optimizer(trained, recipe.learning_rate)
