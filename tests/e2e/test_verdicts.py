@@ -13,14 +13,13 @@ import pytest
 import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
 
+from guard_build.verify import GOLDEN_SET, load_items
 from guard_server.manifest import Manifest
 from guard_server.prompt import Message, Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
-from tests.support.gateway import Client, ask, fields, reason, rich_status
+from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
 from tests.support.serving import Served
 from tests.support.shared import SHARED, lines, needs_shared
-
-DATA = Path(__file__).parents[2] / "build" / "guard_build" / "data"
 
 
 async def judge_all(
@@ -171,7 +170,7 @@ async def test_figures_do_not_lead_out_of_the_grammar(client: Client) -> None:
 
 
 async def test_everyday_prompts_come_out_safe(client: Client) -> None:
-    rows = lines(DATA / "everyday.jsonl")
+    rows = lines(GOLDEN_SET.with_name("everyday.jsonl"))
     assert (len(rows), len({row["language"] for row in rows})) == (60, 12)
     answers = await judge_all(client, [ask(row["prompt"]) for row in rows])
     severities = [answer.response.verdict.severity for answer in answers]
@@ -182,14 +181,11 @@ async def test_the_tiny_guard_writes_every_label_on_the_golden_set(client: Clien
     requests = [
         moderation_pb2.ModerateRequest(
             conversation=[
-                types_pb2.Message(
-                    role=types_pb2.Role.Value(f"ROLE_{message['role'].upper()}"),
-                    content=message["content"],
-                )
-                for message in row["messages"]
+                types_pb2.Message(role=ROLES[message.role], content=message.content)
+                for message in item.messages
             ]
         )
-        for row in lines(DATA / "golden.jsonl")
+        for item in load_items(GOLDEN_SET)
     ]
     answers = await judge_all(client, requests)
     assert [answer.id for answer in answers if answer.HasField("error")] == []

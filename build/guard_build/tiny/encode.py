@@ -12,7 +12,7 @@ from guard_build.tiny.examples import Example
 from guard_build.tiny.semantics import Floats
 from guard_build.tiny.tokenizer import IM_END
 from guard_server.prompt import Prompt
-from guard_server.verdict import CATEGORIES, NO_CATEGORY, SEVERITIES
+from guard_server.verdict import CATEGORIES, NO_CATEGORY, REFUSALS, SEVERITIES
 
 IGNORED = -100  # what cross_entropy leaves out
 ROWS, TOKENS = 64, 10_240  # a batch has at most so many of both, padding counted
@@ -42,7 +42,7 @@ class Encoder:
         # The tokens that each label begins with, by what is chosen: all else is form.
         self.choices = [
             [self.prompt.encode(f" {label}")[0] for label in labels]
-            for labels in (SEVERITIES, (NO_CATEGORY, *CATEGORIES), ("Yes", "No"))
+            for labels in (SEVERITIES, (NO_CATEGORY, *CATEGORIES), REFUSALS)
         ]
 
     def __call__(self, example: Example, meaning: Floats | None = None) -> Encoded:
