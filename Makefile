@@ -24,7 +24,7 @@ CHECKPOINT ?= Qwen/Qwen3Guard-Gen-4B
 SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
-  model_repository/templates/*/* build/guard_build/*.py server/guard_server/manifest.py engine/guard_engine/*.py)
+  model_repository/templates/*/* build/guard_build/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
 
 .PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
@@ -48,7 +48,7 @@ clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples a
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -62,8 +62,8 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
 schemas: $(VENV)/.dev ## Write the JSON schemas of manifests and of traffic.json anew
-	@$(BIN)/python -c "import json, guard_server.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/manifest.schema.json
-	@$(BIN)/python -c "import json, guard_server.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > deploy/traffic.schema.json
+	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/manifest.schema.json
+	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > deploy/traffic.schema.json
 
 proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
 	@rm -rf .run/generated && mkdir -p .run/generated/proto

@@ -10,6 +10,7 @@ PROJECT = Path(__file__).parents[1]
 OURS = {
     "qwen3guard": PROJECT / "proto" / "qwen3guard",
     "qwen3guard_client": PROJECT / "clients" / "python" / "qwen3guard_client",
+    "guard_core": PROJECT / "server" / "guard_core",
     "guard_server": PROJECT / "server" / "guard_server",
     "guard_control": PROJECT / "server" / "guard_control",
     "guard_engine": PROJECT / "engine" / "guard_engine",
@@ -22,14 +23,15 @@ OURS = {
 ARROWS = {
     "qwen3guard": set(),
     "qwen3guard_client": {"qwen3guard"},
-    "guard_server": {"qwen3guard"},
-    "guard_control": {"qwen3guard", "guard_server", "guard_build"},
+    "guard_core": {"guard_server"},  # the limiter, until endpoints own it
+    "guard_server": {"qwen3guard", "guard_core"},
+    "guard_control": {"qwen3guard", "guard_core", "guard_server", "guard_build"},
     "guard_engine": set(),
-    "guard_build": {"guard_engine", "guard_server"},
-    "guard_bench": {"qwen3guard", "guard_engine", "guard_build", "guard_server"},
-    "guard_eval": {"qwen3guard", "guard_server"},
+    "guard_build": {"guard_engine", "guard_core"},
+    "guard_bench": {"qwen3guard", "guard_engine", "guard_build", "guard_core", "guard_server"},
+    "guard_eval": {"qwen3guard", "guard_core", "guard_server"},
     "guard_cli": {
-        *("qwen3guard", "guard_server", "guard_control"),
+        *("qwen3guard", "guard_core", "guard_server", "guard_control"),
         *("guard_build", "guard_bench", "guard_eval"),
     },
 }

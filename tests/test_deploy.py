@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from guard_server import probe, traffic
-from guard_server.manifest import Manifest
+from guard_core.slot import traffic
+from guard_core.slot.manifest import Manifest
+from guard_server import probe
 from guard_server.settings import Settings
 from tests.support.ports import free_port
 from tests.support.serving import Served

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from guard_build.errors import BuildFailed
+from guard_core.slot.manifest import TEMPLATE, TOKENIZER
 from guard_engine import weight_files
-from guard_server.manifest import TEMPLATE, TOKENIZER
 
 _CONFIGS = (
     "config.json",

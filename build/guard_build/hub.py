@@ -10,7 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from guard_build.checkpoint import HUB_FILES
 from guard_build.errors import BuildFailed
-from guard_server.manifest import Source
+from guard_core.slot.manifest import Source
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

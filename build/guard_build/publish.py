@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from guard_build.errors import BuildFailed
-from guard_server import manifest as m
+from guard_core.slot import manifest as m
 
 
 def triton_model_name(slot: Path) -> str:

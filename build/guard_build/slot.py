@@ -10,6 +10,7 @@ from guard_build.hub import Checkpoint
 from guard_build.openvino import engine_options, write_model
 from guard_build.progress import Progress
 from guard_build.publish import described, replacing, triton_model_name
+from guard_core.slot import manifest as m
 from guard_engine import (
     BLOCK_TOKENS,
     CheckpointInvalid,
@@ -17,7 +18,6 @@ from guard_engine import (
     WeightFormat,
     read_config,
 )
-from guard_server import manifest as m
 
 _MAX_OUTPUT_TOKENS = 64
 _MAX_DRAFT_TOKENS = 24

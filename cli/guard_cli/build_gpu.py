@@ -13,9 +13,9 @@ from guard_build.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_che
 from guard_cli.options import shown
 from guard_cli.verify import Side, compare_slots
 from guard_control.triton import TritonFailed
-from guard_server.errors import SlotInvalid
-from guard_server.machine import Container, read_machine
-from guard_server.manifest import Manifest
+from guard_core.errors import SlotInvalid
+from guard_core.slot.gpu_host import Container, read_machine
+from guard_core.slot.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_control.triton import Triton, TritonFailed
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Manifest
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
 
 _POLL_S = 0.5
 

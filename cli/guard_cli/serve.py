@@ -17,8 +17,9 @@ from guard_control.plane import ControlPlane
 from guard_control.supervisor import begin_again, begin_with, supervising
 from guard_control.triton import TritonFailed
 from guard_control.workers import WorkersFailed
-from guard_server import log, traffic
-from guard_server.errors import SlotInvalid, TrafficInvalid
+from guard_core.errors import SlotInvalid, TrafficInvalid
+from guard_core.slot import traffic
+from guard_server import log
 from guard_server.settings import Settings
 
 _READY_S = 180

@@ -30,10 +30,10 @@ from guard_build.verify import (
 )
 from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_control.triton import Triton, TritonFailed
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot import Slot
 from guard_server import log
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Manifest
-from guard_server.slot import Slot
 
 _MOST_SHOWN = 20  # differing conversations; the JSON report has all of them
 

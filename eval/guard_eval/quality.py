@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from guard_core.verdict.grammar import CATEGORIES, NO_CATEGORY, SEVERITIES
 from guard_eval.answers import Answer
 from guard_eval.bootstrap import Estimate, estimates
 from guard_eval.data import Item, Mode
@@ -20,7 +21,6 @@ from guard_eval.metrics import (
     share,
     together,
 )
-from guard_server.verdict import CATEGORIES, NO_CATEGORY, SEVERITIES
 
 ALL = "all sets"
 NO_VERDICT = "no verdict"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from guard_server.verdict import CATEGORIES, REFUSALS
+from guard_core.verdict.grammar import CATEGORIES, REFUSALS
 
 
 def _capitalized(value: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from guard_build.verify import Share
-from guard_server.counts import quantile
+from guard_core.stats import quantile
 from guard_server.status import SlotStatus
 
 # A share or a quantile of fewer says nothing.

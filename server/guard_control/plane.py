@@ -10,9 +10,9 @@ from guard_control.gates import Snapshot
 from guard_control.slots import LocalSlot, LocalSlots
 from guard_control.triton import TritonFailed
 from guard_control.workers import Workers
-from guard_server import traffic as traffic_file
-from guard_server.errors import SlotInvalid
-from guard_server.traffic import ShadowTraffic, SlotTraffic, Traffic
+from guard_core.errors import SlotInvalid
+from guard_core.slot import traffic as traffic_file
+from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _POLL_S = 0.02
 _FOLLOW_S = 15.0

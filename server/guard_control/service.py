@@ -16,7 +16,7 @@ from guard_control import report, swap
 from guard_control.errors import STATUS, Busy, Meaningless, NotMade, TakenOver
 from guard_control.plane import ControlPlane
 from guard_control.swap import Deployment, Shift, Step
-from guard_server.traffic import ShadowTraffic
+from guard_core.slot.traffic import ShadowTraffic
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 

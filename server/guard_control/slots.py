@@ -8,9 +8,9 @@ from pathlib import Path
 from guard_control.errors import NoSuchSlot
 from guard_control.events import Events
 from guard_control.triton import Triton, TritonFailed
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Manifest
-from guard_server.traffic import SlotTraffic
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.traffic import SlotTraffic
 
 _POLL_S = 0.2
 _RESTART_S = (0.5, 30.0)  # first and longest pause

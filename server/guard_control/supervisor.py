@@ -15,8 +15,9 @@ from guard_control.events import Events
 from guard_control.plane import ControlPlane
 from guard_control.slots import LocalSlots
 from guard_control.workers import Workers, check_port
-from guard_server import metrics, traffic
-from guard_server.manifest import Manifest
+from guard_core.slot import traffic
+from guard_core.slot.manifest import Manifest
+from guard_server import metrics
 from guard_server.settings import Settings
 
 _START_S = 300.0

@@ -13,9 +13,9 @@ from guard_control.errors import Meaningless, NotMade, Refused
 from guard_control.gates import Window, window
 from guard_control.plane import ControlPlane
 from guard_control.slots import LocalSlot
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Manifest
-from guard_server.traffic import ShadowTraffic
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.traffic import ShadowTraffic
 
 _READY_S = 300.0
 _WATCH_S = 0.2

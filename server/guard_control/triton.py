@@ -25,8 +25,8 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from guard_control.process import bound
-from guard_server.machine import Container, check_machine, read_machine
-from guard_server.manifest import Manifest
+from guard_core.slot.gpu_host import Container, check_machine, read_machine
+from guard_core.slot.manifest import Manifest
 
 _HOST = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts its regions

@@ -15,7 +15,7 @@ from guard_build.verify import (
 )
 from guard_control.errors import Refused
 from guard_control.slots import LocalSlot
-from guard_server.slot import Slot
+from guard_core.slot.slot import Slot
 
 _SHOWN = 5  # differing conversations, by id
 

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Self
 
-from guard_server.errors import Overloaded, Unavailable
+from guard_core.errors import Overloaded, Unavailable
 
 _RETRY_S = (0.05, 5.0)  # least and most that a caller is told to wait
 _WEIGHT = 0.1  # of the newest place's time in the mean

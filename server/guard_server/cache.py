@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from guard_server.errors import Overloaded
-from guard_server.protocol import Written
-from guard_server.verdict import Verdict
+from guard_core.errors import Overloaded
+from guard_core.verdict.decoder import Written
+from guard_core.verdict.grammar import Verdict
 
 _ENTRY_BYTES = 1536  # an entry with its keys and the longest verdict takes less
 _DIGEST_BYTES = 16

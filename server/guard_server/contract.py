@@ -1,7 +1,7 @@
 """The contract's numbers for the domain's words, in one place."""
 
-from guard_server.policy import Action
-from guard_server.prompt import ASSISTANT, SYSTEM, USER
+from guard_core.verdict.policy import Action
+from guard_core.verdict.prompt import ASSISTANT, SYSTEM, USER
 from qwen3guard.v1 import types_pb2
 
 ROLES = {

@@ -9,9 +9,9 @@ import grpc
 import structlog
 from grpc_status import rpc_status
 
+from guard_core.errors import STATUS, GuardError, ServerFault
 from guard_server import replies
 from guard_server.admission import Caller
-from guard_server.errors import STATUS, GuardError, ServerFault
 from guard_server.kserve_statistics import Statistics
 from guard_server.metrics import Metrics
 from guard_server.moderation import Moderated, Moderator, Stopwatch

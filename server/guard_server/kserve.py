@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from guard_core.errors import ModelUnknown
 from guard_server import validation
 from guard_server.admission import Caller, Intake
 from guard_server.desk import Desk, abort, caller_of, known_error
-from guard_server.errors import ModelUnknown
 from guard_server.kserve_statistics import Span
 from guard_server.kserve_tensors import INPUTS, OUTPUTS, read, write
 from guard_server.router import Router

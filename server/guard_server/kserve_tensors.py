@@ -7,8 +7,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
+from guard_core.errors import RequestInvalid, Violation
 from guard_server import contract
-from guard_server.errors import RequestInvalid, Violation
 from guard_server.moderation import Moderated
 from qwen3guard.v1 import moderation_pb2, types_pb2
 

@@ -14,11 +14,11 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from guard_server.errors import VerdictUngrammatical
+from guard_core.errors import VerdictUngrammatical
+from guard_core.slot.slot import Slot
 from guard_server.moderation import Moderated, Stopwatch
 from guard_server.router import Route, Router
 from guard_server.shadow_metrics import ShadowMetrics
-from guard_server.slot import Slot
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _SAMPLE_S = 1.0

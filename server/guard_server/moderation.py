@@ -4,21 +4,21 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from guard_server.admission import Caller
-from guard_server.cache import Judged, VerdictCache
-from guard_server.errors import (
+from guard_core.errors import (
     DeadlinePassed,
     RequestInvalid,
     SlotNotAllowed,
     Unavailable,
 )
-from guard_server.policy import Action
-from guard_server.protocol import Written
+from guard_core.slot.slot import Slot
+from guard_core.verdict.decoder import Written
+from guard_core.verdict.grammar import Verdict, parse
+from guard_core.verdict.policy import Action
+from guard_server.admission import Caller
+from guard_server.cache import Judged, VerdictCache
 from guard_server.router import Route, Router
 from guard_server.shadow import Shadow
-from guard_server.slot import Slot
 from guard_server.validation import Conversation
-from guard_server.verdict import Verdict, parse
 
 
 @dataclass(slots=True)

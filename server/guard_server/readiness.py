@@ -14,10 +14,10 @@ from typing import Any
 
 import structlog
 
-from guard_server.errors import GuardError, Unavailable
-from guard_server.slot import Slot
-from guard_server.tensors import Generation
-from guard_server.verdict import parse
+from guard_core.engine.tensors import Generation
+from guard_core.errors import GuardError, Unavailable
+from guard_core.slot.slot import Slot
+from guard_core.verdict.grammar import parse
 
 _WARM_UP_S = 120  # a large engine's first steps are slow
 _RETRY_S = (0.2, 2.0)  # first and longest pause

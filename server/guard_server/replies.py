@@ -6,8 +6,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from guard_core.errors import STATUS, GuardError, Overloaded, RequestInvalid
 from guard_server import contract
-from guard_server.errors import STATUS, GuardError, Overloaded, RequestInvalid
 from guard_server.moderation import Moderated, Stopwatch
 from qwen3guard.v1 import moderation_pb2, types_pb2
 

@@ -16,12 +16,12 @@ from typing import Self
 
 import structlog
 
+from guard_core.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
+from guard_core.slot.slot import Slot, SlotFiles
+from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
+from guard_core.stats import ShadowCounts, SlotCounts
 from guard_server.admission import Limits
-from guard_server.counts import ShadowCounts, SlotCounts
-from guard_server.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
 from guard_server.readiness import Readiness
-from guard_server.slot import Slot, SlotFiles
-from guard_server.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _log = structlog.get_logger(__name__)
 

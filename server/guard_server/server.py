@@ -14,7 +14,8 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
-from guard_server import kserve, service, traffic
+from guard_core.slot import traffic
+from guard_server import kserve, service
 from guard_server.admission import Intake, Limits
 from guard_server.cache import VerdictCache
 from guard_server.desk import Desk

@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 
+from guard_core.errors import GuardError, RequestInvalid, Violation
 from guard_server import replies, validation
 from guard_server.admission import Caller, Intake
 from guard_server.desk import Desk, abort, caller_of
-from guard_server.errors import GuardError, RequestInvalid, Violation
 from guard_server.stream import MAX_IN_FLIGHT, Stream
 from guard_server.wire import M, Received, receiver
 from qwen3guard.v1 import moderation_pb2 as pb

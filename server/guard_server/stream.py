@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from guard_server.errors import Unavailable
+from guard_core.errors import Unavailable
 
 MAX_IN_FLIGHT = 64
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from guard_core.errors import RequestInvalid, Violation
+from guard_core.verdict.policy import Policy
+from guard_core.verdict.prompt import ASSISTANT, Message
 from guard_server import contract
-from guard_server.errors import RequestInvalid, Violation
-from guard_server.policy import Policy
-from guard_server.prompt import ASSISTANT, Message
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 _STRICT = Policy()

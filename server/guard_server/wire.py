@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from guard_server.errors import Violation
+from guard_core.errors import Violation
 from qwen3guard.v1 import moderation_pb2
 
 NOT_UTF8 = "holds bytes that are not UTF-8. Send text, not binary data."

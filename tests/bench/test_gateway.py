@@ -9,7 +9,7 @@ import pytest
 from guard_bench.gateway import traffic
 from guard_bench.gateway.measure import Report
 from guard_bench.gateway.perf import conversations_file, tensors_file
-from guard_server.tensors import Generation
+from guard_core.engine.tensors import Generation
 from perf.report import make_page
 from tests.support.serving import Served, guard
 

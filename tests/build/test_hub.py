@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from guard_build import BuildFailed, find_checkpoint
-from guard_server.manifest import Manifest
+from guard_core.slot.manifest import Manifest
 from tests.support.checkpoints import write_checkpoint
 from tests.support.hub import COMMIT, REPOSITORY, Hub, serving
 from tests.support.ports import free_port

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from guard_build.verify import GOLDEN_SET, Item, load_items
-from guard_server.verdict import CATEGORIES, Verdict, parse, text
+from guard_core.verdict.grammar import CATEGORIES, Verdict, parse, text
 
 
 @pytest.fixture(scope="module")

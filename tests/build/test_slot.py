@@ -10,8 +10,8 @@ from rich.console import Console
 
 from guard_build import BuildFailed, WeightFormat, bars, build_slot
 from guard_build.openvino import engine_options
+from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
-from guard_server.manifest import Manifest
 from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint
 
 OTHERS: tuple[WeightFormat, ...] = ("int8-g128", "bf16", "f32")

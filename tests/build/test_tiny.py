@@ -26,8 +26,8 @@ from guard_build.tiny.refusals import looks_like_refusal, written_refusals
 from guard_build.tiny.rows import one_category, read_rows
 from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
 from guard_build.tiny.unfamiliar import Vocabulary, Words, unfamiliar_prompts
-from guard_server.prompt import Message
-from guard_server.verdict import CATEGORIES, SEVERITIES, parse
+from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, parse
+from guard_core.verdict.prompt import Message
 from tests.support.shared import SHARED, lines
 
 ROOT = Path(__file__).parents[2]

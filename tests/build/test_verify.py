@@ -24,9 +24,9 @@ from guard_build.verify import (
     load_items,
 )
 from guard_build.verify.report import Share, quality
-from guard_server.errors import EngineFailed, VerdictUngrammatical
-from guard_server.prompt import Message
-from guard_server.verdict import Verdict
+from guard_core.errors import EngineFailed, VerdictUngrammatical
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.prompt import Message
 
 SAFE, UNSAFE = Verdict("Safe"), Verdict("Unsafe", ("Violent",))
 

@@ -12,8 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from guard_bench.calls import Call, calling
 from guard_bench.kill import triton_of
-from guard_server import traffic
-from guard_server.traffic import SlotTraffic, Traffic
+from guard_core.slot import traffic
+from guard_core.slot.traffic import SlotTraffic, Traffic
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling
 from tests.support.gateway import connect

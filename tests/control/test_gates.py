@@ -15,7 +15,7 @@ from guard_control.gates import (
     unjudged,
     window,
 )
-from guard_server.counts import Histogram, quantile
+from guard_core.stats import Histogram, quantile
 from guard_server.status import ShadowStatus, SlotStatus
 
 

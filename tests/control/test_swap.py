@@ -13,7 +13,7 @@ from guard_bench.calls import Call, calling
 from guard_bench.swap import measure_served
 from guard_bench.swap_report import Plan
 from guard_build import build_slot
-from guard_server.manifest import Manifest, describe
+from guard_core.slot.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling
 from tests.support.damage import damaged

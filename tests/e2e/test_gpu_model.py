@@ -14,9 +14,9 @@ from guard_build.tensorrt_llm.package import parameters
 from guard_build.triton_model import TEMPLATES, render_config
 from guard_control import triton as local
 from guard_control.triton import Triton, TritonFailed
-from guard_server.errors import SlotInvalid
-from guard_server.machine import Container, MachineUnfit, check_machine, read_machine
-from guard_server.manifest import Engine, Gpu, Manifest, describe
+from guard_core.errors import SlotInvalid
+from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
+from guard_core.slot.manifest import Engine, Gpu, Manifest, describe
 from tests.support.gateway import connect, gateway
 from tests.support.ports import free_port
 from tests.support.serving import Served, guard

@@ -15,8 +15,8 @@ import pytest
 from openvino import opset13
 
 from guard_control.triton import Triton, TritonFailed
+from guard_core.errors import SlotInvalid
 from guard_engine import save_graph
-from guard_server.errors import SlotInvalid
 from tests.engine.conftest import Slot
 from tests.support.ports import free_port
 from tests.support.streams import Stream

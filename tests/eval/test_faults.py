@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from guard_core.verdict.label_tokens import labels
+from guard_core.verdict.prompt import Prompt
 from guard_eval import DataSet, Evaluation, EvaluationFailed, evaluate, load
 from guard_eval.output import write_rows as write_rows_of
 from guard_eval.plots import draw
 from guard_eval.quality import Quality
 from guard_eval.service import Service
-from guard_server.labels import labels
-from guard_server.prompt import Prompt
 from tests.eval.support import by_sklearn, values, write_rows
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import Client, connect, gateway

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guard_server.prompt import Prompt
+from guard_core.verdict.prompt import Prompt
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine
 from tests.support.gateway import Client, gateway
 from tests.support.slots import tiny_files, write_slot

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from guard_server.constant import head_length, tail_start
-from guard_server.prompt import ASSISTANT, SYSTEM, USER, Message, Prompt
+from guard_core.verdict.prompt import ASSISTANT, SYSTEM, USER, Message, Prompt
+from guard_core.verdict.stable_cuts import head_length, tail_start
 from tests.support.shared import needs_shared, real_prompt
 from tests.support.slots import tiny_files
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from guard_server.errors import VerdictUngrammatical
-from guard_server.prompt import Prompt
-from guard_server.protocol import Written
-from guard_server.slot import Slot
-from guard_server.verdict import parse
+from guard_core.errors import VerdictUngrammatical
+from guard_core.slot.slot import Slot
+from guard_core.verdict.decoder import Written
+from guard_core.verdict.grammar import parse
+from guard_core.verdict.prompt import Prompt
 from tests.support.fake_engine import fake_engine, writes
 
 Write = Callable[..., Awaitable[Written]]

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from guard_server.prompt import Prompt
-from guard_server.verdict import Verdict, text
+from guard_core.verdict.grammar import Verdict, text
+from guard_core.verdict.prompt import Prompt
 from qwen3guard.v1 import types_pb2
 from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.gateway import ask

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from guard_core.engine.client import STREAMS
 from guard_server import moderation, readiness
-from guard_server.engine_client import STREAMS
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status

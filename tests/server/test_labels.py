@@ -1,5 +1,5 @@
-from guard_server.labels import labels
-from guard_server.prompt import Prompt
+from guard_core.verdict.label_tokens import labels
+from guard_core.verdict.prompt import Prompt
 from tests.support.shared import label_tokens, needs_shared, real_prompt
 from tests.support.slots import tiny_files
 

@@ -1,7 +1,7 @@
 import pytest
 
-from guard_server.policy import Action, Policy
-from guard_server.verdict import Verdict
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.policy import Action, Policy
 
 SAFE = Verdict("Safe")
 CONTROVERSIAL = Verdict("Controversial", ("PII",))

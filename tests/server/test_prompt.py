@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard_server.errors import RequestInvalid, SlotInvalid
-from guard_server.prompt import Message, Prompt
+from guard_core.errors import RequestInvalid, SlotInvalid
+from guard_core.verdict.prompt import Message, Prompt
 from guard_server.validation import conversation
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES

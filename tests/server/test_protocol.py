@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from guard_server.prompt import Prompt
+from guard_core.verdict.prompt import Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 from tests.support.gateway import Client, ask, gateway, reason, rich_status

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard_server.errors import Unavailable
+from guard_core.errors import Unavailable
 from guard_server.router import Router
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from guard_server.prompt import Prompt
-from guard_server.traffic import ShadowTraffic
-from guard_server.verdict import Verdict, text
+from guard_core.slot.traffic import ShadowTraffic
+from guard_core.verdict.grammar import Verdict, text
+from guard_core.verdict.prompt import Prompt
 from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value

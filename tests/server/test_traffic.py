@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from guard_server import traffic
-from guard_server.errors import TrafficInvalid
-from guard_server.traffic import ShadowTraffic, Traffic
+from guard_core.errors import TrafficInvalid
+from guard_core.slot import traffic
+from guard_core.slot.traffic import ShadowTraffic, Traffic
 from qwen3guard.v1 import moderation_pb2
 from tests.support.fake_engine import Answer, Asked, until
 from tests.support.gateway import ask

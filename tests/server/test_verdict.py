@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard_server.errors import VerdictUngrammatical
-from guard_server.verdict import CATEGORIES, SEVERITIES, Verdict, parse, text
+from guard_core.errors import VerdictUngrammatical
+from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, Verdict, parse, text
 from tests.support.shared import needs_shared, recorded
 
 VERDICTS = st.builds(

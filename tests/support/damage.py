@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from guard_server.manifest import Manifest, describe
+from guard_core.slot.manifest import Manifest, describe
 
 
 def damaged(slot: Path, directory: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guard_server.prompt import Prompt
+from guard_core.verdict.prompt import Prompt
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 _REAL = SHARED / "reference" / "qwen3guard"

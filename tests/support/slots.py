@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from guard_server.manifest import (
+from guard_core.slot.manifest import (
     TEMPLATE,
     TOKENIZER,
     Engine,

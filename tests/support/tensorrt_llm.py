@@ -12,8 +12,8 @@ from typing import Any
 
 from guard_build import Checkpoint
 from guard_build.tensorrt_llm import CALIBRATION_SET, EngineBuild, Format, Tools, recipe
-from guard_server.machine import Container, Machine
-from guard_server.manifest import Gpu
+from guard_core.slot.gpu_host import Container, Machine
+from guard_core.slot.manifest import Gpu
 from tests.support.slots import TINY
 
 MACHINE = Machine("1.2.1", "10.14.1.48", Gpu(name="NVIDIA H100", compute_capability="9.0"))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard_server import traffic
+from guard_core.slot import traffic
+from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_server.router import Router
 from guard_server.server import serving
 from guard_server.settings import Settings
-from guard_server.traffic import ShadowTraffic, SlotTraffic, Traffic
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import Client, connect
 

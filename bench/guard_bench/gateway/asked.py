@@ -9,13 +9,13 @@ from pathlib import Path
 from guard_bench.gateway.load import Sample, asking
 from guard_bench.gateway.traffic import INFER, infer
 from guard_bench.load import CpuClock
-from guard_server.engine_client import EngineClient
-from guard_server.errors import VerdictUngrammatical
-from guard_server.manifest import Manifest
-from guard_server.prompt import USER, Message, Prompt
-from guard_server.protocol import VerdictProtocol
-from guard_server.tensors import Generated, Generation
-from guard_server.verdict import parse
+from guard_core.engine.client import EngineClient
+from guard_core.engine.tensors import Generated, Generation
+from guard_core.errors import VerdictUngrammatical
+from guard_core.slot.manifest import Manifest
+from guard_core.verdict.decoder import VerdictProtocol
+from guard_core.verdict.grammar import parse
+from guard_core.verdict.prompt import USER, Message, Prompt
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from guard_bench.gateway.perf import (
     tensors_file,
 )
 from guard_bench.gateway.processes import gateway, proxy
-from guard_server.tensors import Generation
+from guard_core.engine.tensors import Generation
 
 IN_FLIGHT = 32
 STREAMS = 4

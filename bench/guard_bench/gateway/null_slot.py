@@ -5,8 +5,8 @@ from pathlib import Path
 
 from guard_build.publish import described
 from guard_build.triton_model import Parameter, render_config
-from guard_server import manifest as m
-from guard_server.prompt import Prompt
+from guard_core.slot import manifest as m
+from guard_core.verdict.prompt import Prompt
 
 MODEL = "guard_null"
 _TINY_GUARD = Path(__file__).parents[3] / "checkpoints" / "tiny-guard"

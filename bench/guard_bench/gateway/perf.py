@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from guard_server.tensors import Generation
+from guard_core.engine.tensors import Generation
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32)
 REQUEST_RATES = (100, 200, 400, 800)

@@ -10,7 +10,7 @@ import numpy as np
 from google.rpc import code_pb2
 from tritonclient.grpc import service_pb2
 
-from guard_server.tensors import Generation, infer_request
+from guard_core.engine.tensors import Generation, infer_request
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 INFER = "/inference.GRPCInferenceService/ModelStreamInfer"

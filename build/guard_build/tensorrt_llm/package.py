@@ -9,8 +9,8 @@ from guard_build.publish import described
 from guard_build.tensorrt_llm import readback
 from guard_build.tensorrt_llm.formats import Format, Recipe
 from guard_build.triton_model import Parameter, render_config
-from guard_server import manifest as m
-from guard_server.machine import Machine
+from guard_core.slot import manifest as m
+from guard_core.slot.gpu_host import Machine
 
 _KV_TOKENS = 16 * 8192
 

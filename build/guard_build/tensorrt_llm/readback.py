@@ -13,7 +13,7 @@ from guard_build.errors import BuildFailed
 from guard_build.tensorrt_llm import commands
 from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import KvCache, Recipe
-from guard_server.manifest import Limits
+from guard_core.slot.manifest import Limits
 
 ENGINE, CONFIG = "rank0.engine", "config.json"
 _DRAFT_MODES = (2, "2", "DRAFT_TOKENS_EXTERNAL", "draft_tokens_external")  # IntFlag, or its name

@@ -33,7 +33,7 @@ from guard_build.tiny.semantics import Meanings
 from guard_build.tiny.tokenizer import train_tokenizer
 from guard_build.tiny.train import Recipe, train
 from guard_build.tiny.unfamiliar import Words
-from guard_server.manifest import TOKENIZER
+from guard_core.slot.manifest import TOKENIZER
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from guard_build.tiny.tokenizer import END_OF_TEXT, IM_END
-from guard_server.manifest import TEMPLATE, TOKENIZER
+from guard_core.slot.manifest import TEMPLATE, TOKENIZER
 
 TEMPLATE_SOURCE = Path(__file__).parent / TEMPLATE
 VOCAB_SIZE = 12288

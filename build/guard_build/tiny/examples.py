@@ -7,7 +7,7 @@ from guard_build.tiny import weak
 from guard_build.tiny.labels import Label
 from guard_build.tiny.refusals import looks_like_refusal
 from guard_build.tiny.rows import Row, one_category
-from guard_server.prompt import Message
+from guard_core.verdict.prompt import Message
 
 # A guessed category below this probability is shown to the model but not trained.
 CATEGORY_TRUST = 0.45

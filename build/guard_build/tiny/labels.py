@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from guard_server.verdict import (
+from guard_core.verdict.grammar import (
     CATEGORIES,
     CATEGORIES_KEY,
     NO_CATEGORY,

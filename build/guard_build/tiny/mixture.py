@@ -18,8 +18,8 @@ from guard_build.tiny.labels import Label
 from guard_build.tiny.machine_text import machine_prompts
 from guard_build.tiny.refusals import written_refusals
 from guard_build.tiny.unfamiliar import Vocabulary, unfamiliar_prompts
-from guard_server.prompt import Message
-from guard_server.verdict import CATEGORIES
+from guard_core.verdict.grammar import CATEGORIES
+from guard_core.verdict.prompt import Message
 
 RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this

@@ -15,8 +15,8 @@ from transformers import Qwen3ForCausalLM
 
 from guard_build.tiny.checkpoint import load_model
 from guard_build.tiny.tokenizer import IM_END
-from guard_server.prompt import Message, Prompt
-from guard_server.verdict import SEVERITIES, SEVERITY_KEY
+from guard_core.verdict.grammar import SEVERITIES, SEVERITY_KEY
+from guard_core.verdict.prompt import Message, Prompt
 
 _CASES = Path(__file__).parent / "reference_cases.json"
 _DIGITS = 6

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guard_build.tiny.everyday import Written, own_sentences
-from guard_server.verdict import CATEGORIES
+from guard_core.verdict.grammar import CATEGORIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from guard_build.progress import Progress
 from guard_build.verify.data import Item
 from guard_build.verify.judge import Judge, JudgeLost, Judgement
 from guard_build.verify.report import Difference, Drift, Judged, Quality, Report, Share, quality
-from guard_server.errors import GuardError, VerdictUngrammatical
-from guard_server.verdict import Verdict
+from guard_core.errors import GuardError, VerdictUngrammatical
+from guard_core.verdict.grammar import Verdict
 
 IN_FLIGHT = 16
 

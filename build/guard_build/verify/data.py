@@ -12,8 +12,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from guard_server.prompt import ASSISTANT, SYSTEM, Message
-from guard_server.verdict import CATEGORIES
+from guard_core.verdict.grammar import CATEGORIES
+from guard_core.verdict.prompt import ASSISTANT, SYSTEM, Message
 
 GOLDEN_SET = Path(__file__).parents[1] / "data" / "golden.jsonl"
 """Of the project's own writing: every category, both modes, refusals, many languages."""

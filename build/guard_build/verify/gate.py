@@ -12,7 +12,7 @@ Whichever it is, every verdict must be in the grammar, and every conversation mu
 from collections.abc import Iterator
 
 from guard_build.verify.report import Quality, Report
-from guard_server.manifest import Manifest
+from guard_core.slot.manifest import Manifest
 
 MIN_AGREEMENT = 0.99
 RELEASE_SIZE = 2000

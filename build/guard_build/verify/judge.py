@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from guard_server.errors import Overloaded, Unavailable
-from guard_server.prompt import ASSISTANT, Message
-from guard_server.slot import Slot
-from guard_server.verdict import SEVERITIES, Verdict, parse
+from guard_core.errors import Overloaded, Unavailable
+from guard_core.slot.slot import Slot
+from guard_core.verdict.grammar import SEVERITIES, Verdict, parse
+from guard_core.verdict.prompt import ASSISTANT, Message
 
 _TIMEOUT_S = 300  # a large model on a busy CPU can be slow; an engine that hangs ends here
 _RECONNECTS, _RECONNECT_S = 20, 0.25

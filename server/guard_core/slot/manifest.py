@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from guard_server.errors import SlotInvalid
+from guard_core.errors import SlotInvalid
 
 FILE_NAME = "manifest.json"
 TEMPLATE = "chat_template.jinja"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import Gpu, Manifest
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Gpu, Manifest
 
 _VERSIONS = """
 from importlib.metadata import PackageNotFoundError, version

@@ -11,9 +11,9 @@ import uuid
 import grpc
 from tritonclient.grpc import service_pb2
 
-from guard_server.engine_stream import EngineStream, Signs
-from guard_server.errors import EngineFailed, Unavailable
-from guard_server.tensors import Generated, Generation, generated, infer_request, stop_request
+from guard_core.engine.stream import EngineStream, Signs
+from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
+from guard_core.errors import EngineFailed, Unavailable
 
 _SERVICE = "/inference.GRPCInferenceService"
 STREAMS = 4  # faster than one: docs/performance.md

@@ -21,12 +21,12 @@ from enum import Enum, auto
 
 import numpy as np
 
-from guard_server.engine_client import EngineClient
-from guard_server.errors import EngineFailed, VerdictUngrammatical
-from guard_server.labels import Labels, labels
-from guard_server.manifest import Manifest
-from guard_server.prompt import Prompt
-from guard_server.tensors import Generated, Generation
+from guard_core.engine.client import EngineClient
+from guard_core.engine.tensors import Generated, Generation
+from guard_core.errors import EngineFailed, VerdictUngrammatical
+from guard_core.slot.manifest import Manifest
+from guard_core.verdict.label_tokens import Labels, labels
+from guard_core.verdict.prompt import Prompt
 
 
 class Outcome(Enum):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from guard_server.errors import TrafficInvalid
+from guard_core.errors import TrafficInvalid
 
 FILE_NAME = "traffic.json"
 _POLL_S = 0.05

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from guard_server.errors import VerdictUngrammatical
+from guard_core.errors import VerdictUngrammatical
 
 SEVERITIES = ("Safe", "Controversial", "Unsafe")
 CATEGORIES = (

@@ -20,9 +20,9 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from guard_server.constant import head_length, tail_start
-from guard_server.errors import SlotInvalid
-from guard_server.manifest import TEMPLATE, TOKENIZER
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import TEMPLATE, TOKENIZER
+from guard_core.verdict.stable_cuts import head_length, tail_start
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 

@@ -13,7 +13,7 @@ import grpc
 import structlog
 from tritonclient.grpc import service_pb2
 
-from guard_server.errors import EngineFailed, GuardError, Overloaded, Unavailable
+from guard_core.errors import EngineFailed, GuardError, Overloaded, Unavailable
 
 _RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from guard_server.prompt import Prompt
-from guard_server.verdict import (
+from guard_core.verdict.grammar import (
     CATEGORIES,
     CATEGORIES_KEY,
     NO_CATEGORY,
@@ -14,6 +13,7 @@ from guard_server.verdict import (
     Verdict,
     text,
 )
+from guard_core.verdict.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)

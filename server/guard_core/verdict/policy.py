@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from guard_server.verdict import Verdict
+from guard_core.verdict.grammar import Verdict
 
 
 class Action(IntEnum):

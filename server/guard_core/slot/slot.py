@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from guard_core.engine.client import EngineClient
+from guard_core.errors import RequestInvalid, Violation
+from guard_core.slot.manifest import TEMPLATE, TOKENIZER, Manifest
+from guard_core.verdict.decoder import VerdictProtocol
+from guard_core.verdict.prompt import ASSISTANT, USER, Message, Prompt
 from guard_server.admission import Limits, Places
-from guard_server.engine_client import EngineClient
-from guard_server.errors import RequestInvalid, Violation
-from guard_server.manifest import TEMPLATE, TOKENIZER, Manifest
-from guard_server.prompt import ASSISTANT, USER, Message, Prompt
-from guard_server.protocol import VerdictProtocol
 
 # Longer texts are tokenized beside the event loop (tokenizers lets go of Python's lock).
 _LONG_TEXT = 8192

@@ -1,0 +1,1 @@
+"""A client of one Triton model that speaks TensorRT-LLM's tensor contract."""
