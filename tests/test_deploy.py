@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
-from guard_server import probe
+from guard_server import healthcheck as probe
 from guard_server.settings import Settings
 from tests.support.ports import free_port
 from tests.support.serving import Served
@@ -75,7 +75,7 @@ def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> N
     assert [path.name.partition("-")[0] for path in site.glob("*.dist-info")] == [
         "qwen3guard_server"
     ]
-    assert imported("guard_server.server", str(site)).startswith(str(site))
+    assert imported("guard_server.app", str(site)).startswith(str(site))
 
 
 def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from guard_build.verify import Share
 from guard_core.stats import quantile
-from guard_server.status import SlotStatus
+from guard_server.telemetry.worker_status import SlotStatus
 
 # A share or a quantile of fewer says nothing.
 MIN_FOR_ERRORS = 20

@@ -17,8 +17,8 @@ from guard_control.slots import LocalSlots
 from guard_control.workers import Workers, check_port
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
-from guard_server import metrics
 from guard_server.settings import Settings
+from guard_server.telemetry import prometheus as metrics
 
 _START_S = 300.0
 

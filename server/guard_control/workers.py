@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from guard_control.events import Events
 from guard_control.process import bound
-from guard_server import metrics, status
 from guard_server.settings import Settings
-from guard_server.status import WorkerStatus
+from guard_server.telemetry import prometheus as metrics
+from guard_server.telemetry import worker_status as status
+from guard_server.telemetry.worker_status import WorkerStatus
 
 _RESTART_S = (0.5, 30.0)  # first and longest pause
 _STEADY_S = 60

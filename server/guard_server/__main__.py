@@ -6,7 +6,8 @@ import sys
 from pydantic import ValidationError
 
 from guard_core.errors import SlotInvalid, TrafficInvalid
-from guard_server import log, server
+from guard_server import app as server
+from guard_server import log
 from guard_server.settings import Settings
 
 

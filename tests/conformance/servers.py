@@ -15,7 +15,7 @@ import trustme
 from tokenizers import Tokenizer
 
 from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
-from guard_server.server import serving
+from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 from tests.support.gateway import connect, gateway

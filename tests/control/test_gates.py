@@ -16,7 +16,7 @@ from guard_control.gates import (
     window,
 )
 from guard_core.stats import Histogram, quantile
-from guard_server.status import ShadowStatus, SlotStatus
+from guard_server.telemetry.worker_status import ShadowStatus, SlotStatus
 
 
 def requests(answered: int, failed: int = 0, milliseconds: int = 10) -> Window:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from guard_server import contract
+from guard_server.api import enums as contract
 from tests.eval.support import by_sklearn, values
 from tests.support.gateway import Client
 from tests.support.ports import free_port

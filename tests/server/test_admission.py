@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import Overloaded
-from guard_server.admission import Caller, Places
+from guard_server.routing.limiter import Caller, Places
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard_server.wire import receiver
+from guard_server.api.decoding import receiver
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
 from tests.support.gateway import Client, ask, fields, reason, rich_status

@@ -13,8 +13,8 @@ from guard_core.errors import Overloaded
 from guard_core.verdict.decoder import Written
 from guard_core.verdict.grammar import CATEGORIES, Verdict
 from guard_core.verdict.prompt import Prompt
-from guard_server import cache
-from guard_server.cache import Judged, VerdictCache
+from guard_server.pipeline import cache
+from guard_server.pipeline.cache import Judged, VerdictCache
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until

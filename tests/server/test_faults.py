@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from guard_core.engine.client import STREAMS
-from guard_server import moderation, readiness
+from guard_server.pipeline import moderator as moderation
+from guard_server.routing import health_check as readiness
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
-from guard_server.server import serving
+from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from guard_server import metrics
+from guard_server.telemetry import prometheus as metrics
 from tests.server.conftest import TinyServe
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
@@ -75,7 +75,7 @@ async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
 
 _WORKER = """
 import asyncio
-from guard_server.metrics import Metrics
+from guard_server.telemetry.prometheus import Metrics
 import grpc, sys
 counted = Metrics()
 for _ in range(int(sys.argv[1])):

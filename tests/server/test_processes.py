@@ -10,9 +10,9 @@ from pathlib import Path
 
 import grpc
 
-from guard_server import status
-from guard_server.admission import Places
-from guard_server.status import WorkerStatus
+from guard_server.routing.limiter import Places
+from guard_server.telemetry import worker_status as status
+from guard_server.telemetry.worker_status import WorkerStatus
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, connect
 from tests.support.ports import free_port

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from guard_core.errors import RequestInvalid, SlotInvalid
 from guard_core.verdict.prompt import Message, Prompt
-from guard_server.validation import conversation
+from guard_server.api.validation import conversation
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES
 from tests.support.shared import needs_shared, real_prompt, recorded

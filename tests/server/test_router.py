@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import Unavailable
-from guard_server.router import Router
+from guard_server.routing.router import Router
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import fields, rich_status

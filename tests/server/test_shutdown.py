@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from guard_server import server
+from guard_server import app as server
 from qwen3guard.v1 import moderation_pb2
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import SERVICE, Client, ask, connect, gateway, unread_stream

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
-from guard_server import service
-from guard_server.stream import MAX_IN_FLIGHT
+from guard_server.api import moderation as service
+from guard_server.api.streaming import MAX_IN_FLIGHT
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until

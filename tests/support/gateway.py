@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from guard_server.server import serving
+from guard_server.app import serving
 from guard_server.settings import Settings
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from guard_core.slot import traffic
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
-from guard_server.router import Router
-from guard_server.server import serving
+from guard_server.app import serving
+from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import Client, connect

@@ -11,7 +11,7 @@ from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.manifest import TEMPLATE, TOKENIZER, Manifest
 from guard_core.verdict.decoder import VerdictProtocol
 from guard_core.verdict.prompt import ASSISTANT, USER, Message, Prompt
-from guard_server.admission import Limits, Places
+from guard_server.routing.limiter import Limits, Places
 
 # Longer texts are tokenized beside the event loop (tokenizers lets go of Python's lock).
 _LONG_TEXT = 8192

@@ -13,9 +13,9 @@ import structlog
 
 from guard_core.errors import GuardError
 from guard_core.verdict.grammar import Verdict, parse
-from guard_server.router import Route, Router
-from guard_server.shadow_metrics import ShadowMetrics
-from guard_server.validation import Conversation
+from guard_server.api.validation import Conversation
+from guard_server.routing.router import Route, Router
+from guard_server.telemetry.shadow_metrics import ShadowMetrics
 
 _SHARE_OF_PLACES = 0.25  # of the shadow slot's, in flight at most
 

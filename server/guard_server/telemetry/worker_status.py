@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from guard_server.router import Route, Router
+from guard_server.routing.router import Route, Router
 
 _PERIOD_S = 0.1
 _STALE_S = 2.0  # a process that has not written for so long is dead, or as good as

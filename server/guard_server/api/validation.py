@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.verdict.policy import Policy
 from guard_core.verdict.prompt import ASSISTANT, Message
-from guard_server import contract
+from guard_server.api import enums as contract
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 _STRICT = Policy()

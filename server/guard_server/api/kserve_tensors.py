@@ -8,8 +8,8 @@ from typing import Any
 from tritonclient.grpc import service_pb2
 
 from guard_core.errors import RequestInvalid, Violation
-from guard_server import contract
-from guard_server.moderation import Moderated
+from guard_server.api import enums as contract
+from guard_server.pipeline.moderator import Moderated
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 INPUTS = ("conversation", "text")

@@ -11,14 +11,14 @@ import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from guard_core.errors import ModelUnknown
-from guard_server import validation
-from guard_server.admission import Caller, Intake
-from guard_server.desk import Desk, abort, caller_of, known_error
-from guard_server.kserve_statistics import Span
-from guard_server.kserve_tensors import INPUTS, OUTPUTS, read, write
-from guard_server.router import Router
-from guard_server.stream import Stream
-from guard_server.validation import Conversation
+from guard_server.api import validation
+from guard_server.api.calls import Desk, abort, caller_of, known_error
+from guard_server.api.kserve_tensors import INPUTS, OUTPUTS, read, write
+from guard_server.api.streaming import Stream
+from guard_server.api.validation import Conversation
+from guard_server.routing.limiter import Caller, Intake
+from guard_server.routing.router import Router
+from guard_server.telemetry.kserve_statistics import Span
 
 NAME = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL = "qwen3guard"

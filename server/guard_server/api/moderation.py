@@ -8,11 +8,12 @@ from typing import Any
 import grpc
 
 from guard_core.errors import GuardError, RequestInvalid, Violation
-from guard_server import replies, validation
-from guard_server.admission import Caller, Intake
-from guard_server.desk import Desk, abort, caller_of
-from guard_server.stream import MAX_IN_FLIGHT, Stream
-from guard_server.wire import M, Received, receiver
+from guard_server.api import responses as replies
+from guard_server.api import validation
+from guard_server.api.calls import Desk, abort, caller_of
+from guard_server.api.decoding import M, Received, receiver
+from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
+from guard_server.routing.limiter import Caller, Intake
 from qwen3guard.v1 import moderation_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name

@@ -10,12 +10,12 @@ import structlog
 from grpc_status import rpc_status
 
 from guard_core.errors import STATUS, GuardError, ServerFault
-from guard_server import replies
-from guard_server.admission import Caller
-from guard_server.kserve_statistics import Statistics
-from guard_server.metrics import Metrics
-from guard_server.moderation import Moderated, Moderator, Stopwatch
-from guard_server.validation import Conversation
+from guard_server.api import responses as replies
+from guard_server.api.validation import Conversation
+from guard_server.pipeline.moderator import Moderated, Moderator, Stopwatch
+from guard_server.routing.limiter import Caller
+from guard_server.telemetry.kserve_statistics import Statistics
+from guard_server.telemetry.prometheus import Metrics
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger(__name__)

@@ -20,8 +20,8 @@ from guard_core.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavaila
 from guard_core.slot.slot import Slot, SlotFiles
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_core.stats import ShadowCounts, SlotCounts
-from guard_server.admission import Limits
-from guard_server.readiness import Readiness
+from guard_server.routing.health_check import Readiness
+from guard_server.routing.limiter import Limits
 
 _log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from guard_core.errors import STATUS, GuardError, Overloaded, RequestInvalid
-from guard_server import contract
-from guard_server.moderation import Moderated, Stopwatch
+from guard_server.api import enums as contract
+from guard_server.pipeline.moderator import Moderated, Stopwatch
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 

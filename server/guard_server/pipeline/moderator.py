@@ -14,11 +14,11 @@ from guard_core.slot.slot import Slot
 from guard_core.verdict.decoder import Written
 from guard_core.verdict.grammar import Verdict, parse
 from guard_core.verdict.policy import Action
-from guard_server.admission import Caller
-from guard_server.cache import Judged, VerdictCache
-from guard_server.router import Route, Router
-from guard_server.shadow import Shadow
-from guard_server.validation import Conversation
+from guard_server.api.validation import Conversation
+from guard_server.pipeline.cache import Judged, VerdictCache
+from guard_server.pipeline.shadow import Shadow
+from guard_server.routing.limiter import Caller
+from guard_server.routing.router import Route, Router
 
 
 @dataclass(slots=True)

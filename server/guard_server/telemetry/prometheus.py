@@ -16,9 +16,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from guard_core.errors import VerdictUngrammatical
 from guard_core.slot.slot import Slot
-from guard_server.moderation import Moderated, Stopwatch
-from guard_server.router import Route, Router
-from guard_server.shadow_metrics import ShadowMetrics
+from guard_server.pipeline.moderator import Moderated, Stopwatch
+from guard_server.routing.router import Route, Router
+from guard_server.telemetry.shadow_metrics import ShadowMetrics
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _SAMPLE_S = 1.0

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from guard_server.moderation import Moderated, Stopwatch
+from guard_server.pipeline.moderator import Moderated, Stopwatch
 
 
 @dataclass(slots=True)

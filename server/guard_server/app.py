@@ -15,17 +15,18 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from guard_core.slot import traffic
-from guard_server import kserve, service
-from guard_server.admission import Intake, Limits
-from guard_server.cache import VerdictCache
-from guard_server.desk import Desk
-from guard_server.health import Health
-from guard_server.metrics import Metrics, exported, shared
-from guard_server.moderation import Moderator
-from guard_server.router import Router
+from guard_server.api import kserve
+from guard_server.api import moderation as service
+from guard_server.api.calls import Desk
+from guard_server.api.health import Health
+from guard_server.pipeline.cache import VerdictCache
+from guard_server.pipeline.moderator import Moderator
+from guard_server.pipeline.shadow import Shadow
+from guard_server.routing.limiter import Intake, Limits
+from guard_server.routing.router import Router
 from guard_server.settings import Settings
-from guard_server.shadow import Shadow
-from guard_server.status import Publisher
+from guard_server.telemetry.prometheus import Metrics, exported, shared
+from guard_server.telemetry.worker_status import Publisher
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
 _LAST_ANSWERS_S = 5  # for answers that are written but not yet sent

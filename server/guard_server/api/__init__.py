@@ -1,0 +1,1 @@
+"""The gRPC services that callers use, and the protobuf messages at their edge."""

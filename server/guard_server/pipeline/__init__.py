@@ -1,0 +1,1 @@
+"""One moderation request, from a validated conversation to a verdict and an action."""

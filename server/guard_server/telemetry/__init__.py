@@ -1,0 +1,1 @@
+"""What the gateway reports about itself: metrics, statistics and a status file."""
