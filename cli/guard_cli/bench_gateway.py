@@ -23,7 +23,7 @@ from guard_bench.gateway.table import show
 from guard_bench.gateway.traffic import conversations, moderate, stream_moderate
 from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
 from guard_cli.options import RUN, fail, slot_directory
-from guard_control.triton import Triton, TritonFailed
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton import Triton, TritonFailed
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 

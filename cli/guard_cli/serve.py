@@ -13,10 +13,10 @@ from rich.panel import Panel
 
 from guard_cli.options import RUN, fail, shown, slot_directory
 from guard_control.errors import NotMade
-from guard_control.plane import ControlPlane
+from guard_control.fleet import ControlPlane
+from guard_control.gateway_workers import WorkersFailed
 from guard_control.supervisor import begin_again, begin_with, supervising
-from guard_control.triton import TritonFailed
-from guard_control.workers import WorkersFailed
+from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, TrafficInvalid
 from guard_core.slot import traffic
 from guard_server import log

@@ -29,7 +29,7 @@ from guard_build.verify import (
     slot_judge,
 )
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton import Triton, TritonFailed
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.slot import Slot

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_control import service
+from guard_control import api as service
 from guard_control.events import Events
-from guard_control.plane import ControlPlane
-from guard_control.slots import LocalSlots
-from guard_control.workers import Workers, check_port
+from guard_control.fleet import ControlPlane
+from guard_control.gateway_workers import Workers, check_port
+from guard_control.slot_processes import LocalSlots
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_server.settings import Settings

@@ -14,7 +14,7 @@ from guard_build.verify import (
     slot_judge,
 )
 from guard_control.errors import Refused
-from guard_control.slots import LocalSlot
+from guard_control.slot_processes import LocalSlot
 from guard_core.slot.slot import Slot
 
 _SHOWN = 5  # differing conversations, by id

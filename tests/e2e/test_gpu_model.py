@@ -12,8 +12,8 @@ import pytest
 
 from guard_build.tensorrt_llm.package import parameters
 from guard_build.triton_model import TEMPLATES, render_config
-from guard_control import triton as local
-from guard_control.triton import Triton, TritonFailed
+from guard_control import triton_process as local
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
 from guard_core.slot.manifest import Engine, Gpu, Manifest, describe

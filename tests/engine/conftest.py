@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guard_build import build_slot
-from guard_control.triton import Triton
+from guard_control.triton_process import Triton
 from guard_engine import Engine, build_graph, save_graph
 from tests.support.checkpoints import write_checkpoint
 from tests.support.engines import Tiny, make_engine

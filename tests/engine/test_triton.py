@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard_control.triton import Triton
+from guard_control.triton_process import Triton
 from tests.engine.conftest import Slot
 from tests.support.engines import prompt
 from tests.support.streams import Stream

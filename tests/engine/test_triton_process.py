@@ -14,7 +14,7 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from guard_control.triton import Triton, TritonFailed
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_engine import save_graph
 from tests.engine.conftest import Slot
@@ -106,7 +106,7 @@ def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from guard_control.triton import Triton
+from guard_control.triton_process import Triton
 triton = Triton(Path({str(slot.path)!r}), grpc_port={free_port()}, metrics_port={free_port()},
                 log=Path({str(log)!r}))
 triton.start()

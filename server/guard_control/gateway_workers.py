@@ -8,8 +8,8 @@ import socket
 import sys
 from collections.abc import Mapping
 
+from guard_control.child_process import bound
 from guard_control.events import Events
-from guard_control.process import bound
 from guard_server.settings import Settings
 from guard_server.telemetry import prometheus as metrics
 from guard_server.telemetry import worker_status as status

@@ -10,9 +10,9 @@ from pathlib import Path
 from guard_build.verify import least_agreement, same_checkpoint
 from guard_control import gates, verification
 from guard_control.errors import Meaningless, NotMade, Refused
+from guard_control.fleet import ControlPlane
 from guard_control.gates import Window, window
-from guard_control.plane import ControlPlane
-from guard_control.slots import LocalSlot
+from guard_control.slot_processes import LocalSlot
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import ShadowTraffic

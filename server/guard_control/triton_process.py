@@ -24,7 +24,7 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
-from guard_control.process import bound
+from guard_control.child_process import bound
 from guard_core.slot.gpu_host import Container, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from guard_control.errors import NoSuchSlot, Refused
 from guard_control.events import Events
 from guard_control.gates import Snapshot
-from guard_control.slots import LocalSlot, LocalSlots
-from guard_control.triton import TritonFailed
-from guard_control.workers import Workers
+from guard_control.gateway_workers import Workers
+from guard_control.slot_processes import LocalSlot, LocalSlots
+from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot import traffic as traffic_file
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from guard_control.errors import NoSuchSlot
 from guard_control.events import Events
-from guard_control.triton import Triton, TritonFailed
+from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import SlotTraffic

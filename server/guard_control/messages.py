@@ -4,8 +4,8 @@ from collections import Counter
 
 from google.protobuf.duration_pb2 import Duration
 
-from guard_control.plane import ControlPlane
-from guard_control.slots import LocalSlot
+from guard_control.fleet import ControlPlane
+from guard_control.slot_processes import LocalSlot
 from guard_core.stats import quantile
 from guard_server.telemetry.worker_status import SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb

@@ -12,10 +12,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 
-from guard_control import report, swap
+from guard_control import messages as report
+from guard_control import rollout as swap
 from guard_control.errors import STATUS, Busy, Meaningless, NotMade, TakenOver
-from guard_control.plane import ControlPlane
-from guard_control.swap import Deployment, Shift, Step
+from guard_control.fleet import ControlPlane
+from guard_control.rollout import Deployment, Shift, Step
 from guard_core.slot.traffic import ShadowTraffic
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
