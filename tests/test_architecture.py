@@ -25,9 +25,9 @@ ARROWS = {
     "qwen3guard_client": {"qwen3guard"},
     "guard_core": {"guard_server"},  # the limiter, until endpoints own it
     "guard_server": {"qwen3guard", "guard_core"},
-    "guard_control": {"qwen3guard", "guard_core", "guard_server", "guard_build"},
+    "guard_control": {"qwen3guard", "guard_core", "guard_server", "guard_eval"},
     "guard_engine": set(),
-    "guard_build": {"guard_engine", "guard_core"},
+    "guard_build": {"guard_engine", "guard_core", "guard_eval"},
     "guard_bench": {"qwen3guard", "guard_engine", "guard_build", "guard_core", "guard_server"},
     "guard_eval": {"qwen3guard", "guard_core", "guard_server"},
     "guard_cli": {

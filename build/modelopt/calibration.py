@@ -6,7 +6,7 @@ from pathlib import Path
 from guard_build.checkpoint import read_packaging
 from guard_build.tensorrt_llm import CALIBRATION_SET
 from guard_build.tensorrt_llm.calibrate import write_calibration
-from guard_build.verify import load_items
+from guard_eval.verify import load_items
 
 _TINY_GUARD = Path(__file__).parents[2] / "checkpoints" / "tiny-guard"
 

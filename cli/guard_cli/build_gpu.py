@@ -9,13 +9,13 @@ from rich.console import Console
 
 from guard_build import BuildFailed, Checkpoint, bars, find_checkpoint
 from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, plan
-from guard_build.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_checkpoint
 from guard_cli.options import shown
 from guard_cli.verify import Side, compare_slots
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, read_machine
 from guard_core.slot.manifest import Manifest
+from guard_eval.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,12 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from guard_build import Progress, bars
-from guard_build.verify import (
+from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_control.triton_process import Triton, TritonFailed
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot import Slot
+from guard_eval.verify import (
     GOLDEN_SET,
     IN_FLIGHT,
     RELEASE_SIZE,
@@ -28,11 +33,6 @@ from guard_build.verify import (
     same_checkpoint,
     slot_judge,
 )
-from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton_process import Triton, TritonFailed
-from guard_core.errors import SlotInvalid
-from guard_core.slot.manifest import Manifest
-from guard_core.slot.slot import Slot
 from guard_server import log
 
 _MOST_SHOWN = 20  # differing conversations; the JSON report has all of them

@@ -8,7 +8,7 @@
 The server is asked as any client asks it. Reports hold ids and verdicts but no content.
 """
 
-from guard_eval.data import DataSet, load
+from guard_eval.datasets import DataSet, load
 from guard_eval.errors import DataInvalid, EvaluationFailed
 from guard_eval.evaluate import Evaluation, evaluate
 from guard_eval.report import Report, make_report

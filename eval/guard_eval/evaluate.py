@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from guard_eval.answers import UNGRAMMATICAL, Answer, Answers
-from guard_eval.data import DataSet, Item, Mode
+from guard_eval.datasets import DataSet, Item, Mode
 from guard_eval.quality import ALL, Judged, Quality, quality
 from guard_eval.service import Service
 from qwen3guard.v1 import types_pb2

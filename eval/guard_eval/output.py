@@ -7,10 +7,10 @@ from pathlib import Path
 
 from guard_eval import bootstrap
 from guard_eval.evaluate import Evaluation
-from guard_eval.grid import NOTHING, Grid
 from guard_eval.paper import paper_grids, paper_notes
 from guard_eval.plots import draw
 from guard_eval.report import Report
+from guard_eval.tables import NOTHING, Grid
 
 PAGE = "report.md"
 _HOW_TO_READ = f"""\

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from guard_eval.data import Mode
-from guard_eval.grid import NOTHING, Grid, percent
+from guard_eval.datasets import Mode
 from guard_eval.quality import Quality, Reading, Refusals
+from guard_eval.tables import NOTHING, Grid, percent
 
 
 class _Table(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from guard_core.verdict.grammar import CATEGORIES, NO_CATEGORY, SEVERITIES
 from guard_eval.answers import Answer
 from guard_eval.bootstrap import Estimate, estimates
-from guard_eval.data import Item, Mode
+from guard_eval.datasets import Item, Mode
 from guard_eval.metrics import (
     Flags,
     Floats,

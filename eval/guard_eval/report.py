@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from guard_core.verdict.grammar import SEVERITIES
 from guard_eval import bootstrap
-from guard_eval.data import DataSet
+from guard_eval.datasets import DataSet
 from guard_eval.evaluate import MODES, Evaluation
-from guard_eval.grid import NOTHING, Grid, interval, percent
 from guard_eval.quality import Confusion, Quality
+from guard_eval.tables import NOTHING, Grid, interval, percent
 
 _TITLES = {"prompt": "Prompts", "response": "Responses"}
 _RATES = {

@@ -7,7 +7,7 @@ import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from guard_eval.answers import Answer
-from guard_eval.data import Item
+from guard_eval.datasets import Item
 from guard_eval.errors import EvaluationFailed
 from guard_server.api import enums as contract
 from qwen3guard.v1 import moderation_pb2 as pb

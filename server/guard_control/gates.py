@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from guard_build.verify import Share
 from guard_core.stats import quantile
+from guard_eval.verify import Share
 from guard_server.telemetry.worker_status import SlotStatus
 
 # A share or a quantile of fewer says nothing.

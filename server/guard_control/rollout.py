@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from guard_build.verify import least_agreement, same_checkpoint
 from guard_control import gates, verification
 from guard_control.errors import Meaningless, NotMade, Refused
 from guard_control.fleet import ControlPlane
@@ -16,6 +15,7 @@ from guard_control.slot_processes import LocalSlot
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import ShadowTraffic
+from guard_eval.verify import least_agreement, same_checkpoint
 
 _READY_S = 300.0
 _WATCH_S = 0.2

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from guard_build.verify import (
+from guard_control.errors import Refused
+from guard_control.slot_processes import LocalSlot
+from guard_core.slot.slot import Slot
+from guard_eval.verify import (
     GOLDEN_SET,
     DataInvalid,
     JudgeLost,
@@ -13,9 +16,6 @@ from guard_build.verify import (
     same_checkpoint,
     slot_judge,
 )
-from guard_control.errors import Refused
-from guard_control.slot_processes import LocalSlot
-from guard_core.slot.slot import Slot
 
 _SHOWN = 5  # differing conversations, by id
 

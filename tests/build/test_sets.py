@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from guard_build.verify import GOLDEN_SET, Item, load_items
 from guard_core.verdict.grammar import CATEGORIES, Verdict, parse, text
+from guard_eval.verify import GOLDEN_SET, Item, load_items
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
-from guard_build.verify import load_items
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from guard_core.verdict.grammar import parse
 from guard_core.verdict.prompt import Prompt
+from guard_eval.verify import load_items
 from tests.support.checkpoints import write_checkpoint
 from tests.support.shared import SHARED, needs_shared
 from tests.support.slots import TINY

@@ -13,9 +13,9 @@ import pytest
 import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
 
-from guard_build.verify import GOLDEN_SET, load_items
 from guard_core.slot.manifest import Manifest
 from guard_core.verdict.prompt import Message, Prompt
+from guard_eval.verify import GOLDEN_SET, load_items
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
 from tests.support.serving import Served

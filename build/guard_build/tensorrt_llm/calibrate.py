@@ -12,9 +12,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from guard_build.errors import BuildFailed
-from guard_build.verify import Item
 from guard_core.verdict.grammar import Verdict, text
 from guard_core.verdict.prompt import Prompt
+from guard_eval.verify import Item
 
 CALIBRATION_SET = Path(__file__).parents[1] / "data" / "calibration.jsonl"
 """Of the project's own writing: many languages, both modes; disjoint from the golden set."""

@@ -28,10 +28,10 @@ from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe
 from guard_build.tensorrt_llm.package import package
 from guard_build.tensorrt_llm.stages import Workspace
-from guard_build.verify import DataInvalid, Item, load_items
 from guard_core.slot import manifest as m
 from guard_core.slot.gpu_host import Machine
 from guard_engine import CheckpointInvalid, read_config
+from guard_eval.verify import DataInvalid, Item, load_items
 
 _MOST_CALIBRATION_ROWS = 512
 _DISK_FACTOR = 2  # quantized checkpoint and engine, in bf16 at most

@@ -9,17 +9,17 @@
 model (JSON by `model_dump_json`, text by `lines`), and holds ids and verdicts but no content.
 """
 
-from guard_build.verify.compare import IN_FLIGHT, compare
-from guard_build.verify.data import GOLDEN_SET, DataInvalid, Item, load_items
-from guard_build.verify.gate import (
+from guard_eval.verify.agreement import Report, Share, lines
+from guard_eval.verify.compare import IN_FLIGHT, compare
+from guard_eval.verify.gate import (
     MIN_AGREEMENT,
     RELEASE_SIZE,
     gate,
     least_agreement,
     same_checkpoint,
 )
-from guard_build.verify.judge import Judge, JudgeLost, Judgement, slot_judge
-from guard_build.verify.report import Report, Share, lines
+from guard_eval.verify.items import GOLDEN_SET, DataInvalid, Item, load_items
+from guard_eval.verify.judges import Judge, JudgeLost, Judgement, slot_judge
 
 __all__ = [
     "GOLDEN_SET",

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard_build.verify import (
+from guard_core.errors import EngineFailed, VerdictUngrammatical
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.prompt import Message
+from guard_eval.verify import (
     DataInvalid,
     Item,
     Judge,
@@ -23,10 +26,7 @@ from guard_build.verify import (
     lines,
     load_items,
 )
-from guard_build.verify.report import Share, quality
-from guard_core.errors import EngineFailed, VerdictUngrammatical
-from guard_core.verdict.grammar import Verdict
-from guard_core.verdict.prompt import Message
+from guard_eval.verify.agreement import Share, quality
 
 SAFE, UNSAFE = Verdict("Safe"), Verdict("Unsafe", ("Violent",))
 

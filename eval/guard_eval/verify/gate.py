@@ -11,8 +11,8 @@ Whichever it is, every verdict must be in the grammar, and every conversation mu
 
 from collections.abc import Iterator
 
-from guard_build.verify.report import Quality, Report
 from guard_core.slot.manifest import Manifest
+from guard_eval.verify.agreement import Quality, Report
 
 MIN_AGREEMENT = 0.99
 RELEASE_SIZE = 2000

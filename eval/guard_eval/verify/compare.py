@@ -1,16 +1,18 @@
 """Runs conversations through two judges, and says how far they agree."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from guard_build.progress import Progress
-from guard_build.verify.data import Item
-from guard_build.verify.judge import Judge, JudgeLost, Judgement
-from guard_build.verify.report import Difference, Drift, Judged, Quality, Report, Share, quality
 from guard_core.errors import GuardError, VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict
+from guard_eval.verify.agreement import Difference, Drift, Judged, Quality, Report, Share, quality
+from guard_eval.verify.items import Item
+from guard_eval.verify.judges import Judge, JudgeLost, Judgement
 
 IN_FLIGHT = 16
+
+Progress = Callable[[str, int, int], None]
+"""`progress(stage, done, total)`; a stage is a few words for people, `total` has no unit."""
 
 _Outcome = Judgement | GuardError
 _STRICT = {"Controversial", "Unsafe"}
