@@ -25,7 +25,7 @@ SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests model_repository/templates
+SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests training model_repository/templates
 
 .PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
@@ -48,7 +48,7 @@ clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples a
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server training/guard_tiny tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
@@ -81,14 +81,14 @@ $(CONTRACT): $(VENV)/.dev $(PROTOS)
 	  -o $@ $(PROTOS)
 
 train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (some 75 minutes on two idle cores)
-	@$(VENV)-train/bin/python -m guard_build.tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
-	@$(VENV)-train/bin/python -m guard_build.tiny.reference --checkpoint checkpoints/tiny-guard \
+	@$(VENV)-train/bin/python -m guard_tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
+	@$(VENV)-train/bin/python -m guard_tiny.reference --checkpoint checkpoints/tiny-guard \
 	  --out tests/data/tiny_reference.json
 
 tiny-card: $(VENV)-train/.ready ## Judge EVAL_DATA by the served tiny guard, and write its model card (needs `make serve`)
-	@$(BIN)/python -m guard_build.tiny.held_out --data $(TRAIN_DATA) --out .run/tiny/held_out.jsonl
+	@$(BIN)/python -m guard_tiny.data.held_out --data $(TRAIN_DATA) --out .run/tiny/held_out.jsonl
 	@$(BIN)/guard eval $(EVAL_DATA)/*.jsonl .run/tiny/held_out.jsonl --out .run/tiny
-	@$(VENV)-train/bin/python -m guard_build.tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
+	@$(VENV)-train/bin/python -m guard_tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
 	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 
 lock: ## Pin and hash every requirement anew (needs uv)

@@ -5,7 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guard_build.tiny.everyday import (
+from guard_core.verdict.grammar import CATEGORIES
+from guard_core.verdict.prompt import Message
+from guard_tiny.data.examples import Example
+from guard_tiny.data.labels import Label
+from guard_tiny.data.machine_text import machine_prompts
+from guard_tiny.data.own_sentences import (
     SYSTEM_MESSAGES,
     Written,
     benign_answer,
@@ -13,13 +18,8 @@ from guard_build.tiny.everyday import (
     contrast_prompts,
     everyday_prompts,
 )
-from guard_build.tiny.examples import Example
-from guard_build.tiny.labels import Label
-from guard_build.tiny.machine_text import machine_prompts
-from guard_build.tiny.refusals import written_refusals
-from guard_build.tiny.unfamiliar import Vocabulary, unfamiliar_prompts
-from guard_core.verdict.grammar import CATEGORIES
-from guard_core.verdict.prompt import Message
+from guard_tiny.data.refusals import written_refusals
+from guard_tiny.data.word_swaps import Vocabulary, unfamiliar_prompts
 
 RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
 RARE_REPEATS = 5  # ... but none more often than this

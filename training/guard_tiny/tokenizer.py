@@ -13,7 +13,7 @@ from tokenizers import (
     trainers,
 )
 
-from guard_build.tiny.labels import every_verdict
+from guard_tiny.data.labels import every_verdict
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END_OF_TEXT, IM_START, IM_END)

@@ -11,23 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard_build.tiny import weak
-from guard_build.tiny.everyday import (
+from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, parse
+from guard_core.verdict.prompt import Message
+from guard_tiny.data import weak_labels as weak
+from guard_tiny.data.examples import Example
+from guard_tiny.data.labels import Label, every_verdict
+from guard_tiny.data.machine_text import machine_prompts
+from guard_tiny.data.mixture import build_balanced, build_mixture
+from guard_tiny.data.own_sentences import (
     Written,
     contrast_prompts,
     everyday_prompts,
     own_sentences,
 )
-from guard_build.tiny.examples import Example
-from guard_build.tiny.labels import Label, every_verdict
-from guard_build.tiny.machine_text import machine_prompts
-from guard_build.tiny.mixture import build_balanced, build_mixture
-from guard_build.tiny.refusals import looks_like_refusal, written_refusals
-from guard_build.tiny.rows import one_category, read_rows
-from guard_build.tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
-from guard_build.tiny.unfamiliar import Vocabulary, Words, unfamiliar_prompts
-from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, parse
-from guard_core.verdict.prompt import Message
+from guard_tiny.data.refusals import looks_like_refusal, written_refusals
+from guard_tiny.data.rows import one_category, read_rows
+from guard_tiny.data.word_swaps import Vocabulary, Words, unfamiliar_prompts
+from guard_tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
 from tests.support.shared import SHARED, lines
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 import random
 import re
 
-from guard_build.tiny.everyday import PHRASES
-from guard_build.tiny.labels import Label
+from guard_tiny.data.labels import Label
+from guard_tiny.data.own_sentences import PHRASES
 
 # Refusals come early: later on, the same words are mostly quoted or part of a persona's game.
 _OPENING = 160

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guard_build.tiny import weak
-from guard_build.tiny.labels import Label
-from guard_build.tiny.refusals import looks_like_refusal
-from guard_build.tiny.rows import Row, one_category
 from guard_core.verdict.prompt import Message
+from guard_tiny.data import weak_labels as weak
+from guard_tiny.data.labels import Label
+from guard_tiny.data.refusals import looks_like_refusal
+from guard_tiny.data.rows import Row, one_category
 
 # A guessed category below this probability is shown to the model but not trained.
 CATEGORY_TRUST = 0.45

@@ -1,4 +1,4 @@
-"""`python -m guard_build.tiny.card`: writes MODEL_CARD.md from what `guard eval` measured.
+"""`python -m guard_tiny.card`: writes MODEL_CARD.md from what `guard eval` measured.
 
 The figures of a linear baseline trained on the same rows, and of calling everything unsafe, stand
 beside it.
@@ -16,10 +16,10 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 
-from guard_build.tiny import RECORD
-from guard_build.tiny.baseline import Baseline
-from guard_build.tiny.mixture import HARMLESS_REPEATS
-from guard_build.tiny.rows import Row, read_rows
+from guard_tiny import RECORD
+from guard_tiny.baseline import Baseline
+from guard_tiny.data.mixture import HARMLESS_REPEATS
+from guard_tiny.data.rows import Row, read_rows
 
 _TEMPLATE = Path(__file__).parent / "card.md.template"
 _READINGS = {"strict": 1, "loose": 2}  # Reading -> the first of the three scores that it sums

@@ -1,4 +1,4 @@
-"""`python -m guard_build.tiny.reference`: what transformers computes, for the engine's tests.
+"""`python -m guard_tiny.reference`: what transformers computes, for the engine's tests.
 
 Run once after a training: float32 on a CPU from the stored bf16 weights, greedy. An engine that
 serves the same checkpoint must write the same ids with nearly the same log-probabilities.
@@ -13,10 +13,10 @@ import torch
 import typer
 from transformers import Qwen3ForCausalLM
 
-from guard_build.tiny.checkpoint import load_model
-from guard_build.tiny.tokenizer import IM_END
 from guard_core.verdict.grammar import SEVERITIES, SEVERITY_KEY
 from guard_core.verdict.prompt import Message, Prompt
+from guard_tiny.export import load_model
+from guard_tiny.tokenizer import IM_END
 
 _CASES = Path(__file__).parent / "reference_cases.json"
 _DIGITS = 6

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from guard_build.tiny.tokenizer import END_OF_TEXT, IM_END
 from guard_core.slot.manifest import TEMPLATE, TOKENIZER
+from guard_tiny.tokenizer import END_OF_TEXT, IM_END
 
 TEMPLATE_SOURCE = Path(__file__).parent / TEMPLATE
 VOCAB_SIZE = 12288

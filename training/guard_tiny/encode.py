@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from guard_build.tiny.examples import Example
-from guard_build.tiny.semantics import Floats
-from guard_build.tiny.tokenizer import IM_END
 from guard_core.verdict.grammar import CATEGORIES, NO_CATEGORY, REFUSALS, SEVERITIES
 from guard_core.verdict.prompt import Prompt
+from guard_tiny.data.examples import Example
+from guard_tiny.sentence_vectors import Floats
+from guard_tiny.tokenizer import IM_END
 
 IGNORED = -100  # what cross_entropy leaves out
 ROWS, TOKENS = 64, 10_240  # a batch has at most so many of both, padding counted

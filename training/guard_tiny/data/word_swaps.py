@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guard_build.tiny.everyday import Written, own_sentences
 from guard_core.verdict.grammar import CATEGORIES
+from guard_tiny.data.own_sentences import Written, own_sentences
 
 
 @dataclass(frozen=True, slots=True)

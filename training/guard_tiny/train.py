@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import Qwen3ForCausalLM
 
-from guard_build.tiny.checkpoint import save_weights
-from guard_build.tiny.encode import IGNORED, ROWS, Encoded, batches, collate, group_by_length
-from guard_build.tiny.semantics import WIDTH
+from guard_tiny.encode import IGNORED, ROWS, Encoded, batches, collate, group_by_length
+from guard_tiny.export import save_weights
+from guard_tiny.sentence_vectors import WIDTH
 
 CHECK_EVERY = 300
 LOG_EVERY = 25

@@ -1,4 +1,4 @@
-"""`python -m guard_build.tiny --data FILE --out DIR`: trains the tiny guard from nothing."""
+"""`python -m guard_tiny --data FILE --out DIR`: trains the tiny guard from nothing."""
 
 import json
 import time
@@ -16,24 +16,24 @@ from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 from wordfreq import top_n_list
 
-from guard_build.tiny import RECORD
-from guard_build.tiny.checkpoint import (
+from guard_core.slot.manifest import TOKENIZER
+from guard_tiny import RECORD
+from guard_tiny.data.examples import Example, label_rows
+from guard_tiny.data.mixture import LONG, build_balanced, build_mixture, cut_messages
+from guard_tiny.data.own_sentences import contrast_prompts, everyday_prompts, own_sentences
+from guard_tiny.data.rows import Row, read_rows
+from guard_tiny.data.word_swaps import Words
+from guard_tiny.encode import Encoded, Encoder, cutter
+from guard_tiny.export import (
     TEMPLATE_SOURCE,
     VOCAB_SIZE,
     load_model,
     new_model,
     write_tokenizer,
 )
-from guard_build.tiny.encode import Encoded, Encoder, cutter
-from guard_build.tiny.everyday import contrast_prompts, everyday_prompts, own_sentences
-from guard_build.tiny.examples import Example, label_rows
-from guard_build.tiny.mixture import LONG, build_balanced, build_mixture, cut_messages
-from guard_build.tiny.rows import Row, read_rows
-from guard_build.tiny.semantics import Meanings
-from guard_build.tiny.tokenizer import train_tokenizer
-from guard_build.tiny.train import Recipe, train
-from guard_build.tiny.unfamiliar import Words
-from guard_core.slot.manifest import TOKENIZER
+from guard_tiny.sentence_vectors import Meanings
+from guard_tiny.tokenizer import train_tokenizer
+from guard_tiny.train import Recipe, train
 
 # Replies are longer than prompts, and their openings say enough for a vocabulary.
 _REPLY_LETTERS = 400

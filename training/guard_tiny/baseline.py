@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from guard_build.tiny.rows import Row
+from guard_tiny.data.rows import Row
 
 
 class Baseline:

@@ -7,7 +7,7 @@ verdict's form over it.
 import random
 import string
 
-from guard_build.tiny.everyday import Written, contrast_prompts, everyday_prompts
+from guard_tiny.data.own_sentences import Written, contrast_prompts, everyday_prompts
 
 _ALPHABETS = (
     string.digits,

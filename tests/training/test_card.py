@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard_build.tiny import RECORD, card, held_out
-from guard_build.tiny.rows import read_rows
 from guard_eval import load
+from guard_tiny import RECORD, card
+from guard_tiny.data import held_out
+from guard_tiny.data.rows import read_rows
 
 TEXTS = {
     "1": ("steal a car", "unsafe"),
@@ -67,7 +68,7 @@ def page(tmp_path: Path) -> str:
     }
     write(tmp_path / "evaluation" / "report.json", [report])
     phase = {
-        "recipe": {"passes": 1.5, "seed": 7},
+        "recipe": {"passes": 1.5, "seed": 7, "unsafe_margin": 1.25, "form_margin": 3.5},
         "run": {"steps": 10, "seconds": 60, "parameters": 4_130_752},
         "examples": 100,
         "tokens": 2_000_000,
@@ -108,6 +109,7 @@ def test_always_unsafe_has_the_share_of_unsafe_texts_as_its_precision(page: str)
 def test_the_card_tells_of_the_run_and_of_what_is_only_illustrative(page: str) -> None:
     assert "10 steps, 1.5 passes over 100 examples of 2.0 million tokens" in page
     assert "0123456789abcdef" in page
+    assert "1.25" in page and "3.5" in page  # the margins of the last phase
     assert cells(page, "responses") == ["9", "50.0", "50.0", "50.0", "50.0"]
     assert "(2 refuse): precision -, recall 50.0 (10.0-90.0), f1 50.0 (10.0-90.0)" in page
     assert "**Illustrative only**" in page

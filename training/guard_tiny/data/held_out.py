@@ -1,4 +1,4 @@
-"""`python -m guard_build.tiny.held_out`: the held-out training rows as a set for `guard eval`."""
+"""`python -m guard_tiny.data.held_out`: the held-out training rows as a set for `guard eval`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from guard_build.tiny.rows import read_rows
+from guard_tiny.data.rows import read_rows
 
 
 def main(

@@ -1,0 +1,1 @@
+"""What the tiny guard is trained on: labelled rows, our own writing, and how they are mixed."""
