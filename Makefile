@@ -17,15 +17,15 @@ OUT ?= .
 # Beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 EVAL_DATA ?= ../shared/data/eval
-# For the GPU: pin the image by its digest, as build/Dockerfile says.
+# For the GPU: pin the image by its digest, as deploy/Dockerfile.gpu says.
 BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 FORMAT ?= fp8
 CHECKPOINT ?= Qwen/Qwen3Guard-Gen-4B
 SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
-  model_repository/templates/*/* build/guard_build/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers bench/perf build cli clients/python engine eval proto server tests training model_repository/templates
+  model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
+SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval proto server tests training model_repository/templates
 
 .PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
@@ -54,26 +54,26 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/api.md and the clients' service config from proto/
+proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and the clients' service config from proto/
 	@$(BIN)/buf generate --template proto/buf.gen.yaml -o $(OUT)
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
 	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
-	@$(BIN)/python proto/api_docs.py $(CONTRACT) $(OUT)/docs/api.md
+	@$(BIN)/python tools/api_docs.py $(CONTRACT) $(OUT)/docs/reference/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
 schemas: $(VENV)/.dev ## Write the JSON schemas of manifests and of traffic.json anew
-	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/manifest.schema.json
-	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > deploy/traffic.schema.json
+	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
+	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > docs/reference/traffic.schema.json
 
 proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
-	@rm -rf .run/generated && mkdir -p .run/generated/proto
+	@rm -rf .run/generated && mkdir -p .run/generated/proto .run/generated/docs/reference
 	@$(MAKE) -s proto OUT=.run/generated
-	@for at in proto/qwen3guard clients/go/guardpb docs/api.md $(SERVICE_CONFIGS); do \
+	@for at in proto/qwen3guard clients/go/guardpb docs/reference/api.md $(SERVICE_CONFIGS); do \
 	  diff -r --exclude='*.proto' --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
 	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
 
 proto-rules: $(VENV)/.dev
-	@sh proto/rules.sh
+	@sh tools/proto_rules.sh
 
 $(CONTRACT): $(VENV)/.dev $(PROTOS)
 	@mkdir -p $(@D)
@@ -106,7 +106,7 @@ bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them
 	  ../docs/engine-peers.md ../docs/engine-peers.png
 
 gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf16 CHECKPOINT=org/name SLOT_NAME=blue)
-	@docker build --build-arg BASE=$(BASE) -f build/Dockerfile -t qwen3guard-gpu .
+	@docker build --build-arg BASE=$(BASE) -f deploy/Dockerfile.gpu -t qwen3guard-gpu .
 	@mkdir -p .run/hub
 	@docker run --rm --gpus all --ipc host --user $$(id -u):$$(id -g) -e HF_TOKEN -e HOME=/tmp \
 	  -v $(CURDIR)/model_repository:/guard/model_repository -v $(CURDIR)/.run:/guard/.run \

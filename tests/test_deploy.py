@@ -21,7 +21,7 @@ from tests.support.serving import Served
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-DOCKERFILES = ("build/Dockerfile", "deploy/Dockerfile.gateway", "deploy/Dockerfile.cpu")
+DOCKERFILES = ("deploy/Dockerfile.gpu", "deploy/Dockerfile.gateway", "deploy/Dockerfile.cpu")
 COMPOSE = PROJECT / "deploy" / "compose.yaml"
 
 
@@ -62,7 +62,7 @@ def imported(module: str, *places: str) -> str:
 
 
 def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
-    image = copied("build/Dockerfile", tmp_path)
+    image = copied("deploy/Dockerfile.gpu", tmp_path)
     packages = [str(path) for path in image.iterdir() if path.is_dir()]
     assert imported("guard_cli.main", *packages).startswith(str(image))
 
@@ -144,7 +144,7 @@ def test_make_targets(target: str) -> None:
 
 
 def test_the_manifests_schema_is_the_one_that_is_published() -> None:
-    path = PROJECT / "docs" / "manifest.schema.json"
+    path = PROJECT / "docs" / "reference" / "manifest.schema.json"
     assert path.read_text() == json.dumps(Manifest.model_json_schema(), indent=2) + "\n"
 
 

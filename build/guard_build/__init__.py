@@ -2,8 +2,8 @@
 
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint, find_checkpoint
+from guard_build.openvino.slot import build_slot
 from guard_build.progress import Progress, bars
-from guard_build.slot import build_slot
 from guard_engine import WeightFormat
 
 __all__ = [

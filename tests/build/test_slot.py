@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from guard_build import BuildFailed, WeightFormat, bars, build_slot
-from guard_build.openvino import engine_options
+from guard_build.openvino.model import engine_options
 from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
 from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint

@@ -12,7 +12,7 @@ CONTRACT = PROJECT / "proto"
 
 def rules(contract: Path) -> subprocess.CompletedProcess[str]:
     """What `make proto-check` asks of a contract."""
-    command = ["sh", "proto/rules.sh", str(contract)]
+    command = ["sh", "tools/proto_rules.sh", str(contract)]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 

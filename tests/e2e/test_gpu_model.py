@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from guard_build.tensorrt_llm.package import parameters
-from guard_build.triton_model import TEMPLATES, render_config
+from guard_build.triton_config import TEMPLATES, render_config
 from guard_control import triton_process as local
 from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid

@@ -18,7 +18,7 @@ from tests.support.traffic import TrafficFile, slots_of, traffic_file, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]
-SCHEMA = Path(__file__).parents[2] / "deploy" / "traffic.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "traffic.schema.json"
 
 
 def document(**changes: Any) -> dict[str, Any]:

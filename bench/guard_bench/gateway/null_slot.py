@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from guard_build.publish import described
-from guard_build.triton_model import Parameter, render_config
+from guard_build.slot_directory import described
+from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
 from guard_core.verdict.prompt import Prompt
 

@@ -5,8 +5,8 @@ What of it ran where, and what never ran, stands in docs/gpu.md.
 
 from guard_build.tensorrt_llm.calibrate import CALIBRATION_SET
 from guard_build.tensorrt_llm.commands import Tools
+from guard_build.tensorrt_llm.engine_build import EngineBuild, build_engine, plan
 from guard_build.tensorrt_llm.formats import Format, KvCache, Recipe, recipe
-from guard_build.tensorrt_llm.pipeline import EngineBuild, build_engine, plan
 
 __all__ = [
     "CALIBRATION_SET",

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 from guard_build.checkpoint import Packaging
-from guard_build.publish import described
-from guard_build.tensorrt_llm import readback
+from guard_build.slot_directory import described
+from guard_build.tensorrt_llm import engine_config as readback
 from guard_build.tensorrt_llm.formats import Format, Recipe
-from guard_build.triton_model import Parameter, render_config
+from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
 from guard_core.slot.gpu_host import Machine
 

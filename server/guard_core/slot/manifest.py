@@ -87,7 +87,7 @@ class Tokens(_Model):
     end_ids: tuple[int, ...] = Field(min_length=1, description="The first is sent as `end_id`.")
 
 
-# What a file of the slot must still be. A docstring would go into docs/manifest.schema.json.
+# What a file of the slot must still be. A docstring would go into the JSON schema.
 class File(_Model):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes.")

@@ -1,7 +1,7 @@
 """ModelOpt, as quantize.py calls it, over a small random Qwen3 and our own calibration data.
 
-    guard-venv/bin/python build/modelopt/calibration.py DIR       # writes DIR/train.jsonl
-    modelopt-venv/bin/python build/modelopt/check.py DIR          # on a CPU; docs/gpu.md
+    guard-venv/bin/python tools/modelopt/calibration.py DIR       # writes DIR/train.jsonl
+    modelopt-venv/bin/python tools/modelopt/check.py DIR          # on a CPU; docs/gpu.md
 
 Shows that `datasets` reads the data, and that every linear layer of every block gets quantizers
 that saw values. Its own environment (requirements.txt) is needed by nothing else.

@@ -7,9 +7,9 @@ from pathlib import Path
 from guard_build.checkpoint import hash_files, read_packaging
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
-from guard_build.openvino import engine_options, write_model
+from guard_build.openvino.model import engine_options, write_model
 from guard_build.progress import Progress
-from guard_build.publish import described, replacing, triton_model_name
+from guard_build.slot_directory import described, replacing, triton_model_name
 from guard_core.slot import manifest as m
 from guard_engine import (
     BLOCK_TOKENS,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from guard_build.triton_model import TEMPLATES, Parameter, render_config
+from guard_build.triton_config import TEMPLATES, Parameter, render_config
 from guard_engine import (
     BLOCK_TOKENS,
     EngineOptions,

@@ -21,8 +21,9 @@ from guard_build.checkpoint import Packaging, hash_files, read_packaging
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.progress import Progress
-from guard_build.publish import replacing, triton_model_name
-from guard_build.tensorrt_llm import commands, readback
+from guard_build.slot_directory import replacing, triton_model_name
+from guard_build.tensorrt_llm import commands
+from guard_build.tensorrt_llm import engine_config as readback
 from guard_build.tensorrt_llm.calibrate import FILE_NAME, check_path, write_calibration
 from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Holds the contract in a directory to buf's rules, and to the contracts that callers already have:
-# the frozen one and main's. Usage, from the repository's root: sh proto/rules.sh [DIRECTORY]
+# the frozen one and main's. Usage, from the repository's root: sh tools/proto_rules.sh [DIRECTORY]
 set -eu
 contract=${1:-proto}
 bin=.venv/bin
