@@ -1,13 +1,15 @@
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from guard_build import build_slot
+from guard_core.verdict.prompt import Prompt
+from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
-from tests.support.slots import TINY
+from tests.support.slots import TINY, tiny_files, write_slot
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,3 +38,30 @@ def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 async def client(served: Served) -> AsyncIterator[Client]:
     async with connect(served.port) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def tiny_prompt() -> Prompt:
+    return Prompt(*tiny_files())
+
+
+@pytest.fixture(scope="session")
+def agree(tiny_prompt: Prompt) -> Callable[[Asked], Answer]:
+    """An engine that agrees to every draft: Safe."""
+
+    def answer(asked: Asked) -> Answer:
+        return asked.draft
+
+    return answer
+
+
+@pytest.fixture(scope="session")
+def write_tiny_slot(tiny_prompt: Prompt) -> Callable[..., Path]:
+    """Writes a slot with the tiny guard's text side below a directory."""
+    end_ids = (tiny_prompt.added_tokens["<|im_end|>"], tiny_prompt.added_tokens["<|endoftext|>"])
+
+    def write(directory: Path, max_in_flight: int = 32) -> Path:
+        write_slot(directory / "blue", *tiny_files(), end_ids, max_in_flight=max_in_flight)
+        return directory / "blue"
+
+    return write

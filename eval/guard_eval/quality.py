@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from guard_core.verdict.grammar import CATEGORIES, NO_CATEGORY, SEVERITIES
+from guard_core.verdict.grammar import NO_CATEGORY
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 from guard_eval.answers import Answer
 from guard_eval.bootstrap import Estimate, estimates
 from guard_eval.datasets import Item, Mode

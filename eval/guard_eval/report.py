@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from guard_core.verdict.grammar import SEVERITIES
+from guard_core.verdict.taxonomy import SEVERITIES
 from guard_eval import bootstrap
 from guard_eval.datasets import DataSet
 from guard_eval.evaluate import MODES, Evaluation

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from guard_core.verdict.grammar import CATEGORIES, REFUSALS
+from guard_core.verdict.grammar import REFUSALS
+from guard_core.verdict.taxonomy import CATEGORIES
 
 
 def _capitalized(value: Any) -> Any:

@@ -13,8 +13,8 @@ from guard_server.api import enums as contract
 from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1 import moderation_pb2_grpc, types_pb2
 
-_ROLES = {name: number for number, name in contract.ROLES.items()}
-_SEVERITIES = {number: name for name, number in contract.SEVERITIES.items()}
+_ROLES = {str(role): number for number, role in contract.ROLE_OF.items()}
+_SEVERITIES = {number: str(name) for name, number in contract.SEVERITIES.items()}
 _GREETING = (("user", "Hello!"),)
 
 Arrived = Callable[[Item, Answer], None]
@@ -116,7 +116,7 @@ def _read(answer: pb.StreamModerateResponse) -> Answer:
     scores = verdict.scores
     return Answer(
         severity=_SEVERITIES[verdict.severity],
-        categories=tuple(contract.CATEGORY_NAMES[number] for number in verdict.categories),
+        categories=tuple(contract.CATEGORY_OF[number] for number in verdict.categories),
         refusal=verdict.refusal == types_pb2.REFUSAL_YES if verdict.HasField("refusal") else None,
         scores=(scores.safe, scores.controversial, scores.unsafe)
         if verdict.HasField("scores")

@@ -52,13 +52,13 @@ def window(before: Snapshot, after: Snapshot) -> Window:
     for pid, now in after.items():
         answered += now.answered
         failed += sum(now.failed.values())
-        lost += now.lost
+        lost += now.ejections
         latency.update(now.latency)
         then = before.get(pid)
         if then is not None:
             answered -= then.answered
             failed -= sum(then.failed.values())
-            lost -= then.lost
+            lost -= then.ejections
             latency.subtract(then.latency)
     return Window(answered, failed, +latency, lost)
 

@@ -59,7 +59,7 @@ def _counts(statuses: list[SlotStatus]) -> pb.SlotCounts:
         in_flight=sum(status.in_flight for status in statuses),
         answered=sum(status.answered for status in statuses),
         failed=failed,
-        retried_elsewhere=sum(status.retried_elsewhere for status in statuses),
+        retried_elsewhere=sum(status.failovers for status in statuses),
         cancelled=sum(status.cancelled for status in statuses),
         p50=_duration(quantile(latency, 0.5)),
         p99=_duration(quantile(latency, 0.99)),

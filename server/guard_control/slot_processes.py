@@ -31,7 +31,7 @@ class LocalSlot:
         self._keeper: asyncio.Task[None] | None = None
 
     def traffic(self, weight: int) -> SlotTraffic:
-        """Its fingerprint goes along: gateways refuse files that were built anew meanwhile."""
+        """Its fingerprint goes along: gateways refuse files that were built again meanwhile."""
         return SlotTraffic(
             directory=self.directory,
             triton=self.triton.target,

@@ -1,11 +1,11 @@
-"""Every way a request or a slot can fail, and the one table that gives each its gRPC status.
+"""Every way a request or a slot can fail. guard_server.status_codes has each one's gRPC status.
 
 GuardError
 ├── RequestInvalid        the caller's input, with the fields at fault
 ├── SlotNotAllowed        a slot was chosen where only operators may
 ├── SlotUnknown           a slot was chosen that does not exist
-├── ModelUnknown          KServe's face has one model, and another was named
-├── Overloaded            no place free; carries when to try again
+├── ModelUnknown          KServe's API has one model, and another was named
+├── Overloaded            rejected by the concurrency limiter; carries when to retry
 ├── DeadlinePassed        no verdict within the server's bound
 ├── Unavailable           no engine to ask, or the server is stopping
 ├── EngineFailed          the engine answered with an error
@@ -18,9 +18,11 @@ TrafficInvalid            traffic.json is wrong: refused, and the last good one 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import grpc
+import structlog
 
 _MAX_VIOLATIONS = 10
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +92,9 @@ class TrafficInvalid(Exception):
     """A traffic file that can't be followed."""
 
 
-STATUS: dict[type[GuardError], grpc.StatusCode] = {
-    RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
-    SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
-    SlotUnknown: grpc.StatusCode.NOT_FOUND,
-    ModelUnknown: grpc.StatusCode.NOT_FOUND,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
-    EngineFailed: grpc.StatusCode.INTERNAL,
-    VerdictUngrammatical: grpc.StatusCode.INTERNAL,
-    ServerFault: grpc.StatusCode.INTERNAL,
-}
+def known_error(error: Exception) -> GuardError:
+    """The error as a GuardError. Any other exception is a defect of ours, and logged as one."""
+    if isinstance(error, GuardError):
+        return error
+    _log.error("unexpected error", exc_info=error)
+    return ServerFault("The server failed. Nothing was judged; its log says more.")

@@ -1,8 +1,10 @@
-"""What a slot's requests came to, in plain numbers that only grow."""
+"""Per-endpoint request counters and latency histograms: plain numbers that only grow."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from guard_core.verdict.taxonomy import Severity
 
 # Buckets an eighth of an octave wide: a quantile read from them is at most 12.5% too large.
 _STEPS = 8
@@ -33,26 +35,26 @@ def _upper(bucket: int) -> int:
 
 
 @dataclass(slots=True)
-class SlotCounts:
-    """Of one slot in this process, since the slot was opened."""
+class EndpointStats:
+    """Requests of one endpoint in this process, since the endpoint was opened."""
 
     answered: int = 0
     failed: Counter[str] = field(default_factory=Counter)  # by the error's name; not the callers'
     cancelled: int = 0
-    retried_elsewhere: int = 0  # of the failed ones, those that another slot was asked for
-    lost: int = 0  # times that the slot was taken out
+    failovers: int = 0  # failed requests that were retried on another endpoint
+    ejections: int = 0  # times the endpoint was taken out of rotation
     latency: Histogram = field(default_factory=Histogram)  # of the answered
 
 
 @dataclass(slots=True)
-class ShadowCounts:
-    """Of one slot as a shadow."""
+class ShadowStats:
+    """Comparisons of one slot, as a shadow, with what callers got."""
 
-    dropped: int = 0  # for want of room
+    dropped: int = 0  # requests not shadowed because no spare capacity was left
     failed: Counter[str] = field(default_factory=Counter)
     agreed: int = 0  # severity, categories and refusal
     # (severity that the caller got, the shadow's): those on the diagonal agree in it.
-    severities: Counter[tuple[str, str]] = field(default_factory=Counter)
+    severities: Counter[tuple[Severity, Severity]] = field(default_factory=Counter)
     latency: Histogram = field(default_factory=Histogram)
     latency_of_answers: Histogram = field(default_factory=Histogram)  # of the same requests
 

@@ -6,8 +6,7 @@ import sys
 from pydantic import ValidationError
 
 from guard_core.errors import SlotInvalid, TrafficInvalid
-from guard_server import app as server
-from guard_server import log
+from guard_server import app, log
 from guard_server.settings import Settings
 
 
@@ -21,7 +20,7 @@ def main() -> int:
         return 2
     log.configure(settings.log_format)
     try:
-        asyncio.run(server.run(settings))
+        asyncio.run(app.run(settings))
     except (SlotInvalid, TrafficInvalid, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

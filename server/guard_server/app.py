@@ -1,10 +1,10 @@
-"""The gateway's process: its listener, its services, and an end that loses nothing."""
+"""The gateway's process: what is wired to what, its listener, and an end that loses nothing."""
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -15,26 +15,25 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from guard_core.slot import traffic
-from guard_server.api import kserve
-from guard_server.api import moderation as service
-from guard_server.api.calls import Desk
+from guard_server.api import kserve, moderation
 from guard_server.api.health import Health
+from guard_server.drain import Drain
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.moderator import Moderator
+from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
-from guard_server.routing.limiter import Intake, Limits
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
-from guard_server.telemetry.prometheus import Metrics, exported, shared
+from guard_server.telemetry.kserve_statistics import KServeStatistics
+from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported, shared
 from guard_server.telemetry.worker_status import Publisher
+from guard_server.tuning import Tuning
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
-_LAST_ANSWERS_S = 5  # for answers that are written but not yet sent
-_REFUSING_S = 1.0  # what is on its way meets a refusal; a closed listener would cancel it
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
-    # A caller that is gone without a word is found out, and one that pings is borne with.
+    # A caller that vanished is found out; a caller that pings often is not cut off.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -45,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then refuses what is new and finishes what is accepted."""
+    """Serves until SIGTERM or SIGINT, then rejects new requests and finishes accepted ones."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,94 +54,133 @@ async def run(settings: Settings) -> None:
             "listening", host=settings.host, port=gateway.port, tls=settings.tls_cert is not None
         )
         await stop.wait()
-        _log.info("stopping: finishing what is accepted")
+        _log.info("stopping: finishing accepted requests")
     _log.info("stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running gateway."""
+    """A gateway's parts, wired; `server` listens on `port` once it is started."""
 
+    settings: Settings
+    tuning: Tuning
+    server: grpc.aio.Server
     port: int
     router: Router
+    shadow: Shadow
+    health: Health
+    drain: Drain
+    metrics: Metrics | None
+
+
+def build(settings: Settings, tuning: Tuning) -> Gateway:
+    """Wires the parts and binds the port. Raises SlotInvalid, TrafficInvalid or OSError."""
+    health = Health(moderation.NAME, kserve.NAME)
+    router = Router(
+        _traffic(settings),
+        strict_completion=settings.strict_completion,
+        max_in_flight=settings.max_in_flight,
+        queue_ratio=settings.queue_per_place,
+        changed=lambda serving: health.set(serving=serving),
+        repairs=settings.status,
+        probe_s=tuning.probe_s,
+    )
+    statistics = KServeStatistics()
+    metrics = Metrics() if settings.metrics_port else None
+    observers: list[Observer] = [statistics]
+    if metrics is not None:
+        observers += metrics, ShadowMetrics(metrics.registry)
+    shadow = Shadow(router, observers, settings.request_timeout_s)
+    cache = None
+    if settings.cache_mib:
+        cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
+    moderator = Moderator(
+        router,
+        shadow,
+        cache,
+        observers,
+        allow_slot_choice=settings.allow_slot_choice,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    drain = Drain()
+    server = _server(settings)
+    service = moderation.ModerationService(moderator, drain, tuning.remembered_ids)
+    server.add_generic_rpc_handlers((service.handler(),))
+    inference = kserve.InferenceService(moderator, drain, router, statistics.message)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (moderation.NAME, kserve.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    port = _listen(server, settings)
+    return Gateway(settings, tuning, server, port, router, shadow, health, drain, metrics)
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Gateway]:
+async def serving(settings: Settings, tuning: Tuning | None = None) -> AsyncIterator[Gateway]:
     """Runs a gateway. Leaving the block is the graceful stop.
 
     Raises SlotInvalid, TrafficInvalid or OSError if it can't start.
     """
-    health = Health(service.NAME, kserve.NAME)
-    router = Router(
-        _traffic(settings),
-        strict_completion=settings.strict_completion,
-        limits=Limits(settings.max_in_flight, settings.queue_per_place),
-        changed=lambda serving: health.set(serving=serving),
-        repairs=settings.status,
-    )
-    metrics = Metrics() if settings.metrics_port else None
-    shadow = Shadow(router, settings.request_timeout_s, metrics.shadow if metrics else None)
-    moderator = Moderator(
-        router,
-        shadow,
-        VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
-        if settings.cache_mib
-        else None,
-        allow_slot_choice=settings.allow_slot_choice,
-        request_timeout_s=settings.request_timeout_s,
-    )
-    desk = Desk(moderator, metrics)
-    intake = Intake()
-    # Without it, a second server on the port is a mistake, not a worker.
-    options = [
-        *_OPTIONS,
-        ("grpc.so_reuseport", int(settings.reuse_port)),
-        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
-    ]
-    server = grpc.aio.server(options=options)
-    server.add_generic_rpc_handlers((service.ModerationService(desk, intake).handler(),))
-    face = kserve.InferenceService(desk, intake, router)
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(face, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (service.NAME, kserve.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    port = _listen(server, settings)
-    async with contextlib.AsyncExitStack() as stack:
-        if metrics is not None and settings.metrics_port and not shared():
-            where = settings.metrics_host, settings.metrics_port
-            stack.enter_context(exported(*where, metrics.registry))
-        await stack.enter_async_context(router)
-        await server.start()
-        background = []
-        if settings.traffic is not None:
-            background.append(router.follow(traffic.changes(settings.traffic)))
-        if settings.status is not None:
-            background.append(Publisher(settings.status, router).run())
-        if metrics is not None:
-            background.append(metrics.watch(router))
-        tasks = [asyncio.create_task(work) for work in background]
-        for task in tasks:
-            task.add_done_callback(_tell_if_failed)
-        last_answers_s = 0.0
-        try:
-            yield Gateway(port, router)
-            health.set(serving=False, for_good=True)
-            # Everything accepted ends within its time; only a caller that won't read takes longer.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(settings.request_timeout_s + _LAST_ANSWERS_S):
-                    await intake.drain()
-                    last_answers_s = _LAST_ANSWERS_S
-            await asyncio.sleep(_REFUSING_S)
-        finally:
-            health.close()
-            await server.stop(last_answers_s)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, shadow.close(), return_exceptions=True)
+    gateway = build(settings, tuning or Tuning())
+    with _metrics_exported(gateway):
+        async with gateway.router:
+            await gateway.server.start()
+            tasks = _start_background(gateway)
+            last_answers_s = 0.0
+            try:
+                yield gateway
+                last_answers_s = await _drained(gateway)
+            finally:
+                gateway.health.close()
+                await gateway.server.stop(last_answers_s)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, gateway.shadow.close(), return_exceptions=True)
 
 
-def _tell_if_failed(task: asyncio.Task[None]) -> None:
+async def _drained(gateway: Gateway) -> float:
+    """Rejects new requests and finishes accepted ones.
+
+    Gives the seconds that their answers may still take to be sent: none if one was not finished.
+    """
+    last_answers_s = 0.0
+    gateway.health.set(serving=False, for_good=True)
+    # Every accepted request ends within its time; only a caller that won't read takes longer.
+    with contextlib.suppress(TimeoutError):
+        tuning = gateway.tuning
+        async with asyncio.timeout(gateway.settings.request_timeout_s + tuning.last_answers_s):
+            await gateway.drain.drain()
+            last_answers_s = tuning.last_answers_s
+    await asyncio.sleep(gateway.tuning.rejecting_s)
+    return last_answers_s
+
+
+@contextmanager
+def _metrics_exported(gateway: Gateway) -> Iterator[None]:
+    settings, metrics = gateway.settings, gateway.metrics
+    if metrics is None or settings.metrics_port is None or shared():
+        yield
+        return
+    with exported(settings.metrics_host, settings.metrics_port, metrics.registry):
+        yield
+
+
+def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
+    settings, router = gateway.settings, gateway.router
+    work = []
+    if settings.traffic is not None:
+        work.append(router.follow(traffic.changes(settings.traffic)))
+    if settings.status is not None:
+        work.append(Publisher(settings.status, router).run())
+    if gateway.metrics is not None:
+        work.append(gateway.metrics.watch(router, gateway.tuning.sample_s))
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(_log_failure)
+    return tasks
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         _log.error("background work failed: restart the gateway", exc_info=error)
 
@@ -153,6 +191,17 @@ def _traffic(settings: Settings) -> traffic.Traffic:
     assert settings.slot is not None and settings.triton is not None  # noqa: S101  (validated)
     entry = traffic.SlotTraffic(directory=settings.slot, triton=settings.triton, weight=1)
     return traffic.Traffic(generation=0, slots={settings.slot.name: entry})
+
+
+def _server(settings: Settings) -> grpc.aio.Server:
+    return grpc.aio.server(
+        options=[
+            *_OPTIONS,
+            # Without it, a second server on the port is a mistake, not a worker.
+            ("grpc.so_reuseport", int(settings.reuse_port)),
+            ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+        ]
+    )
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> int:

@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
-from guard_core.verdict.grammar import CATEGORIES, Verdict, parse, text
+from guard_core.conversation import Mode
+from guard_core.verdict.grammar import Verdict, parse, write
+from guard_core.verdict.taxonomy import CATEGORIES
 from guard_eval.verify import GOLDEN_SET, Item, load_items
 
 
@@ -33,7 +35,9 @@ def test_every_label_is_a_verdict(golden: tuple[Item, ...]) -> None:
         assert item.severity is not None and item.categories is not None, item.id
         refusal = None if item.refusal is None else item.refusal == "Yes"
         verdict = Verdict(item.severity, item.categories, refusal)
-        assert parse(text(verdict), response_mode=item.response_mode) == verdict, item.id
+        assert (
+            parse(write(verdict), Mode.RESPONSE if item.response_mode else Mode.PROMPT) == verdict
+        ), item.id
         assert (item.severity == "Safe") == (not item.categories), item.id
 
 

@@ -16,10 +16,11 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
+from guard_core.conversation import Mode
+from guard_core.slot.files import load_prompt
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from guard_core.verdict.grammar import parse
-from guard_core.verdict.prompt import Prompt
 from guard_eval.verify import load_items
 from tests.support.checkpoints import write_checkpoint
 from tests.support.shared import SHARED, needs_shared
@@ -197,7 +198,7 @@ def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_pat
     lines = (build.work / "calibrate" / "train.jsonl").read_text().splitlines()
     items = load_items(build.calibration)
     assert len(lines) == len(items)
-    prompt = Prompt.load(TINY)
+    prompt = load_prompt(TINY)
     whole = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     end = whole.token_to_id("<|im_end|>")
     for line, item in zip(lines, items, strict=True):
@@ -205,7 +206,10 @@ def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_pat
         asked = prompt.ids(item.conversation)
         assert ids[: len(asked)] == asked
         assert ids[-1] == end
-        verdict = parse(prompt.decode(ids[len(asked) : -1]), response_mode=item.response_mode)
+        verdict = parse(
+            prompt.decode(ids[len(asked) : -1]),
+            Mode.RESPONSE if item.response_mode else Mode.PROMPT,
+        )
         assert verdict.severity == item.severity
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trustme
 from tokenizers import Tokenizer
@@ -100,7 +101,7 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         issued = authority.issue_cert("localhost")
         issued.private_key_and_cert_chain_pem.write_to_path(certificate)
         authority.cert_pem.write_to_path(directory / "ca.pem")
-        tls = {"tls_cert": certificate, "tls_key": certificate}
+        tls: dict[str, Any] = {"tls_cert": certificate, "tls_key": certificate}
         secure = await stack.enter_async_context(gateway(slot, engine.port, **tls))
         addresses["tls"] = f"localhost:{secure.port}"
         yield Faults(addresses, directory / "ca.pem", engine, orders)

@@ -13,8 +13,9 @@ import pytest
 import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
 
+from guard_core.conversation import Message, Role
+from guard_core.slot.files import load_prompt
 from guard_core.slot.manifest import Manifest
-from guard_core.verdict.prompt import Message, Prompt
 from guard_eval.verify import GOLDEN_SET, load_items
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
@@ -92,8 +93,8 @@ async def test_a_conversation_that_grows_reuses_its_beginning(client: Client) ->
 
 
 async def test_the_limit_is_the_engines_and_nothing_is_cut(client: Client, blue: Path) -> None:
-    manifest, prompt = Manifest.load(blue), Prompt.load(blue)
-    frame, longer = (len(prompt.ids([Message("user", "tree " * n)])) for n in (1000, 2000))
+    manifest, prompt = Manifest.load(blue), load_prompt(blue)
+    frame, longer = (len(prompt.ids([Message(Role.USER, "tree " * n)])) for n in (1000, 2000))
     limit = manifest.limits.max_input_tokens - 12  # the draft needs room too
     words = 1000 + (limit - frame) * 1000 // (longer - frame)
     # The tiny guard was not trained on texts so long: what counts is that the engine takes it.

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 
 from tests.eval.support import write_rows
-from tests.server.conftest import agree, tiny_prompt, write_tiny_slot
-
-__all__ = ["agree", "tiny_prompt", "write_tiny_slot"]
 
 _PROMPTS = {
     "safe": (

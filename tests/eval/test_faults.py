@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guard_core.verdict.label_tokens import labels
+from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
 from guard_eval import DataSet, Evaluation, EvaluationFailed, evaluate, load
 from guard_eval.output import write_rows as write_rows_of
@@ -39,7 +39,7 @@ def six(tmp_path: Path) -> DataSet:
 @pytest.fixture
 def by_word(agree: Agree, tiny_prompt: Prompt) -> Agree:
     """Agrees, writes no verdict, or fails, as the text says. Its scores are those of Safe."""
-    safe = labels(tiny_prompt).severities["Safe"][0]
+    safe = LabelTokens.of(tiny_prompt).severities["Safe"][0]
 
     def answer(asked: Asked) -> Answer:
         text = tiny_prompt.decode(asked.prompt)

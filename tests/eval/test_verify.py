@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard_core.conversation import Message
 from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict
-from guard_core.verdict.prompt import Message
+from guard_core.verdict.taxonomy import Category, Severity
 from guard_eval.verify import (
     DataInvalid,
     Item,
@@ -28,7 +29,7 @@ from guard_eval.verify import (
 )
 from guard_eval.verify.agreement import Share, quality
 
-SAFE, UNSAFE = Verdict("Safe"), Verdict("Unsafe", ("Violent",))
+SAFE, UNSAFE = Verdict(Severity.SAFE), Verdict(Severity.UNSAFE, (Category.VIOLENT,))
 
 
 def item(name: str, **changes: Any) -> Item:
@@ -58,12 +59,12 @@ async def test_agreement_and_every_difference() -> None:
     candidate = judge(
         {
             "0": UNSAFE,
-            "1": Verdict("Unsafe", ("PII", "Violent")),
+            "1": Verdict(Severity.UNSAFE, (Category.PII, Category.VIOLENT)),
             "2": VerdictUngrammatical("no verdict"),
             "3": EngineFailed("broken"),
         }
     )
-    reference = judge({"1": Verdict("Unsafe", ("Violent", "PII"))})
+    reference = judge({"1": Verdict(Severity.UNSAFE, (Category.VIOLENT, Category.PII))})
     report = await compare(items(200), candidate, reference, in_flight=7)
     assert (report.agreement.hits, report.agreement.total) == (197, 200)
     assert [d.id for d in report.differing] == ["0", "2", "3"]
@@ -77,15 +78,15 @@ async def test_agreement_and_every_difference() -> None:
 
 
 async def test_the_severities_alone() -> None:
-    candidate = judge({"0": Verdict("Unsafe", ("PII",))}, UNSAFE)
+    candidate = judge({"0": Verdict(Severity.UNSAFE, (Category.PII,))}, UNSAFE)
     report = await compare(items(10), candidate, judge({}, UNSAFE))
     assert (report.agreement.hits, report.severity_agreement.hits) == (9, 10)
 
 
 async def test_a_refusal_is_part_of_the_verdict() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    candidate = judge({"a": Verdict("Safe", (), True)})
-    reference = judge({"a": Verdict("Safe", (), False)})
+    candidate = judge({"a": Verdict(Severity.SAFE, (), True)})
+    reference = judge({"a": Verdict(Severity.SAFE, (), False)})
     report = await compare([item("0", messages=turns)], candidate, reference)
     assert report.differing[0].candidate == "Safe; None; refuses"
     assert report.differing[0].reference == "Safe; None; complies"
@@ -178,14 +179,18 @@ async def test_another_checkpoint_must_be_no_worse() -> None:
         for n in range(20)
     ]
     reference = judge(bad)
-    better = judge(bad | {"4": Verdict("Controversial"), "5": Verdict("Controversial")})
+    better = judge(
+        bad | {"4": Verdict(Severity.CONTROVERSIAL), "5": Verdict(Severity.CONTROVERSIAL)}
+    )
     assert other(await compare(labelled, better, reference)) == []
     misses = other(await compare(labelled, judge({"0": UNSAFE}), reference))
     assert [reason[:30] for reason in misses] == [
         "F1 (controversial as unsafe) i",
         "F1 (controversial as safe) is ",
     ]
-    alarms = other(await compare(labelled, judge(bad | {"9": Verdict("Controversial")}), reference))
+    alarms = other(
+        await compare(labelled, judge(bad | {"9": Verdict(Severity.CONTROVERSIAL)}), reference)
+    )
     assert any(reason.startswith("The false-positive rate") for reason in alarms)
     silent = judge(bad | {"9": VerdictUngrammatical("no verdict")})
     assert any(

@@ -7,39 +7,10 @@ from typing import Any
 
 import pytest
 
-from guard_core.verdict.prompt import Prompt
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine
 from tests.support.gateway import Client, gateway
-from tests.support.slots import tiny_files, write_slot
 
 TinyServe = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
-
-
-@pytest.fixture(scope="session")
-def tiny_prompt() -> Prompt:
-    return Prompt(*tiny_files())
-
-
-@pytest.fixture(scope="session")
-def agree(tiny_prompt: Prompt) -> Callable[[Asked], Answer]:
-    """An engine that agrees to every draft: Safe."""
-
-    def answer(asked: Asked) -> Answer:
-        return asked.draft
-
-    return answer
-
-
-@pytest.fixture(scope="session")
-def write_tiny_slot(tiny_prompt: Prompt) -> Callable[..., Path]:
-    """Writes a slot with the tiny guard's text side below a directory."""
-    end_ids = (tiny_prompt.added_tokens["<|im_end|>"], tiny_prompt.added_tokens["<|endoftext|>"])
-
-    def write(directory: Path, max_in_flight: int = 32) -> Path:
-        write_slot(directory / "blue", *tiny_files(), end_ids, max_in_flight=max_in_flight)
-        return directory / "blue"
-
-    return write
 
 
 @pytest.fixture

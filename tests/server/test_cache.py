@@ -1,20 +1,18 @@
 """Equal prompts share a verdict: in flight and afterwards, and never beyond what made it."""
 
 import asyncio
-import time
 import tracemalloc
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from guard_core.errors import Overloaded
-from guard_core.verdict.decoder import Written
-from guard_core.verdict.grammar import CATEGORIES, Verdict
+from guard_core.verdict.decoder import Decoded, DecodeUsage
+from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.prompt import Prompt
-from guard_server.pipeline import cache
-from guard_server.pipeline.cache import Judged, VerdictCache
+from guard_core.verdict.taxonomy import CATEGORIES, Severity
+from guard_server.pipeline.cache import ENTRY_BYTES, VerdictCache
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until
@@ -63,7 +61,9 @@ async def test_equal_prompts_in_flight_share_one_call(tiny_serve: TinyServe) -> 
         assert {reply.verdict.severity for reply in replies} == {types_pb2.SEVERITY_SAFE}
 
 
-async def test_the_last_one_to_give_up_frees_the_place(tiny_serve: TinyServe, agree: Agree) -> None:
+async def test_the_last_one_to_give_up_releases_the_permit(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
     async with tiny_serve(cache_mib=1, max_in_flight=1) as (client, engine):
         engine.answer = lambda _: None
         waiting = [asyncio.create_task(client.judge("Q")) for _ in range(3)]
@@ -86,33 +86,33 @@ async def test_an_error_is_nobodys_later(tiny_serve: TinyServe, agree: Agree) ->
         assert not (await client.judge("Q")).usage.cached
 
 
-async def test_a_place_refused_to_the_first_one_is_not_refused_to_the_others() -> None:
+async def test_a_rejection_of_the_first_request_is_not_one_of_the_others() -> None:
     kept, full = VerdictCache(2**20, 60), asyncio.Event()
 
-    async def refused() -> Judged:
+    async def rejected() -> Decoded:
         await full.wait()
-        raise Overloaded("The server is at its limit, much of it by you.", retry_after=1)
+        raise Overloaded("Overloaded: this connection holds most of the queue.", retry_after=1)
 
-    first = asyncio.create_task(kept.get(b"key", refused))
+    first = asyncio.create_task(kept.get_or_run(b"key", rejected))
     await asyncio.sleep(0)
     others = [asyncio.create_task(keep(kept, b"key")) for _ in range(3)]
     await asyncio.sleep(0)
     full.set()
     with pytest.raises(Overloaded):
         await first
-    assert [found.cached for found in await asyncio.gather(*others)] == [False, True, True]
+    assert await asyncio.gather(*others) == [False, True, True]
 
 
-async def test_a_crowd_that_is_refused_a_place_asks_only_twice() -> None:
+async def test_a_crowd_that_is_rejected_asks_only_twice() -> None:
     kept, full, asked = VerdictCache(2**20, 60), asyncio.Event(), 0
 
-    async def refused() -> Judged:
+    async def rejected() -> Decoded:
         nonlocal asked
         asked += 1
         await full.wait()
-        raise Overloaded("The server is at its limit, much of it by you.", retry_after=1)
+        raise Overloaded("Overloaded: this connection holds most of the queue.", retry_after=1)
 
-    crowd = [asyncio.create_task(kept.get(b"key", refused)) for _ in range(2000)]
+    crowd = [asyncio.create_task(kept.get_or_run(b"key", rejected)) for _ in range(2000)]
     await asyncio.sleep(0)
     full.set()
     outcomes = await asyncio.gather(*crowd, return_exceptions=True)
@@ -139,17 +139,22 @@ async def test_a_batch_shares_too(tiny_serve: TinyServe) -> None:
         assert [item.response.usage.cached for item in reply.items].count(False) == 1
 
 
-def judged() -> Judged:
-    """With the longest verdict that there is, in strings of its own."""
-    names = tuple(("x" + name)[1:] for name in CATEGORIES)
-    return Judged(Verdict("Unsafe", names, True), (0.1, 0.2, 0.7), Written(verdict_tokens=60))
+def decoded() -> Decoded:
+    """With the longest verdict that there is."""
+    return Decoded(
+        Verdict(Severity.UNSAFE, tuple(CATEGORIES), True),
+        DecodeUsage(verdict_tokens=60),
+        (0.1, 0.2, 0.7),
+    )
 
 
-async def keep(kept: VerdictCache, key: bytes) -> Judged:
-    async def answer() -> Judged:
-        return judged()
+async def keep(kept: VerdictCache, key: bytes) -> bool:
+    """Whether the verdict was there already."""
 
-    return await kept.get(key, answer)
+    async def run() -> Decoded:
+        return decoded()
+
+    return (await kept.get_or_run(key, run))[1]
 
 
 async def test_another_slot_or_other_ids_are_another_key() -> None:
@@ -166,22 +171,22 @@ async def test_another_slot_or_other_ids_are_another_key() -> None:
 
 
 async def test_the_least_recently_used_goes_first() -> None:
-    kept = VerdictCache(3 * cache._ENTRY_BYTES, 60)
+    kept = VerdictCache(3 * ENTRY_BYTES, 60)
     for key in (b"a", b"b", b"c", b"a", b"d"):
         await keep(kept, key)
     assert len(kept) == 3
-    assert (await keep(kept, b"a")).cached
-    assert not (await keep(kept, b"b")).cached
+    assert await keep(kept, b"a")
+    assert not await keep(kept, b"b")
 
 
-async def test_an_old_verdict_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = VerdictCache(2**20, 60)
+async def test_an_old_verdict_is_not_given() -> None:
+    now = 100.0
+    kept = VerdictCache(2**20, 60, clock=lambda: now)
     await keep(kept, b"a")
-    now = time.monotonic()
-    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now + 59))
-    assert (await keep(kept, b"a")).cached
-    monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=lambda: now + 61))
-    assert not (await keep(kept, b"a")).cached
+    now += 59
+    assert await keep(kept, b"a")
+    now += 2
+    assert not await keep(kept, b"a")
 
 
 async def test_it_takes_no_more_memory_than_it_may() -> None:
@@ -194,5 +199,5 @@ async def test_it_takes_no_more_memory_than_it_may() -> None:
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(kept) == size // cache._ENTRY_BYTES > 2000
+    assert len(kept) == size // ENTRY_BYTES > 2000
     assert used <= size

@@ -7,8 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from guard_core.verdict.grammar import Verdict, text
+from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
+from guard_core.verdict.taxonomy import Category, Severity
 from qwen3guard.v1 import types_pb2
 from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.gateway import ask
@@ -26,7 +27,7 @@ async def test_a_slot_that_dies_is_lost_to_nobody_and_comes_back(
     """Nor is one answered with another's verdict."""
     violence = tiny_prompt.encode(" violence")
     end = tiny_prompt.added_tokens["<|im_end|>"]
-    ids = [*tiny_prompt.encode(text(Verdict("Unsafe", ("Violent",)))), end]
+    ids = [*tiny_prompt.encode(write(Verdict(Severity.UNSAFE, (Category.VIOLENT,)))), end]
     unsafe = writes(ids, end_id=end)
 
     def judges(asked: Asked) -> Answer:
@@ -48,9 +49,9 @@ async def test_a_slot_that_dies_is_lost_to_nobody_and_comes_back(
             types_pb2.SEVERITY_UNSAFE if "violence" in content else types_pb2.SEVERITY_SAFE
             for content in contents
         ]
-        assert two.router.routes["blue"].counts.retried_elsewhere == in_flight
-        assert two.router.routes["blue"].counts.failed == {"Unavailable": in_flight}
-        assert not two.router.routes["blue"].ready
+        assert two.router.endpoints["blue"].stats.failovers == in_flight
+        assert two.router.endpoints["blue"].stats.failed == {"Unavailable": in_flight}
+        assert not two.router.endpoints["blue"].ready
         assert await two.client.serving()
         assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
         two.blue.answer = judges
@@ -77,7 +78,7 @@ async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
     """It answers nothing, not even a stop, and its connection stays up."""
     async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
         await two.follow(BOTH)
-        blue = two.router.routes["blue"]
+        blue = two.router.endpoints["blue"]
         held = asyncio.Event()
         two.blue.hold = held
 
@@ -89,7 +90,7 @@ async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
 
         while blue.ready:
             await asyncio.gather(*(impatient() for _ in range(4)))
-        assert blue.counts.lost == 1
+        assert blue.stats.ejections == 1
         assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
         held.set()
         await two.until_ready("blue")
@@ -104,8 +105,8 @@ async def test_short_deadlines_do_not_take_a_slot_out_that_lives(
         for _ in range(30):
             with pytest.raises(grpc.aio.AioRpcError):
                 await two.client.stub.Moderate(ask("Q"), timeout=0.05)
-        await until(lambda: two.router.routes["blue"].counts.cancelled == 30)
-        assert two.router.routes["blue"].ready
+        await until(lambda: two.router.endpoints["blue"].stats.cancelled == 30)
+        assert two.router.endpoints["blue"].ready
 
 
 async def test_a_slot_without_weight_is_asked_by_nobody(
@@ -113,7 +114,7 @@ async def test_a_slot_without_weight_is_asked_by_nobody(
 ) -> None:
     async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
         await two.blue.stop()
-        await until(lambda: not two.router.routes["blue"].ready)
+        await until(lambda: not two.router.endpoints["blue"].ready)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await two.client.judge("Q")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

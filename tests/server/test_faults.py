@@ -8,8 +8,9 @@ import grpc
 import pytest
 
 from guard_core.engine.client import STREAMS
-from guard_server.pipeline import moderator as moderation
-from guard_server.routing import health_check as readiness
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.policy import Policy
+from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
@@ -61,10 +62,9 @@ async def test_an_engine_that_dies_in_mid_request(tiny_serve: TinyServe, agree: 
 
 
 async def test_an_engine_that_no_longer_answers_is_given_up_until_it_does(
-    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+    tiny_serve: TinyServe,
 ) -> None:
-    monkeypatch.setattr(readiness, "_PROBE_S", 0.5)
-    async with tiny_serve() as (client, engine):
+    async with tiny_serve(tuning=Tuning(probe_s=0.5)) as (client, engine):
         engine.answer = lambda _: None
         assert await refused(client) == (Code.UNAVAILABLE, "UNAVAILABLE")
         assert not await client.serving()
@@ -153,12 +153,12 @@ async def test_a_warm_up_that_is_no_verdict_is_no_service(
 async def test_a_defect_of_ours_is_an_error_and_never_a_verdict(
     tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defect(text: str, *, response_mode: bool) -> None:
-        raise ZeroDivisionError(text)
+    def defect(policy: Policy, verdict: Verdict) -> None:
+        raise ZeroDivisionError(policy, verdict)
 
     async with tiny_serve() as (client, _):
         with monkeypatch.context() as patch:
-            patch.setattr(moderation, "parse", defect)
+            patch.setattr(Policy, "action", defect)
             assert await refused(client) == (Code.INTERNAL, "SERVER_FAULT")
         assert await client.judge("Q")
 

@@ -10,17 +10,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from guard_server.telemetry import prometheus as metrics
+from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
 
 
 async def test_requests_are_counted_by_method_code_severity_and_slot(
-    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+    tiny_serve: TinyServe,
 ) -> None:
-    monkeypatch.setattr(metrics, "_SAMPLE_S", 0.05)
     port = free_port()
-    async with tiny_serve(metrics_port=port, cache_mib=1) as (client, engine):
+    tuning = Tuning(sample_s=0.05)
+    async with tiny_serve(metrics_port=port, cache_mib=1, tuning=tuning) as (client, engine):
         for text in ("Q", "Q", "R"):
             await client.judge(text)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -74,13 +75,16 @@ async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
 
 
 _WORKER = """
-import asyncio
+import sys
+from guard_core.errors import ServerFault
+from guard_server.pipeline.request import Call
+from guard_server.routing.limiter import Caller, ConcurrencyLimiter
 from guard_server.telemetry.prometheus import Metrics
-import grpc, sys
-counted = Metrics()
+counted, limiter = Metrics(), ConcurrencyLimiter(4, 1)
 for _ in range(int(sys.argv[1])):
-    counted.failed("Moderate", grpc.StatusCode.INTERNAL)
-counted._in_flight.labels("blue").set(3)
+    counted.failed(Call("Moderate", Caller()), ServerFault("a defect"))
+limiter.in_flight = 3
+counted.sample("blue", limiter)
 """
 
 

@@ -1,4 +1,4 @@
-"""Several gateway processes: one traffic file, one port, one engine's places."""
+"""Several gateway processes: one traffic file, one port, one engine's limit."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from guard_server.routing.limiter import Places
+from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import worker_status as status
 from guard_server.telemetry.worker_status import WorkerStatus
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
@@ -64,7 +64,7 @@ async def answered_by(port: int) -> set[str]:
     return set(await asyncio.gather(*(call() for _ in range(24))))
 
 
-async def test_two_processes_follow_one_file_and_share_the_places(
+async def test_two_processes_follow_one_file_and_share_the_limit(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
     async with fake_engine(agree) as blue, fake_engine(agree) as green:
@@ -83,10 +83,10 @@ async def test_two_processes_follow_one_file_and_share_the_places(
             file.write({"blue": 0, "green": 100})
             await until(lambda: [s.generation for s in told(file)] == [1, 1])
             assert await answered_by(port) == {"green"}
-            assert [s.slots["green"].places for s in sorted(told(file), key=_pid)] == [17, 16]
+            assert [s.slots["green"].limit for s in sorted(told(file), key=_pid)] == [17, 16]
             # A request of each is in flight when one of them is killed.
             running[0].send_signal(signal.SIGKILL)
-            await until(lambda: [s.slots["green"].places for s in told(file)] == [33])
+            await until(lambda: [s.slots["green"].limit for s in told(file)] == [33])
             assert await answered_by(port) == {"green"}
             running[1].send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(running[1].wait(), 15) == 0
@@ -124,13 +124,13 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
             assert blue.reloads == ["unload", "load"]
 
 
-async def test_places_can_become_fewer_and_more() -> None:
-    places = Places(4, queue_per_place=10)
+async def test_the_limit_can_fall_and_rise() -> None:
+    limiter = ConcurrencyLimiter(4, queue_ratio=10)
     taken: list[int] = []
     leave = [asyncio.Event() for _ in range(8)]
 
     async def take(number: int) -> None:
-        async with places.place():
+        async with limiter.permit():
             taken.append(number)
             await leave[number].wait()
 
@@ -141,7 +141,7 @@ async def test_places_can_become_fewer_and_more() -> None:
 
     tasks = [asyncio.create_task(take(number)) for number in range(8)]
     assert await settled() == [0, 1, 2, 3]
-    places.resize(2)
+    limiter.resize(2)
     leave[0].set()
     leave[1].set()
     await asyncio.sleep(0)
@@ -149,11 +149,11 @@ async def test_places_can_become_fewer_and_more() -> None:
     leave[2].set()
     await asyncio.sleep(0)
     assert await settled() == [0, 1, 2, 3, 4]
-    places.resize(4)
+    limiter.resize(4)
     assert await settled() == [0, 1, 2, 3, 4, 5, 6]
     tasks[7].cancel()
     for event in leave:
         event.set()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert places.spare
+    assert limiter.has_capacity
     assert 7 not in taken

@@ -28,9 +28,17 @@ async def router(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: Writ
     """Three slots that no engine serves: only the choice is looked at."""
     ports = dict.fromkeys(NAMES, 1)
     file = traffic_file(tmp_path_factory.mktemp("slots"), write_tiny_slot, **ports)
-    router = Router(file.traffic)
+    router = Router(
+        file.traffic,
+        strict_completion=False,
+        max_in_flight=None,
+        queue_ratio=1,
+        changed=lambda serving: None,
+        repairs=None,
+        probe_s=1,
+    )
     await router.__aenter__()
-    await router.__aexit__()  # the routes stay
+    await router.__aexit__()  # the endpoints stay
     return router
 
 
@@ -39,9 +47,9 @@ def weighted(
     router: Router, *weights: int, ready: tuple[bool, ...] = (True,) * 3
 ) -> Iterator[None]:
     for name, weight, is_ready in zip(NAMES, weights, ready, strict=True):
-        route = router.routes[name]
-        route.entry = route.entry.model_copy(update={"weight": weight})
-        (route.readiness.ready.set if is_ready else route.readiness.ready.clear)()
+        endpoint = router.endpoints[name]
+        endpoint.entry = endpoint.entry.model_copy(update={"weight": weight})
+        endpoint.health.ready = is_ready
     yield
 
 
@@ -92,10 +100,10 @@ def test_only_slots_with_weight_that_are_ready_are_chosen(
             with pytest.raises(Unavailable):
                 router.choose("", key)
             return
-        route = router.choose("", key)
-        assert route.slot.name in eligible
-        other = router.another(route, key)
-        assert (other.slot.name if other else None) in {*eligible - {route.slot.name}, None}
+        endpoint = router.choose("", key)
+        assert endpoint.slot.name in eligible
+        other = router.fallback(endpoint, key)
+        assert (other.slot.name if other else None) in {*eligible - {endpoint.slot.name}, None}
         assert (other is None) == (len(eligible) == 1)
 
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
-from guard_server.api import moderation as service
 from guard_server.api.streaming import MAX_IN_FLIGHT
+from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until
@@ -99,10 +99,9 @@ async def test_a_stream_that_ends_without_a_word_is_well(tiny_serve: TinyServe) 
 
 
 async def test_an_id_in_flight_is_never_forgotten(
-    tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+    tiny_serve: TinyServe,
 ) -> None:
-    monkeypatch.setattr(service, "_REMEMBERED_IDS", 3)
-    async with tiny_serve() as (client, engine):
+    async with tiny_serve(tuning=Tuning(remembered_ids=3)) as (client, engine):
         agree, engine.answer = engine.answer, lambda _: None
         stream = client.stub.StreamModerate()
         await stream.write(item("slow"))

@@ -89,7 +89,7 @@ async def test_a_slot_whose_files_are_wrong_is_refused_and_the_others_serve_on(
         assert "guard build" in str(two.router.refused)
         other = entry.model_copy(update={"fingerprint": "0" * 16})
         two.file.write({"blue": 50, "other": 50}, other=other)
-        await until(lambda: "built anew" in str(two.router.refused))
+        await until(lambda: "built again" in str(two.router.refused))
         assert set(await slots_of(two.client, "Q", count=20)) == {"blue"}
 
 
@@ -106,9 +106,9 @@ async def test_a_request_ends_on_the_slot_where_it_began(
 
         await send("before")
         unary = asyncio.create_task(two.client.judge("Q"))
-        await until(lambda: two.router.routes["blue"].in_flight == 2)
+        await until(lambda: two.router.endpoints["blue"].in_flight == 2)
         await two.follow({"green": 100})
-        assert list(two.router.routes) == ["green"]
+        assert list(two.router.endpoints) == ["green"]
         assert [route.in_flight for route in two.router.retired] == [2]
         await send("after")
         answers = [await stream.read(), await stream.read()]
@@ -127,15 +127,15 @@ async def test_a_slot_comes_and_goes_again(
     async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
         for _ in range(3):
             await two.follow({"blue": 100})
-            assert list(two.router.routes) == ["blue"]
+            assert list(two.router.endpoints) == ["blue"]
             await two.follow({"blue": 0, "green": 100})
             await two.until_ready("green")
             assert set(await slots_of(two.client, "Q", count=5)) == {"green"}
         # The same name for another place is another slot.
-        before = two.router.routes["green"]
+        before = two.router.endpoints["green"]
         moved = two.file.slots["green"].model_copy(update={"triton": two.file.slots["blue"].triton})
         await two.follow({"blue": 0, "green": 100}, green=moved)
-        assert two.router.routes["green"] is not before
+        assert two.router.endpoints["green"] is not before
         await two.until_ready("green")
         two.blue.asked.clear()
         assert set(await slots_of(two.client, "Q", count=5)) == {"green"}

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from guard_server.app import serving
 from guard_server.settings import Settings
+from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 SERVICE = "qwen3guard.v1.ModerationService"
@@ -60,11 +61,13 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 
 
 @asynccontextmanager
-async def gateway(slot: Path, triton_port: int, **settings: Any) -> AsyncIterator[Client]:
+async def gateway(
+    slot: Path, triton_port: int, *, tuning: Tuning | None = None, **settings: Any
+) -> AsyncIterator[Client]:
     """A gateway before an engine, without a verdict cache unless it is set; not waited for."""
     settings = {"cache_mib": 0, **settings}
     given = Settings(slot=slot, triton=f"127.0.0.1:{triton_port}", port=0, **settings)
-    async with serving(given) as running, connect(running.port) as client:
+    async with serving(given, tuning) as running, connect(running.port) as client:
         yield client
 
 

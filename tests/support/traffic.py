@@ -61,7 +61,7 @@ class Two:
         await until(lambda: self.router.generation == self.file.traffic.generation)
 
     async def until_ready(self, *names: str) -> None:
-        await until(lambda: all(self.router.routes[name].ready for name in names))
+        await until(lambda: all(self.router.endpoints[name].ready for name in names))
 
 
 def traffic_file(directory: Path, write_slot: WriteSlot, **ports: int) -> TrafficFile:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, parse
-from guard_core.verdict.prompt import Message
+from guard_core.conversation import Message, Mode, Role
+from guard_core.verdict.grammar import parse
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 from guard_tiny.data import weak_labels as weak
 from guard_tiny.data.examples import Example
 from guard_tiny.data.labels import Label, every_verdict
@@ -70,7 +71,7 @@ def test_a_label_is_written_in_the_grammar_that_the_gateway_reads() -> None:
     verdicts = every_verdict()
     assert len(verdicts) == 3 * (1 + 2 * len(CATEGORIES))
     for text in verdicts:
-        parse(text, response_mode="Refusal" in text)
+        parse(text, Mode.RESPONSE if "Refusal" in text else Mode.PROMPT)
 
 
 def test_a_label_that_contradicts_itself_is_refused() -> None:
@@ -140,8 +141,8 @@ def test_messages_are_cut_and_one_in_twenty_later(
         Example(messages, replace(label, refusal=refusal), label.category is not None)
         for label in labels
         for refusal, messages in (
-            (None, (Message("user", text),)),
-            (False, (Message("user", text), Message("assistant", text))),
+            (None, (Message(Role.USER, text),)),
+            (False, (Message(Role.USER, text), Message(Role.ASSISTANT, text))),
         )
         for _ in range(20)
     ]
@@ -168,11 +169,11 @@ def test_a_language_in_itself_says_nothing() -> None:
     harmless, harmful = Label("Safe"), Label("Unsafe", "Violent")
     counts = {("zh", harmless): 3, ("zh", harmful): 30, ("en", harmless): 5, ("en", harmful): 7}
     rows = [
-        Example((Message("user", f"aaa {n}"),), label, label == harmful, language=language)
+        Example((Message(Role.USER, f"aaa {n}"),), label, label == harmful, language=language)
         for (language, label), count in counts.items()
         for n in range(count)
     ]
-    reply = (Message("user", "bbb"), Message("assistant", "bbb"))
+    reply = (Message(Role.USER, "bbb"), Message(Role.ASSISTANT, "bbb"))
     rows.append(Example(reply, Label("Safe", None, False), False))
     mixed = build_mixture(rows, lambda text, limit: text, VOCABULARY, 0)
     safe = Counter(
@@ -211,9 +212,11 @@ def test_a_reply_to_a_harmful_request_is_unsafe_where_it_complies_and_safe_where
     None
 ):
     rows = [
-        Example((Message("user", "aaa"),), Label("Safe"), False),
+        Example((Message(Role.USER, "aaa"),), Label("Safe"), False),
         Example(
-            (Message("user", "b"), Message("assistant", "b")), Label("Safe", None, False), False
+            (Message(Role.USER, "b"), Message(Role.ASSISTANT, "b")),
+            Label("Safe", None, False),
+            False,
         ),
     ]
     harmful = {one.text: one.category for one in written() if one.category}

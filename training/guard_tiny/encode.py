@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from guard_core.verdict.grammar import CATEGORIES, NO_CATEGORY, REFUSALS, SEVERITIES
-from guard_core.verdict.prompt import Prompt
+from guard_core.slot.files import load_prompt
+from guard_core.verdict.grammar import NO_CATEGORY, REFUSALS
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 from guard_tiny.data.examples import Example
 from guard_tiny.sentence_vectors import Floats
 from guard_tiny.tokenizer import IM_END
@@ -37,7 +38,7 @@ class Encoder:
 
     def __init__(self, directory: Path) -> None:
         """Reads the template and tokenizer of the checkpoint in `directory`."""
-        self.prompt = Prompt.load(directory)
+        self.prompt = load_prompt(directory)
         self.end = self.prompt.added_tokens[IM_END]
         # The tokens that each label begins with, by what is chosen: all else is form.
         self.choices = [

@@ -13,8 +13,11 @@ import torch
 import typer
 from transformers import Qwen3ForCausalLM
 
-from guard_core.verdict.grammar import SEVERITIES, SEVERITY_KEY
-from guard_core.verdict.prompt import Message, Prompt
+from guard_core.conversation import Message
+from guard_core.slot.files import load_prompt
+from guard_core.verdict.grammar import SEVERITY_KEY
+from guard_core.verdict.prompt import Prompt
+from guard_core.verdict.taxonomy import SEVERITIES
 from guard_tiny.export import load_model
 from guard_tiny.tokenizer import IM_END
 
@@ -78,7 +81,7 @@ def main(
 ) -> None:
     """Compute the reference of every case in reference_cases.json."""
     torch.set_num_threads(1)
-    model, prompt = load_model(checkpoint), Prompt.load(checkpoint)
+    model, prompt = load_model(checkpoint), load_prompt(checkpoint)
     cases = json.loads(_CASES.read_text(encoding="utf-8"))
     made = []
     for case in cases:

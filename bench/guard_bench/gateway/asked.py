@@ -9,13 +9,13 @@ from pathlib import Path
 from guard_bench.gateway.load import Sample, asking
 from guard_bench.gateway.traffic import INFER, infer
 from guard_bench.load import CpuClock
+from guard_core.conversation import Message, Mode, Role
 from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generated, Generation
 from guard_core.errors import VerdictUngrammatical
+from guard_core.slot.files import load_prompt
 from guard_core.slot.manifest import Manifest
-from guard_core.verdict.decoder import VerdictProtocol
-from guard_core.verdict.grammar import parse
-from guard_core.verdict.prompt import USER, Message, Prompt
+from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,33 @@ class _Recorder(EngineClient):
 
 async def ask_all(slot: Path, triton: str, texts: list[str], in_flight: int) -> Asked:
     """Asks for each conversation's verdict. Those without one are left out."""
-    manifest, prompt = Manifest.load(slot), Prompt.load(slot)
+    manifest, prompt = Manifest.load(slot), load_prompt(slot)
     model = manifest.engine.triton_model
     asked = Asked(model, [], [])
     waiting = iter(texts)
     engine = _Recorder(triton, model)
     async with engine:
-        protocol = VerdictProtocol(manifest, prompt, engine)
+        limits = manifest.limits
+        decoder = VerdictDecoder(
+            prompt,
+            engine,
+            DecodingLimits(
+                max_input_tokens=limits.max_input_tokens,
+                max_output_tokens=limits.max_output_tokens,
+                max_draft_tokens=limits.max_draft_tokens,
+                kv_block_tokens=limits.kv_block_tokens,
+            ),
+            manifest.tokens.end_ids,
+            has_logits=manifest.generation_logits,
+        )
         await asyncio.sleep(0)  # the stream begins
 
         async def caller() -> None:
             for text in waiting:
-                ids = prompt.ids([Message(USER, text)])
+                ids = prompt.ids([Message(Role.USER, text)])
                 calls = engine.calls[asyncio.current_task()] = []
                 try:
-                    written = await protocol.write(ids, response_mode=False)
-                    parse(written.text, response_mode=False)
+                    await decoder.decode(ids, Mode.PROMPT)
                 except VerdictUngrammatical:
                     continue
                 asked.texts.append(text)

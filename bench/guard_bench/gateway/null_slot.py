@@ -6,7 +6,7 @@ from pathlib import Path
 from guard_build.slot_directory import described
 from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
-from guard_core.verdict.prompt import Prompt
+from guard_core.slot.files import load_prompt
 
 MODEL = "guard_null"
 _TINY_GUARD = Path(__file__).parents[3] / "checkpoints" / "tiny-guard"
@@ -30,7 +30,7 @@ def write_null_slot(slot: Path, *, places: int, verdicts_per_second: float = 0) 
     shutil.copyfile(Path(__file__).with_name("null_model.py"), version / "model.py")
     for name in (m.TEMPLATE, m.TOKENIZER):
         shutil.copyfile(_TINY_GUARD / name, slot / name)
-    added = Prompt.load(slot).added_tokens
+    added = load_prompt(slot).added_tokens
     m.Manifest(
         model=m.Model(name="null-engine", demonstration=True, checkpoint={}),
         engine=m.Engine(kind="null", version="0", weights="f32", triton_model=MODEL),

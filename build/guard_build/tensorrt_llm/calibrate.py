@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from guard_build.errors import BuildFailed
-from guard_core.verdict.grammar import Verdict, text
+from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
 from guard_eval.verify import Item
 
@@ -66,4 +66,4 @@ def _verdict(item: Item) -> str:
             "verdicts that it writes, so label it, or leave it out."
         )
     refusal = None if item.refusal is None else item.refusal == "Yes"
-    return text(Verdict(item.severity, item.categories or (), refusal))
+    return write(Verdict(item.severity, item.categories or (), refusal))

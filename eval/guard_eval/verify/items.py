@@ -10,10 +10,10 @@ Only `id` and `messages` are required. The last message is the one judged.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from guard_core.verdict.grammar import CATEGORIES
-from guard_core.verdict.prompt import ASSISTANT, SYSTEM, Message
+from guard_core.conversation import Message, Role
+from guard_core.verdict.taxonomy import Category, Severity
 
 GOLDEN_SET = Path(__file__).parents[1] / "data" / "golden.jsonl"
 """Of the project's own writing: every category, both modes, refusals, many languages."""
@@ -30,7 +30,7 @@ class _Model(BaseModel):
 class Turn(_Model):
     """A message of the file; an empty one is refused, as the server refuses it."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str = Field(min_length=1)
 
 
@@ -39,8 +39,8 @@ class Item(_Model):
 
     id: str = Field(min_length=1)
     messages: tuple[Turn, ...] = Field(min_length=1)
-    severity: Literal["Safe", "Controversial", "Unsafe"] | None = None
-    categories: tuple[str, ...] | None = None
+    severity: Severity | None = None
+    categories: tuple[Category, ...] | None = None
     refusal: Literal["Yes", "No"] | None = None
     language: str | None = None
     kind: str | None = None
@@ -51,19 +51,12 @@ class Item(_Model):
 
     @property
     def response_mode(self) -> bool:
-        return self.messages[-1].role == ASSISTANT
-
-    @field_validator("categories")
-    @classmethod
-    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if unknown := set(names or ()) - set(CATEGORIES):
-            raise ValueError(f"{sorted(unknown)[0]!r} is none of the model's categories")
-        return names
+        return self.messages[-1].role == Role.ASSISTANT
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
         roles = [turn.role for turn in self.messages]
-        if SYSTEM in roles[1:] or roles[-1] == SYSTEM:
+        if Role.SYSTEM in roles[1:] or roles[-1] == Role.SYSTEM:
             raise ValueError("a system message can only come first, before the one judged")
         if self.refusal is not None and not self.response_mode:
             raise ValueError("only a response can refuse")

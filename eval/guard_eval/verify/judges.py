@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
+from guard_core.conversation import Message, mode_of
 from guard_core.errors import Overloaded, Unavailable
 from guard_core.slot.slot import Slot
-from guard_core.verdict.grammar import SEVERITIES, Verdict, parse
-from guard_core.verdict.prompt import ASSISTANT, Message
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.taxonomy import SEVERITIES
 
 _TIMEOUT_S = 300  # a large model on a busy CPU can be slow; an engine that hangs ends here
 _RECONNECTS, _RECONNECT_S = 20, 0.25
@@ -68,11 +69,8 @@ async def _patiently(slot: Slot, messages: Sequence[Message]) -> Judgement:
 
 async def _judge(slot: Slot, messages: Sequence[Message]) -> Judgement:
     prompt = await asyncio.to_thread(slot.prompt.ids, messages)
-    response_mode = messages[-1].role == ASSISTANT
-    written = await slot.protocol.write(prompt, response_mode=response_mode)
-    verdict = parse(written.text, response_mode=response_mode)
-    if not slot.protocol.offers_scores:
-        return Judgement(verdict)
-    scores = await slot.protocol.scores(prompt)
-    logs = [log(max(score, _LEAST_PROBABILITY)) for score in scores]
-    return Judgement(verdict, dict(zip(SEVERITIES, logs, strict=True)))
+    decoded = await slot.decoder.decode(prompt, mode_of(messages), with_scores=True)
+    if decoded.scores is None:
+        return Judgement(decoded.verdict)
+    logs = [log(max(score, _LEAST_PROBABILITY)) for score in decoded.scores]
+    return Judgement(decoded.verdict, dict(zip(SEVERITIES, logs, strict=True)))

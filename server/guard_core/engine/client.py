@@ -11,7 +11,7 @@ import uuid
 import grpc
 from tritonclient.grpc import service_pb2
 
-from guard_core.engine.stream import EngineStream, Signs
+from guard_core.engine.stream import EngineHealth, EngineStream
 from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
 from guard_core.errors import EngineFailed, Unavailable
 
@@ -44,8 +44,8 @@ class EngineClient:
         )
         process = uuid.uuid4().hex
         self._ids = (f"{process}-{n}" for n in itertools.count(1))
-        self.signs = Signs()
-        self._streams = [EngineStream(model, open_call, self.signs) for _ in range(STREAMS)]
+        self.health = EngineHealth()
+        self._streams = [EngineStream(model, open_call, self.health) for _ in range(STREAMS)]
         self._turns = itertools.cycle(self._streams)
 
     async def __aenter__(self) -> "EngineClient":
@@ -82,7 +82,7 @@ class EngineClient:
             stream.fail_in_flight()
 
     async def reload(self) -> None:
-        """Has Triton load the model anew: the one way to get a dead Python stub back.
+        """Has Triton load the model again: the one way to get a dead Python stub back.
 
         Raises Unavailable if Triton can't be reached or refuses.
         """

@@ -1,7 +1,6 @@
-"""One long-lived ModelStreamInfer stream to an engine, opened anew whenever it is lost.
+"""One long-lived ModelStreamInfer stream to an engine, opened again whenever it is lost.
 
-Answers are matched with requests by their ids; what comes for an id that nobody waits for any more
-is dropped.
+Answers are matched with requests by their ids; an answer that no request waits for is dropped.
 """
 
 import asyncio
@@ -27,10 +26,10 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Signs:
-    """What the streams of one engine tell of it."""
+class EngineHealth:
+    """Health signals of one engine, which its streams update."""
 
-    answers: int = 0  # so far: a watcher sees by it whether the engine is getting on
+    answers: int = 0  # so far: a watcher sees by it whether the engine makes progress
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # the engine failed as a whole
     stub_died: bool = False  # Triton does not start a dead Python stub again by itself
 
@@ -38,17 +37,17 @@ class Signs:
 class EngineStream:
     """Between `start` and `close` the stream is kept open."""
 
-    def __init__(self, model: str, open_call: Callable[[], _Call], signs: Signs) -> None:
+    def __init__(self, model: str, open_call: Callable[[], _Call], health: EngineHealth) -> None:
         self._model = model
         self._open_call = open_call
-        self._signs = signs
+        self._health = health
         self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
         self._outgoing: asyncio.Queue[bytes | None] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Returns at once: `open` tells when requests can be sent."""
+        """Returns at once: requests can be sent while `open` is true."""
         self._task = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -107,13 +106,13 @@ class EngineStream:
                     answered |= self._deliver(response)
             except grpc.aio.AioRpcError as error:
                 reason = error.details() or error.code().name
-            except Exception as error:  # an answer that can't be read: the stream starts anew
+            except Exception as error:  # an answer that can't be read: a new stream is opened
                 reason = f"unreadable answer ({type(error).__name__})"
             finally:
                 self._outgoing = None
                 writer.cancel()
                 call.cancel()
-            self._signs.lost.set()
+            self._health.lost.set()
             self.fail_in_flight()
             if self._closing:
                 return
@@ -122,18 +121,18 @@ class EngineStream:
             await asyncio.sleep(pause)
 
     def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> bool:
-        """Gives an answer to whoever waits for it; False if it is an error."""
+        """Gives an answer to the request that waits for it; False if it is an error."""
         answer = self._waiting.pop(response.infer_response.id, None)
         if response.error_message:
             error = _error(response.error_message)
             if isinstance(error, Unavailable):
-                self._signs.stub_died |= _STUB_DIED in response.error_message
-                self._signs.lost.set()
+                self._health.stub_died |= _STUB_DIED in response.error_message
+                self._health.lost.set()
             if answer is not None and not answer.done():
                 answer.set_exception(error)
             return False
-        self._signs.answers += 1
-        self._signs.stub_died = False
+        self._health.answers += 1
+        self._health.stub_died = False
         if answer is not None and not answer.done():
             answer.set_result(response.infer_response)
         return True

@@ -1,43 +1,26 @@
-"""A slot: one checkpoint in one engine, with everything that belongs to it."""
+"""A slot that can be asked: its prompt, and a decoder over a live connection to its engine."""
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from guard_core.conversation import Message, Role, mode_of
 from guard_core.engine.client import EngineClient
 from guard_core.errors import RequestInvalid, Violation
-from guard_core.slot.manifest import TEMPLATE, TOKENIZER, Manifest
-from guard_core.verdict.decoder import VerdictProtocol
-from guard_core.verdict.prompt import ASSISTANT, USER, Message, Prompt
-from guard_server.routing.limiter import Limits, Places
+from guard_core.slot.files import SlotFiles
+from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 
-# Longer texts are tokenized beside the event loop (tokenizers lets go of Python's lock).
+# Longer texts are tokenized beside the event loop (tokenizers releases Python's lock).
 _LONG_TEXT = 8192
 _WARM_UP = (
-    (Message(USER, "Hello!"),),
-    (Message(USER, "Hello!"), Message(ASSISTANT, "Hello! What can I do for you?")),
+    (Message(Role.USER, "Hello!"),),
+    (Message(Role.USER, "Hello!"), Message(Role.ASSISTANT, "Hello! What can I do for you?")),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SlotFiles:
-    """A slot's own files, read and checked."""
-
-    manifest: Manifest
-    prompt: Prompt
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Takes a while with a large tokenizer. Raises SlotInvalid."""
-        manifest = Manifest.load(directory)
-        manifest.check(directory, TEMPLATE, TOKENIZER)
-        return cls(manifest, Prompt.load(directory))
-
-
 class Slot:
-    """Use it as an async context manager: inside, the stream to its engine is kept open."""
+    """Use it as an async context manager: inside, the streams to its engine are kept open."""
 
     def __init__(
         self,
@@ -46,55 +29,35 @@ class Slot:
         *,
         name: str = "",
         strict_completion: bool = False,
-        limits: Limits | None = None,
         files: SlotFiles | None = None,
     ) -> None:
-        """Its name is the directory's unless given. `files`: those of the directory, if they are
-        read already. Raises SlotInvalid.
+        """`triton`: gRPC address. The slot's name is the directory's unless given.
+
+        `files`: those of the directory, if they are read already. Raises SlotInvalid.
         """
         files = files or SlotFiles.load(directory)
+        manifest = files.manifest
+        limits = manifest.limits
         self.name = name or directory.name
-        self.manifest = files.manifest
-        self.fingerprint = self.manifest.fingerprint
+        self.manifest = manifest
+        self.fingerprint = manifest.fingerprint
         self.prompt = files.prompt
-        self.engine = EngineClient(triton, self.manifest.engine.triton_model)
-        self.protocol = VerdictProtocol(
-            self.manifest, self.prompt, self.engine, strict_completion=strict_completion
+        self.engine = EngineClient(triton, manifest.engine.triton_model)
+        self.decoder = VerdictDecoder(
+            self.prompt,
+            self.engine,
+            DecodingLimits(
+                max_input_tokens=limits.max_input_tokens,
+                max_output_tokens=limits.max_output_tokens,
+                max_draft_tokens=limits.max_draft_tokens,
+                kv_block_tokens=limits.kv_block_tokens,
+            ),
+            manifest.tokens.end_ids,
+            has_logits=manifest.generation_logits,
+            strict_completion=strict_completion,
         )
-        limits = limits or Limits()
-        self._max_in_flight = limits.max_in_flight or self.manifest.limits.max_in_flight
-        self.places = Places(self._max_in_flight, limits.queue_per_place)
         # One for each mode. They are rendered here, so that a template that can't is refused.
-        self.warm_up = tuple(
-            (self.prompt.ids(messages), messages[-1].role == ASSISTANT) for messages in _WARM_UP
-        )
-
-    def share_places(self, rank: int, processes: int) -> None:
-        """Takes this process's part of the engine's places, which `processes` share; at least one.
-
-        `rank` counts them from 0.
-        """
-        places, rest = divmod(self._max_in_flight, processes)
-        self.places.resize(max(1, places + (rank < rest)))
-
-    async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Raises RequestInvalid if the slot doesn't take so many."""
-        if sum(len(message.content) for message in messages) > _LONG_TEXT:
-            ids = await asyncio.to_thread(self.prompt.ids, messages)
-        else:
-            ids = self.prompt.ids(messages)
-        if len(ids) > self.protocol.max_prompt_tokens:
-            raise RequestInvalid(
-                [
-                    Violation(
-                        "conversation",
-                        f"makes a prompt of {len(ids)} tokens; this slot takes at most "
-                        f"{self.protocol.max_prompt_tokens}. Nothing is cut here: leave out older "
-                        "messages, or judge parts of the text one by one.",
-                    )
-                ]
-            )
-        return ids
+        self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in _WARM_UP]
 
     async def __aenter__(self) -> Self:
         await self.engine.__aenter__()
@@ -102,3 +65,30 @@ class Slot:
 
     async def __aexit__(self, *_: object) -> None:
         await self.engine.__aexit__()
+
+    async def warm_up(self) -> None:
+        """Decodes a verdict of each mode, which puts both constant prefixes into the KV cache.
+
+        Raises a GuardError if one can't be had.
+        """
+        for prompt, mode in self._warm_up:
+            await self.decoder.decode(prompt, mode)
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's token ids. Raises RequestInvalid if they are more than the engine takes."""
+        if sum(len(message.content) for message in messages) > _LONG_TEXT:
+            ids = await asyncio.to_thread(self.prompt.ids, messages)
+        else:
+            ids = self.prompt.ids(messages)
+        if len(ids) > self.decoder.max_prompt_tokens:
+            raise RequestInvalid(
+                [
+                    Violation(
+                        "conversation",
+                        f"makes a prompt of {len(ids)} tokens; this slot takes at most "
+                        f"{self.decoder.max_prompt_tokens}. Nothing is cut here: leave out older "
+                        "messages, or judge parts of the text one by one.",
+                    )
+                ]
+            )
+        return ids

@@ -12,7 +12,7 @@ leads to stands in `outcome`, and only there:
     anything else                         AGAIN: the prompt and the returned tokens, with no draft
 
 A slot whose labels' first tokens do not differ, or whose engine takes no draft so long, gets plain
-greedy decoding. Nothing forces the grammar: what the model wrote is what is parsed.
+greedy decoding. Nothing forces the grammar on the engine: what the model wrote is what is parsed.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,16 @@ from enum import Enum, auto
 
 import numpy as np
 
+from guard_core.conversation import Mode
 from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generated, Generation
 from guard_core.errors import EngineFailed, VerdictUngrammatical
-from guard_core.slot.manifest import Manifest
-from guard_core.verdict.label_tokens import Labels, labels
+from guard_core.verdict.grammar import Verdict, parse
+from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
+
+Scores = tuple[float, float, float]
+"""Probabilities of Safe, Controversial and Unsafe where the severity is written."""
 
 
 class Outcome(Enum):
@@ -37,67 +41,105 @@ class Outcome(Enum):
     AGAIN = auto()
 
 
-@dataclass(slots=True)
-class Written:
-    """A verdict's text as the model wrote it, and what it cost."""
+@dataclass(frozen=True, slots=True)
+class DecodingLimits:
+    """What one request may hold, in tokens; `kv_block_tokens` is the size of a reusable block."""
 
-    text: str = ""
+    max_input_tokens: int  # prompt and draft together
+    max_output_tokens: int
+    max_draft_tokens: int  # 0: no draft
+    kv_block_tokens: int
+
+
+@dataclass(slots=True)
+class DecodeUsage:
+    """What one verdict cost the engine."""
+
     verdict_tokens: int = 0
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0
     reused_tokens: int = 0
     engine_calls: int = 0
-    grammar_complete: bool = False
+    grammar_complete: bool = False  # the verdict is whole by the grammar, its end token unseen
 
 
-class VerdictProtocol:
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A verdict, what it cost, and the scores if they were asked for and the engine has logits."""
+
+    verdict: Verdict
+    usage: DecodeUsage
+    scores: Scores | None = None
+
+
+class VerdictDecoder:
     """Gets verdicts and scores from one slot's engine."""
 
     def __init__(
         self,
-        manifest: Manifest,
         prompt: Prompt,
         engine: EngineClient,
+        limits: DecodingLimits,
+        end_ids: Sequence[int],
         *,
+        has_logits: bool,
         strict_completion: bool = False,
     ) -> None:
-        self._limits = manifest.limits
-        self._end_ids = manifest.tokens.end_ids
+        """`end_ids`: token ids that end an output, the first is the one sent.
+
+        `has_logits`: the engine returns logits where they are asked for. `strict_completion`: a
+        verdict that is whole by the grammar is asked for again, to see its end token.
+        """
+        self._limits = limits
+        self._end_ids = tuple(end_ids)
         self._prompt = prompt
         self._engine = engine
         self._strict = strict_completion
-        self._labels = labels(prompt)
-        self.offers_scores = manifest.generation_logits and self._labels.severities_told_apart
-        self._drafts = {mode: self._draft(mode) for mode in (False, True)}
+        self._labels = LabelTokens.of(prompt)
+        self.offers_scores = has_logits and self._labels.severities_differ
+        self._drafts = {mode: self._draft(mode) for mode in Mode}
         draft_room = max(len(self._labels.severity_key), *map(len, self._drafts.values()))
-        self.max_prompt_tokens = manifest.limits.max_input_tokens - draft_room
+        self.max_prompt_tokens = limits.max_input_tokens - draft_room
 
-    async def write(self, prompt: Sequence[int], *, response_mode: bool) -> Written:
-        """Has the model write its verdict of the prompt.
+    async def decode(
+        self, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
+    ) -> Decoded:
+        """Decodes the verdict for a prompt, given as token ids.
 
-        Raises VerdictUngrammatical if it comes to no end, and what the engine raises.
+        `with_scores` costs one more engine call; without `offers_scores` it is ignored.
+        Raises VerdictUngrammatical if what the model wrote is no verdict of that mode, and what
+        the engine raises: Unavailable, Overloaded or EngineFailed.
         """
-        written = Written()
-        draft = self._drafts[response_mode]
+        usage = DecodeUsage()
+        ids = await self._output(prompt, mode, usage)
+        end = next((n for n, token in enumerate(ids) if token in self._end_ids), len(ids))
+        usage.verdict_tokens = min(len(ids), end + 1)
+        verdict = parse(self._prompt.decode(ids[:end]), mode)
+        scores = None
+        if with_scores and self.offers_scores:
+            scores = await self._scores(prompt)
+            usage.engine_calls += 1
+        return Decoded(verdict, usage, scores)
+
+    async def _output(self, prompt: Sequence[int], mode: Mode, usage: DecodeUsage) -> Sequence[int]:
+        """All tokens that the model writes, up to its end token if it was seen."""
+        draft = self._drafts[mode]
         if not draft:
-            return self._finish(written, await self._plain(prompt, (), written))
-        answer = await self._ask(
-            written, Generation(prompt, self._end_ids[0], len(draft) + 1, draft)
-        )
-        ids = _ended(answer.ids, draft, self._end_ids)
-        written.draft_tokens = len(draft)
-        written.accepted_draft_tokens = _agreement(ids, draft)
-        match outcome(ids, draft, self._end_ids, self._labels, response_mode=response_mode):
+            return await self._greedy(prompt, (), usage)
+        answer = await self._ask(usage, Generation(prompt, self._end_ids[0], len(draft) + 1, draft))
+        ids = _with_agreed_end(answer.ids, draft, self._end_ids)
+        usage.draft_tokens = len(draft)
+        usage.accepted_draft_tokens = _agreement(ids, draft)
+        match outcome(ids, draft, self._end_ids, self._labels, mode):
             case Outcome.COMPLETE if not self._strict:
-                written.grammar_complete = True
+                usage.grammar_complete = True
             case Outcome.COMPLETE | Outcome.AGAIN:
-                ids = await self._plain(prompt, ids, written)
+                return await self._greedy(prompt, ids, usage)
             case Outcome.DONE:
                 pass
-        return self._finish(written, ids)
+        return ids
 
-    async def scores(self, prompt: Sequence[int]) -> tuple[float, float, float]:
-        """Probabilities of Safe, Controversial and Unsafe where the severity is written."""
+    async def _scores(self, prompt: Sequence[int]) -> Scores:
         asked = Generation(
             [*prompt, *self._labels.severity_key], self._end_ids[0], max_tokens=1, logits=True
         )
@@ -110,18 +152,18 @@ class VerdictProtocol:
         safe, controversial, unsafe = (weights / weights.sum()).tolist()
         return safe, controversial, unsafe
 
-    def _draft(self, response_mode: bool) -> tuple[int, ...]:
-        draft = (*self._labels.likeliest[response_mode], self._end_ids[0])
+    def _draft(self, mode: Mode) -> tuple[int, ...]:
+        draft = (*self._labels.likeliest[mode], self._end_ids[0])
         fits = len(draft) <= self._limits.max_draft_tokens
-        return draft if fits and self._labels.all_told_apart else ()
+        return draft if fits and self._labels.all_differ else ()
 
-    async def _plain(
-        self, prompt: Sequence[int], begun: Sequence[int], written: Written
+    async def _greedy(
+        self, prompt: Sequence[int], begun: Sequence[int], usage: DecodeUsage
     ) -> list[int]:
         """Greedy decoding after the tokens begun with, which are part of the result."""
         room = self._limits.max_output_tokens - len(begun)
         asked = Generation([*prompt, *begun], self._end_ids[0], room)
-        answer = await self._ask(written, asked)
+        answer = await self._ask(usage, asked)
         ids = [*begun, *answer.ids]
         if len(answer.ids) >= room and not _has_end(ids, self._end_ids):
             raise VerdictUngrammatical(
@@ -130,44 +172,37 @@ class VerdictProtocol:
             )
         return ids
 
-    async def _ask(self, written: Written, asked: Generation) -> Generated:
+    async def _ask(self, usage: DecodeUsage, asked: Generation) -> Generated:
         answer = await self._engine.generate(asked)
-        if not written.engine_calls:
-            written.reused_tokens = answer.reused_blocks * self._limits.kv_block_tokens
-        written.engine_calls += 1
+        if not usage.engine_calls:
+            usage.reused_tokens = answer.reused_blocks * self._limits.kv_block_tokens
+        usage.engine_calls += 1
         return answer
-
-    def _finish(self, written: Written, ids: Sequence[int]) -> Written:
-        end = next((n for n, token in enumerate(ids) if token in self._end_ids), len(ids))
-        written.verdict_tokens = min(len(ids), end + 1)
-        written.text = self._prompt.decode(ids[:end])
-        return written
 
 
 def outcome(
     ids: Sequence[int],
     draft: Sequence[int],
     end_ids: Sequence[int],
-    labels: Labels,
-    *,
-    response_mode: bool,
+    labels: LabelTokens,
+    mode: Mode,
 ) -> Outcome:
     """What the engine's answer to a draft leads to: the table above."""
     if _has_end(ids, end_ids):
         return Outcome.DONE
-    if response_mode and tuple(ids) in _other_refusals(draft, labels):
+    if mode is Mode.RESPONSE and tuple(ids) in _other_refusals(draft, labels):
         return Outcome.COMPLETE
     return Outcome.AGAIN
 
 
-def _other_refusals(draft: Sequence[int], labels: Labels) -> set[tuple[int, ...]]:
+def _other_refusals(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int, ...]]:
     """The draft with its last label exchanged, where that label is a single token."""
     drafted = labels.refusals["No"]
     before = tuple(draft[: len(draft) - 1 - len(drafted)])  # without the label and the end token
     return {(*before, *ids) for ids in labels.refusals.values() if len(ids) == 1 and ids != drafted}
 
 
-def _ended(ids: list[int], draft: Sequence[int], end_ids: Sequence[int]) -> list[int]:
+def _with_agreed_end(ids: list[int], draft: Sequence[int], end_ids: Sequence[int]) -> list[int]:
     """Puts an end token back that an engine agreed to but left out of its output.
 
     A corrected token makes the answer longer than the agreed part, so an answer that is all of the

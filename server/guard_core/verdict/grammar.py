@@ -12,20 +12,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES, Category, Severity
 
-SEVERITIES = ("Safe", "Controversial", "Unsafe")
-CATEGORIES = (
-    "Violent",
-    "Non-violent Illegal Acts",
-    "Sexual Content or Sexual Acts",
-    "PII",
-    "Suicide & Self-Harm",
-    "Unethical Acts",
-    "Politically Sensitive Topics",
-    "Copyright Violation",
-    "Jailbreak",
-)
 NO_CATEGORY = "None"
 REFUSALS = {"Yes": True, "No": False}
 
@@ -45,13 +35,13 @@ _GRAMMAR = re.compile(
 class Verdict:
     """What the model judged: each category once; `refusal` is None in prompt mode."""
 
-    severity: str
-    categories: tuple[str, ...] = ()
+    severity: Severity
+    categories: tuple[Category, ...] = ()
     refusal: bool | None = None
 
 
 @lru_cache(maxsize=1024)  # there are few verdicts, and models write the same ones again
-def parse(text: str, *, response_mode: bool) -> Verdict:
+def parse(text: str, mode: Mode) -> Verdict:
     """Reads a verdict. Raises VerdictUngrammatical for any text outside the mode's grammar."""
     match = _GRAMMAR.fullmatch(text)
     if match is None:
@@ -60,19 +50,23 @@ def parse(text: str, *, response_mode: bool) -> Verdict:
             "not moderated, and report the slot's fingerprint if it happens again."
         )
     refusal = match["refusal"]
-    if response_mode != (refusal is not None):
+    if (mode is Mode.RESPONSE) != (refusal is not None):
         raise VerdictUngrammatical(
-            f"The model's output {'lacks' if response_mode else 'has'} a refusal line, which "
-            f"{'response' if response_mode else 'prompt'} mode does not allow. "
+            f"The model's output {'lacks' if refusal is None else 'has'} a refusal line, which "
+            f"{mode} mode does not allow. "
             "Nothing was judged: treat the conversation as not moderated."
         )
     listed = match["categories"]
-    categories = () if listed == NO_CATEGORY else tuple(dict.fromkeys(listed.split(", ")))
-    return Verdict(match["severity"], categories, REFUSALS[refusal] if refusal else None)
+    names = () if listed == NO_CATEGORY else tuple(dict.fromkeys(listed.split(", ")))
+    return Verdict(
+        Severity(match["severity"]),
+        tuple(map(Category, names)),
+        None if refusal is None else REFUSALS[refusal],
+    )
 
 
-def text(verdict: Verdict) -> str:
-    """Writes a verdict exactly as the model does."""
+def write(verdict: Verdict) -> str:
+    """The verdict's text, exactly as the model writes it."""
     lines = [
         f"{SEVERITY_KEY} {verdict.severity}",
         f"Categories: {', '.join(verdict.categories) or NO_CATEGORY}",

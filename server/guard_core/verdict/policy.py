@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.taxonomy import Category, Severity
 
 
 class Action(IntEnum):
@@ -19,14 +20,14 @@ class Policy:
     """`controversial`: the action for that severity; ALLOW treats it as Safe altogether."""
 
     controversial: Action = Action.BLOCK
-    category_rules: dict[str, Action] = field(default_factory=dict)
+    category_rules: dict[Category, Action] = field(default_factory=dict)
 
     def action(self, verdict: Verdict) -> Action:
         """Categories' rules replace any action but ALLOW, and may be milder; the strictest wins."""
         by_severity = {
-            "Safe": Action.ALLOW,
-            "Controversial": self.controversial,
-            "Unsafe": Action.BLOCK,
+            Severity.SAFE: Action.ALLOW,
+            Severity.CONTROVERSIAL: self.controversial,
+            Severity.UNSAFE: Action.BLOCK,
         }[verdict.severity]
         if by_severity is Action.ALLOW or not verdict.categories:
             return by_severity

@@ -5,7 +5,7 @@ placeholders instead of content, and cut at the template's own special tokens; c
 afterwards and tokenized by a tokenizer that knows no special tokens at all. So no caller can write
 one. For content without special tokens the ids equal those of the official recipe
 (`apply_chat_template`), since a tokenizer splits at special tokens before anything else. The
-frame's constant ends are tokenized once, where that is proven to change no id: see constant.py.
+frame's constant ends are tokenized once, where that is proven to change no id: stable_cuts.py.
 """
 
 import json
@@ -13,30 +13,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Self
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from guard_core.conversation import Message, Role
 from guard_core.errors import SlotInvalid
-from guard_core.slot.manifest import TEMPLATE, TOKENIZER
 from guard_core.verdict.stable_cuts import head_length, tail_start
-
-SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
 # Private-use characters: they stand in no template, and content is never rendered.
 _PLACEHOLDER = "\ue000{}\ue001"
 _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn; `role` is `system`, `user` or `assistant`."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +66,6 @@ class Prompt:
         self._tail_start = lru_cache(maxsize=64)(partial(tail_start, self.encode))
         self._check_content_stays_text()
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Reads `directory`'s chat_template.jinja and tokenizer.json (a checkpoint or a slot)."""
-        try:
-            return cls(
-                (directory / TEMPLATE).read_text(encoding="utf-8"),
-                (directory / TOKENIZER).read_text(encoding="utf-8"),
-            )
-        except FileNotFoundError as error:
-            raise SlotInvalid(f"{error.filename} does not exist. Run `guard build`.") from None
-
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids: what the engine is asked to continue."""
         ids: list[int] = []
@@ -126,7 +103,7 @@ class Prompt:
             for token, is_known in zip(ids, known, strict=True)
         )
 
-    def _render(self, roles: tuple[str, ...]) -> tuple[_Piece, ...]:
+    def _render(self, roles: tuple[Role, ...]) -> tuple[_Piece, ...]:
         messages = [
             {"role": role, "content": _PLACEHOLDER.format(index)}
             for index, role in enumerate(roles)

@@ -1,7 +1,7 @@
-"""Requests from bytes, with the field named where a string is not UTF-8.
+"""Decodes requests leniently and names the fields that are not UTF-8.
 
-protobuf refuses such a message as a whole and names nothing. Then it is read once more by twins of
-our messages in which every string is bytes; the strings at fault are named and emptied, so that
+protobuf refuses such a message as a whole and names no field. Then it is read once more by variants
+of our messages in which every string is bytes; the strings at fault are named and emptied, so that
 the other items of a batch or a stream lose nothing.
 """
 
@@ -19,7 +19,7 @@ from qwen3guard.v1 import moderation_pb2
 
 NOT_UTF8 = "holds bytes that are not UTF-8. Send text, not binary data."
 
-# Looking for the bad one among so many would hold up everybody else.
+# Looking for the bad one among more would hold up the requests of others.
 _MAX_FIELDS = 20_000
 
 M = TypeVar("M", bound=Message)
@@ -55,14 +55,14 @@ def receiver(kind: type[M]) -> Callable[[bytes], Received[M]]:
 
 def _repair(kind: type[M], data: bytes) -> Received[M]:
     try:
-        twin = _twin(kind.DESCRIPTOR.full_name).FromString(data)
+        variant = _bytes_variant(kind.DESCRIPTOR.full_name).FromString(data)
     except DecodeError:
         return Received(None)
     try:
-        paths = tuple(_empty_bad_strings(twin, iter(range(_MAX_FIELDS))))
+        paths = tuple(_empty_bad_strings(variant, iter(range(_MAX_FIELDS))))
     except _TooLarge:
         return Received(None)
-    return Received(kind.FromString(twin.SerializeToString()), paths)
+    return Received(kind.FromString(variant.SerializeToString()), paths)
 
 
 class _TooLarge(Exception):
@@ -70,7 +70,7 @@ class _TooLarge(Exception):
 
 
 @cache
-def _twin(name: str) -> type[Message]:
+def _bytes_variant(name: str) -> type[Message]:
     pool = descriptor_pool.DescriptorPool()
     _add(moderation_pb2.DESCRIPTOR, pool, set())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))

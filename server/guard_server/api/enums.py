@@ -1,37 +1,17 @@
-"""The contract's numbers for the domain's words, in one place."""
+"""Maps the domain's enums to the protobuf enums and back."""
 
+from guard_core.conversation import Role
 from guard_core.verdict.policy import Action
-from guard_core.verdict.prompt import ASSISTANT, SYSTEM, USER
+from guard_core.verdict.taxonomy import Category, Severity
 from qwen3guard.v1 import types_pb2
 
-ROLES = {
-    types_pb2.ROLE_SYSTEM: SYSTEM,
-    types_pb2.ROLE_USER: USER,
-    types_pb2.ROLE_ASSISTANT: ASSISTANT,
-}
-SEVERITIES = {
-    "Safe": types_pb2.SEVERITY_SAFE,
-    "Controversial": types_pb2.SEVERITY_CONTROVERSIAL,
-    "Unsafe": types_pb2.SEVERITY_UNSAFE,
-}
-CATEGORIES = {
-    "Violent": types_pb2.CATEGORY_VIOLENT,
-    "Non-violent Illegal Acts": types_pb2.CATEGORY_NON_VIOLENT_ILLEGAL_ACTS,
-    "Sexual Content or Sexual Acts": types_pb2.CATEGORY_SEXUAL_CONTENT,
-    "PII": types_pb2.CATEGORY_PII,
-    "Suicide & Self-Harm": types_pb2.CATEGORY_SUICIDE_AND_SELF_HARM,
-    "Unethical Acts": types_pb2.CATEGORY_UNETHICAL_ACTS,
-    "Politically Sensitive Topics": types_pb2.CATEGORY_POLITICALLY_SENSITIVE,
-    "Copyright Violation": types_pb2.CATEGORY_COPYRIGHT_VIOLATION,
-    "Jailbreak": types_pb2.CATEGORY_JAILBREAK,
-}
-CATEGORY_NAMES = {number: name for name, number in CATEGORIES.items()}
+SEVERITIES = {one: types_pb2.Severity.Value(f"SEVERITY_{one.name}") for one in Severity}
+CATEGORIES = {one: types_pb2.Category.Value(f"CATEGORY_{one.name}") for one in Category}
 REFUSALS = {True: types_pb2.REFUSAL_YES, False: types_pb2.REFUSAL_NO}
-ACTIONS = {
-    Action.ALLOW: types_pb2.ACTION_ALLOW,
-    Action.REVIEW: types_pb2.ACTION_REVIEW,
-    Action.BLOCK: types_pb2.ACTION_BLOCK,
-}
+ACTIONS = {one: types_pb2.Action.Value(f"ACTION_{one.name}") for one in Action}
+
+ROLE_OF = {types_pb2.Role.Value(f"ROLE_{one.name}"): one for one in Role}
+CATEGORY_OF = {number: category for category, number in CATEGORIES.items()}
 ACTION_OF = {number: action for action, number in ACTIONS.items()}
 CONTROVERSIAL = {
     types_pb2.CONTROVERSIAL_TREATMENT_UNSPECIFIED: Action.BLOCK,

@@ -1,4 +1,4 @@
-"""grpc.health.v1: what callers and load balancers are told.
+"""grpc.health.v1: whether the server and its services are serving.
 
 Written here, because in grpcio-health-checking 1.81 the end of one Watch orphans every other, and a
 Watch that is not read holds up whoever sets the status.
@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from guard_server.api.calls import Context
+
 _Status = health_pb2.HealthCheckResponse
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -26,25 +27,25 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def set(self, *, serving: bool, for_good: bool = False) -> None:
-        """Tells everybody at once. After `for_good` it changes no more."""
+        """Updates every Watch at once. After `for_good` it changes no more."""
         if not self._for_good:
             self._serving, self._for_good = serving, for_good
-            self._tell()
+            self._notify()
 
     def close(self) -> None:
         """Ends every Watch."""
         self._closed = True
-        self._tell()
+        self._notify()
 
     async def Check(  # noqa: N802  (grpc's name)
-        self, request: health_pb2.HealthCheckRequest, context: _Context
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "There is no service of that name.")
         return _Status(status=self._status(request.service))
 
     async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, _context: _Context
+        self, request: health_pb2.HealthCheckRequest, _context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         last = None
         while True:
@@ -52,7 +53,7 @@ class Health(health_pb2_grpc.HealthServicer):
             if status != last:
                 yield _Status(status=status)
                 last = status
-            if self._closed:  # only now: everybody hears the last status
+            if self._closed:  # only now, so that every Watch gets the last status
                 return
             await changed.wait()
 
@@ -61,6 +62,6 @@ class Health(health_pb2_grpc.HealthServicer):
             return _Status.SERVICE_UNKNOWN
         return _Status.SERVING if self._serving else _Status.NOT_SERVING
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

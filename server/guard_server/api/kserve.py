@@ -1,53 +1,60 @@
 """KServe v2's inference.GRPCInferenceService: for tritonclient, perf_analyzer and KServe's tools.
 
 One model, `qwen3guard`. Its input is either `conversation` (JSON: a list of {"role", "content"}) or
-`text` (one prompt); its outputs are the verdict's parts. It is the same path as Moderate.
+`text` (one prompt); its outputs are the verdict's parts. It takes the same path as Moderate.
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from typing import Any
 
-import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from guard_core.errors import ModelUnknown
+from guard_core.errors import ModelUnknown, known_error
 from guard_server.api import validation
-from guard_server.api.calls import Desk, abort, caller_of, known_error
+from guard_server.api.calls import Context, abort, answering, caller_of
 from guard_server.api.kserve_tensors import INPUTS, OUTPUTS, read, write
 from guard_server.api.streaming import Stream
-from guard_server.api.validation import Conversation
-from guard_server.routing.limiter import Caller, Intake
+from guard_server.drain import Drain
+from guard_server.pipeline.moderator import Moderator
+from guard_server.pipeline.request import ModerationRequest
+from guard_server.routing.limiter import Caller
 from guard_server.routing.router import Router
-from guard_server.telemetry.kserve_statistics import Span
 
 NAME = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MODEL = "qwen3guard"
 VERSION = "1"
 _EXTENSIONS = ("model_configuration", "statistics")
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers requests until `intake` is closed. Methods that it lacks are UNIMPLEMENTED."""
+    """Answers requests until `drain` has begun. Methods that it lacks are UNIMPLEMENTED."""
 
-    def __init__(self, desk: Desk, intake: Intake, router: Router) -> None:
-        self._desk = desk
-        self._intake = intake
+    def __init__(
+        self,
+        moderator: Moderator,
+        drain: Drain,
+        router: Router,
+        statistics: Callable[[str, str], service_pb2.ModelStatistics],
+    ) -> None:
+        """`statistics(model, version)` is what ModelStatistics answers."""
+        self._moderator = moderator
+        self.drain = drain
         self._router = router
+        self._statistics = statistics
 
     async def ServerLive(  # noqa: N802  (KServe's name, as those below)
-        self, _request: service_pb2.ServerLiveRequest, _context: _Context
+        self, _request: service_pb2.ServerLiveRequest, _context: Context
     ) -> service_pb2.ServerLiveResponse:
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802
-        self, _request: service_pb2.ServerReadyRequest, _context: _Context
+        self, _request: service_pb2.ServerReadyRequest, _context: Context
     ) -> service_pb2.ServerReadyResponse:
         return service_pb2.ServerReadyResponse(ready=self._ready)
 
     async def ServerMetadata(  # noqa: N802
-        self, _request: service_pb2.ServerMetadataRequest, _context: _Context
+        self, _request: service_pb2.ServerMetadataRequest, _context: Context
     ) -> service_pb2.ServerMetadataResponse:
         return service_pb2.ServerMetadataResponse(
             name="qwen3guard-server",
@@ -56,13 +63,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelReady(  # noqa: N802
-        self, request: service_pb2.ModelReadyRequest, context: _Context
+        self, request: service_pb2.ModelReadyRequest, context: Context
     ) -> service_pb2.ModelReadyResponse:
         await _check_model(request, context)
         return service_pb2.ModelReadyResponse(ready=self._ready)
 
     async def ModelMetadata(  # noqa: N802
-        self, request: service_pb2.ModelMetadataRequest, context: _Context
+        self, request: service_pb2.ModelMetadataRequest, context: Context
     ) -> service_pb2.ModelMetadataResponse:
         await _check_model(request, context)
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
@@ -77,7 +84,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelConfig(  # noqa: N802
-        self, request: service_pb2.ModelConfigRequest, context: _Context
+        self, request: service_pb2.ModelConfigRequest, context: Context
     ) -> service_pb2.ModelConfigResponse:
         await _check_model(request, context)
         text = model_config_pb2.TYPE_STRING
@@ -98,45 +105,20 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelStatistics(  # noqa: N802
-        self, request: service_pb2.ModelStatisticsRequest, context: _Context
+        self, request: service_pb2.ModelStatisticsRequest, context: Context
     ) -> service_pb2.ModelStatisticsResponse:
         if request.name:
             await _check_model(request, context)
-        found = self._desk.statistics
+        return service_pb2.ModelStatisticsResponse(model_stats=[self._statistics(MODEL, VERSION)])
 
-        def span(of: Span) -> service_pb2.StatisticDuration:
-            return service_pb2.StatisticDuration(count=of.count, ns=of.ns)
-
-        statistics = service_pb2.ModelStatistics(
-            name=MODEL,
-            version=VERSION,
-            last_inference=found.last_ms,
-            inference_count=found.success.count,
-            execution_count=found.engine_calls,
-            inference_stats=service_pb2.InferStatistics(
-                success=span(found.success),
-                fail=span(found.fail),
-                queue=span(found.queue),
-                compute_input=span(found.compute_input),
-                compute_infer=span(found.compute_infer),
-                compute_output=span(found.compute_output),
-                cache_hit=span(found.cache_hit),
-            ),
-        )
-        return service_pb2.ModelStatisticsResponse(model_stats=[statistics])
-
+    @answering
     async def ModelInfer(  # noqa: N802
-        self, request: service_pb2.ModelInferRequest, context: _Context
+        self, request: service_pb2.ModelInferRequest, context: Context
     ) -> service_pb2.ModelInferResponse:
-        try:
-            with self._intake.accept():
-                return await self._infer("ModelInfer", request, caller_of(context))
-        except Exception as error:
-            await abort(context, error)
+        return await self._infer("ModelInfer", request, caller_of(context))
 
-    async def ModelStreamInfer(  # noqa: N802
-        self, _requests: object, context: _Context
-    ) -> None:
+    @answering
+    async def ModelStreamInfer(self, _requests: object, context: Context) -> None:  # noqa: N802
         caller = caller_of(context, many=True)
 
         async def answer(
@@ -144,7 +126,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         ) -> service_pb2.ModelStreamInferResponse:
             try:
                 response = await self._infer("ModelStreamInfer", request, caller)
-            except Exception as error:  # as Triton does: a stream tells errors by their text only
+            except Exception as error:  # as Triton does: a stream gives errors as text only
                 text = str(known_error(error))
                 response = service_pb2.ModelInferResponse(model_name=MODEL, id=request.id)
                 return service_pb2.ModelStreamInferResponse(
@@ -153,26 +135,22 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             response.parameters["triton_final_response"].bool_param = True
             return service_pb2.ModelStreamInferResponse(infer_response=response)
 
-        try:
-            with self._intake.accept():
-                await Stream(context, answer, self._intake.closed).run()
-        except Exception as error:
-            await abort(context, error)
+        await Stream(context, answer, self.drain.closed).run()
 
     @property
     def _ready(self) -> bool:
-        return self._router.serving and not self._intake.closed.is_set()
+        return self._router.serving and not self.drain.closed.is_set()
 
     async def _infer(
         self, method: str, request: service_pb2.ModelInferRequest, caller: Caller
     ) -> service_pb2.ModelInferResponse:
-        moderated, _ = await self._desk.judge(method, lambda: _conversation(request), caller)
-        return write(moderated, request, MODEL, VERSION)
+        moderation = await self._moderator.moderate(method, partial(_read, request), caller)
+        return write(moderation, request, MODEL, VERSION)
 
 
-def _conversation(request: service_pb2.ModelInferRequest) -> Conversation:
+def _read(request: service_pb2.ModelInferRequest) -> ModerationRequest:
     _check_name(request.model_name)
-    return validation.conversation(read(request))
+    return validation.moderation_request(read(request))
 
 
 async def _check_model(
@@ -180,7 +158,7 @@ async def _check_model(
     | service_pb2.ModelMetadataRequest
     | service_pb2.ModelConfigRequest
     | service_pb2.ModelStatisticsRequest,
-    context: _Context,
+    context: Context,
 ) -> None:
     try:
         _check_name(request.name)

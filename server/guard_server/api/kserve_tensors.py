@@ -8,14 +8,14 @@ from typing import Any
 from tritonclient.grpc import service_pb2
 
 from guard_core.errors import RequestInvalid, Violation
-from guard_server.api import enums as contract
-from guard_server.pipeline.moderator import Moderated
+from guard_server.api import enums
+from guard_server.pipeline.result import Moderation
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 INPUTS = ("conversation", "text")
 OUTPUTS = {"verdict": 1, "severity": 1, "categories": -1, "refusal": 1, "action": 1}
 
-_ROLES = {name: number for number, name in contract.ROLES.items()}
+_ROLES = {str(role): number for number, role in enums.ROLE_OF.items()}
 _REFUSALS = {True: "Yes", False: "No", None: ""}
 _SIZE = struct.Struct("<I")  # before each element of a BYTES tensor
 
@@ -24,7 +24,7 @@ def read(request: service_pb2.ModelInferRequest) -> moderation_pb2.ModerateReque
     """The conversation that a request holds. Raises RequestInvalid."""
     wrong = [output.name for output in request.outputs if output.name not in OUTPUTS]
     if wrong:
-        raise _invalid("outputs", f"{wrong[0]} is no output; there are {', '.join(OUTPUTS)}.")
+        raise _invalid("outputs", f"{wrong[0]} is not an output; there are {', '.join(OUTPUTS)}.")
     if len(request.inputs) != 1 or request.inputs[0].name not in INPUTS:
         raise _invalid("inputs", "send exactly one of `conversation` and `text`.")
     [tensor] = request.inputs
@@ -37,7 +37,7 @@ def read(request: service_pb2.ModelInferRequest) -> moderation_pb2.ModerateReque
 
 
 def write(
-    moderated: Moderated, request: service_pb2.ModelInferRequest, model: str, version: str
+    moderation: Moderation, request: service_pb2.ModelInferRequest, model: str, version: str
 ) -> service_pb2.ModelInferResponse:
     """The outputs that were asked for; all of them if none was."""
     names = [output.name for output in request.outputs] or list(OUTPUTS)
@@ -45,7 +45,7 @@ def write(
         model_name=model, model_version=version, id=request.id
     )
     for name in names:
-        elements = [text.encode() for text in _WRITE[name](moderated)]
+        elements = [text.encode() for text in _WRITE[name](moderation)]
         response.outputs.add(name=name, datatype="BYTES", shape=[len(elements)])
         response.raw_output_contents.append(
             b"".join(_SIZE.pack(len(element)) + element for element in elements)
@@ -53,29 +53,29 @@ def write(
     return response
 
 
-def _verdict(moderated: Moderated) -> list[str]:
-    verdict = moderated.verdict
+def _verdict(moderation: Moderation) -> list[str]:
+    verdict = moderation.verdict
     return [
         json.dumps(
             {
                 "severity": verdict.severity,
                 "categories": verdict.categories,
                 "refusal": _REFUSALS[verdict.refusal] or None,
-                "action": moderated.action.name,
-                "model": moderated.slot.manifest.model.name,
-                "fingerprint": moderated.slot.fingerprint,
-                "cached": moderated.cached,
+                "action": moderation.action.name,
+                "model": moderation.slot.manifest.model.name,
+                "fingerprint": moderation.slot.fingerprint,
+                "cached": moderation.cached,
             }
         )
     ]
 
 
-_WRITE: dict[str, Callable[[Moderated], Sequence[str]]] = {
+_WRITE: dict[str, Callable[[Moderation], Sequence[str]]] = {
     "verdict": _verdict,
-    "severity": lambda moderated: [moderated.verdict.severity],
-    "categories": lambda moderated: moderated.verdict.categories,
-    "refusal": lambda moderated: [_REFUSALS[moderated.verdict.refusal]],
-    "action": lambda moderated: [moderated.action.name],
+    "severity": lambda moderation: [moderation.verdict.severity],
+    "categories": lambda moderation: moderation.verdict.categories,
+    "refusal": lambda moderation: [_REFUSALS[moderation.verdict.refusal]],
+    "action": lambda moderation: [moderation.action.name],
 }
 
 
@@ -107,7 +107,7 @@ def _messages(text: str) -> list[types_pb2.Message]:
 
 
 def _message(item: dict[str, Any]) -> types_pb2.Message:
-    # A role that there is not goes on as none, and is refused with the reason.
+    # An unknown role becomes ROLE_UNSPECIFIED, which validation refuses with the reason.
     return types_pb2.Message(
         role=_ROLES.get(item["role"], types_pb2.ROLE_UNSPECIFIED), content=item["content"]
     )

@@ -1,39 +1,42 @@
-"""ModerationService: the typed face. Its three calls are one path, with different bounds."""
+"""ModerationService: the typed API. Its three calls share one path, with different bounds."""
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 
 from guard_core.errors import GuardError, RequestInvalid, Violation
-from guard_server.api import responses as replies
-from guard_server.api import validation
-from guard_server.api.calls import Desk, abort, caller_of
+from guard_server.api import status, validation
+from guard_server.api.calls import Context, answering, caller_of
 from guard_server.api.decoding import M, Received, receiver
+from guard_server.api.responses import response
 from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
-from guard_server.routing.limiter import Caller, Intake
+from guard_server.drain import Drain
+from guard_server.pipeline.moderator import Moderator
+from guard_server.routing.limiter import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
-_REMEMBERED_IDS = 10_000  # of one stream, beside those in flight
-
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModerationService:
-    """Answers requests until `intake` is closed."""
+    """Answers requests until `drain` has begun."""
 
-    def __init__(self, desk: Desk, intake: Intake) -> None:
-        self._desk = desk
-        self._intake = intake
+    def __init__(self, moderator: Moderator, drain: Drain, remembered_ids: int) -> None:
+        """`remembered_ids`: how many answered ids of a stream can't be used again."""
+        self._moderator = moderator
+        self._remembered_ids = remembered_ids
+        self.drain = drain
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for `grpc.aio.Server.add_generic_rpc_handlers`.
 
         Made by hand, not by the generated function, because its requests may be unreadable in part
-        (see wire.py).
+        (see decoding.py).
         """
         return grpc.method_handlers_generic_handler(
             NAME,
@@ -56,48 +59,42 @@ class ModerationService:
             },
         )
 
+    @answering
     async def _unary(
-        self, received: Received[pb.ModerateRequest], context: _Context
+        self, received: Received[pb.ModerateRequest], context: Context
     ) -> pb.ModerateResponse:
-        try:
-            with self._intake.accept():
-                return await self._judge(
-                    "Moderate", _whole(received), received.violations(), caller_of(context)
-                )
-        except Exception as error:
-            await abort(context, error)
+        return await self._moderate(
+            "Moderate", _whole(received), received.violations(), caller_of(context)
+        )
 
+    @answering
     async def _batch(
-        self, received: Received[pb.BatchModerateRequest], context: _Context
+        self, received: Received[pb.BatchModerateRequest], context: Context
     ) -> pb.BatchModerateResponse:
-        try:
-            with self._intake.accept():
-                request = _whole(received)
-                validation.batch(request)
-                places = asyncio.Semaphore(MAX_IN_FLIGHT)
-                caller = caller_of(context, many=True)
-
-                async def judge(index: int, item: pb.ModerateRequest) -> pb.BatchModerateItem:
-                    async with places:
-                        try:
-                            found = received.violations(f"items[{index}].")
-                            reply = await self._judge("BatchModerate", item, found, caller)
-                            return pb.BatchModerateItem(response=reply)
-                        except GuardError as error:
-                            return pb.BatchModerateItem(error=replies.status(error))
-
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(judge(index, item))
-                        for index, item in enumerate(request.items)
-                    ]
-                return pb.BatchModerateResponse(items=[task.result() for task in tasks])
-        except Exception as error:
-            await abort(context, error)
-
-    async def _stream(self, _requests: object, context: _Context) -> None:
+        request = _whole(received)
+        validation.batch(request)
+        running = asyncio.Semaphore(MAX_IN_FLIGHT)
         caller = caller_of(context, many=True)
-        ids = _Ids()
+
+        async def moderate(index: int, item: pb.ModerateRequest) -> pb.BatchModerateItem:
+            async with running:
+                try:
+                    found = received.violations(f"items[{index}].")
+                    reply = await self._moderate("BatchModerate", item, found, caller)
+                    return pb.BatchModerateItem(response=reply)
+                except GuardError as error:
+                    return pb.BatchModerateItem(error=status.message(error))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(moderate(index, item)) for index, item in enumerate(request.items)
+            ]
+        return pb.BatchModerateResponse(items=[task.result() for task in tasks])
+
+    @answering
+    async def _stream(self, _requests: object, context: Context) -> None:
+        caller = caller_of(context, many=True)
+        ids = _StreamIds(self._remembered_ids)
 
         def begin(
             received: Received[pb.StreamModerateRequest],
@@ -108,55 +105,47 @@ class ModerationService:
             request: pb.StreamModerateRequest, received: Received[pb.StreamModerateRequest]
         ) -> pb.StreamModerateResponse:
             try:
-                ids.take(request)
-            except RequestInvalid as error:
-                return pb.StreamModerateResponse(id=request.id, error=replies.status(error))
-            try:
-                found = received.violations("request.")
-                reply = await self._judge("StreamModerate", request.request, found, caller)
-                return pb.StreamModerateResponse(id=request.id, response=reply)
+                with ids.taken(request):
+                    found = received.violations("request.")
+                    reply = await self._moderate("StreamModerate", request.request, found, caller)
+                    return pb.StreamModerateResponse(id=request.id, response=reply)
             except GuardError as error:
-                return pb.StreamModerateResponse(id=request.id, error=replies.status(error))
-            finally:
-                ids.answered(request.id)
+                return pb.StreamModerateResponse(id=request.id, error=status.message(error))
 
-        try:
-            with self._intake.accept():
-                await Stream(context, begin, self._intake.closed).run()
-        except Exception as error:
-            await abort(context, error)
+        await Stream(context, begin, self.drain.closed).run()
 
-    async def _judge(
+    async def _moderate(
         self,
         method: str,
         request: pb.ModerateRequest,
         found: Sequence[Violation],
         caller: Caller,
     ) -> pb.ModerateResponse:
-        moderated, watch = await self._desk.judge(
-            method, lambda: validation.conversation(request, found), caller
-        )
-        return replies.response(moderated, watch)
+        read = partial(validation.moderation_request, request, found)
+        return response(await self._moderator.moderate(method, read, caller))
 
 
-class _Ids:
-    """The ids of one stream: each once, as far as they are remembered."""
+class _StreamIds:
+    """The ids of one stream: each is used once, as far as they are remembered."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: int) -> None:
+        self._remembered = remembered
         self._ids: set[str] = set()
         self._answered: deque[str] = deque()
 
-    def take(self, request: pb.StreamModerateRequest) -> None:
-        """Raises RequestInvalid."""
+    @contextmanager
+    def taken(self, request: pb.StreamModerateRequest) -> Iterator[None]:
+        """The request's id is in use while the block runs. Raises RequestInvalid."""
         validation.stream_id(request)
         if request.id in self._ids:
             raise RequestInvalid([Violation("id", "was used before in this stream: take another.")])
         self._ids.add(request.id)
-
-    def answered(self, name: str) -> None:
-        self._answered.append(name)
-        if len(self._answered) > _REMEMBERED_IDS:
-            self._ids.remove(self._answered.popleft())
+        try:
+            yield
+        finally:
+            self._answered.append(request.id)
+            if len(self._answered) > self._remembered:
+                self._ids.remove(self._answered.popleft())
 
 
 def _whole(received: Received[M]) -> M:
@@ -166,7 +155,7 @@ def _whole(received: Received[M]) -> M:
             [
                 Violation(
                     "request",
-                    "is no message of this contract, or is large and holds text that is not UTF-8.",
+                    "is not a valid qwen3guard.v1 message, or is large and contains invalid UTF-8.",
                 )
             ]
         )

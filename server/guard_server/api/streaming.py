@@ -1,4 +1,4 @@
-"""One bidirectional stream of either face: read while there is room, answered as answers come."""
+"""One bidirectional stream of either API: read while few are in flight, answered in any order."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,7 +15,7 @@ A = TypeVar("A")
 
 
 class Stream(Generic[R, A]):
-    """Answers what comes in by `begin`, which gives a coroutine that never fails.
+    """Answers each request by `begin`, which returns a coroutine that never fails.
 
     `begin` itself may raise a GuardError: that ends the reading. `closed` ends it too.
     """
@@ -29,7 +29,7 @@ class Stream(Generic[R, A]):
         self._context = context
         self._begin = begin
         self._closed = closed
-        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._permits = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._writing = asyncio.Lock()
         self._in_flight: set[asyncio.Task[None]] = set()
 
@@ -55,7 +55,7 @@ class Stream(Generic[R, A]):
 
     async def _read(self) -> None:
         while True:
-            await self._room.acquire()
+            await self._permits.acquire()
             request = await self._context.read()
             if request is grpc.aio.EOF:
                 return
@@ -67,7 +67,7 @@ class Stream(Generic[R, A]):
         answer = await answering
         async with self._writing:
             await self._context.write(answer)
-        self._room.release()
+        self._permits.release()
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)

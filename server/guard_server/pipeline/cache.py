@@ -1,7 +1,7 @@
-"""Equal prompts share one verdict: those in flight one call of the engine, later ones the cache.
+"""Verdict cache with request coalescing: equal prompts in flight share one engine call.
 
 The key holds the slot's fingerprint, so another model never answers with this one's verdicts. Keys
-are digests under a secret of this process: nobody can make two prompts meet.
+are digests under a secret of this process, so that no caller can make two prompts collide.
 """
 
 import asyncio
@@ -16,52 +16,34 @@ from functools import partial
 from typing import Any
 
 from guard_core.errors import Overloaded
-from guard_core.verdict.decoder import Written
-from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.decoder import Decoded, DecodeUsage
 
-_ENTRY_BYTES = 1536  # an entry with its keys and the longest verdict takes less
+ENTRY_BYTES = 1536  # an entry with its keys and the longest verdict takes less
 _DIGEST_BYTES = 16
 
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What the engine wrote of one prompt."""
-
-    verdict: Verdict
-    scores: tuple[float, float, float] | None  # Safe, Controversial, Unsafe
-    written: Written
-    cached: bool = False
-
-    def shared(self) -> "Judged":
-        """As those get it who did not ask the engine: it cost them nothing."""
-        written = Written(
-            verdict_tokens=self.written.verdict_tokens,
-            grammar_complete=self.written.grammar_complete,
-        )
-        return Judged(self.verdict, self.scores, written, cached=True)
+Run = Callable[[], Coroutine[Any, Any, Decoded]]
 
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """One call of the engine, for everybody who waits for it."""
+    """One engine call, and how many requests wait for it."""
 
-    task: asyncio.Task[Judged]
+    task: asyncio.Task[Decoded]
     waiting: int = 0
-
-
-class _Refused(Exception):
-    def __init__(self, reason: Overloaded) -> None:
-        self.reason = reason
 
 
 class VerdictCache:
     """The least recently used verdicts go first, and none is older than `ttl_s`."""
 
-    def __init__(self, max_bytes: int, ttl_s: float) -> None:
-        self._max_entries = max_bytes // _ENTRY_BYTES
+    def __init__(
+        self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` gives seconds."""
+        self._max_entries = max_bytes // ENTRY_BYTES
         self._ttl_s = ttl_s
+        self._clock = clock
         self._secret = os.urandom(_DIGEST_BYTES)
-        self._entries: OrderedDict[bytes, tuple[float, Judged]] = OrderedDict()  # with its end
+        self._entries: OrderedDict[bytes, tuple[float, Decoded]] = OrderedDict()  # with its end
         self._flights: dict[bytes, _Flight] = {}
 
     def __len__(self) -> int:
@@ -73,64 +55,74 @@ class VerdictCache:
         digest.update(b"%d%s" % (scores, fingerprint.encode()))
         return digest.digest()
 
-    async def get(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Judged]]) -> Judged:
-        """The verdict of that key, else what `ask` gives; that goes to all who come meanwhile too.
+    async def get_or_run(self, key: bytes, run: Run) -> tuple[Decoded, bool]:
+        """The verdict of that key, and whether it cost this request no engine call.
 
-        Raises what `ask` raises; that is kept for nobody. The call ends early only when all who
-        wait for it are cancelled. If it is refused a place, that is the first one's lot, by its
-        deadline and its turn: the others go together once more.
+        `run` is called if the verdict is neither cached nor in flight. What it raises goes to all
+        requests that wait for it and is not kept. If the first request is rejected by the limiter,
+        which goes by that request's deadline and connection, the waiting ones retry together once.
+        The engine call ends early only when every request that waits for it is cancelled.
         """
-        try:
-            return await self._once(key, ask)
-        except _Refused:
-            pass
-        try:
-            return await self._once(key, ask)
-        except _Refused as again:
-            raise again.reason from None
+        retried = False
+        while True:
+            if (found := self._find(key)) is not None:
+                return found, True
+            flight = self._flights.get(key)
+            first = flight is None
+            if flight is None:
+                flight = self._start(key, run)
+            try:
+                decoded = await self._wait(key, flight)
+            except Overloaded:
+                if first or retried:
+                    raise
+                retried = True
+            else:
+                return (decoded, False) if first else (_without_cost(decoded), True)
 
-    async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Judged]]) -> Judged:
-        """As `get`, but raises _Refused where another one's call was refused a place."""
-        if (found := self._find(key)) is not None:
-            return found
-        flight = self._flights.get(key)
-        first = flight is None
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(ask()))
-            flight.task.add_done_callback(partial(self._landed, key, flight))
+    def _start(self, key: bytes, run: Run) -> _Flight:
+        flight = self._flights[key] = _Flight(asyncio.create_task(run()))
+        flight.task.add_done_callback(partial(self._landed, key, flight))
+        return flight
+
+    async def _wait(self, key: bytes, flight: _Flight) -> Decoded:
         flight.waiting += 1
         try:
-            judged = await asyncio.shield(flight.task)
-            return judged if first else judged.shared()
-        except Overloaded as error:
-            if first:
-                raise
-            raise _Refused(error) from None
+            return await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
-                self._drop(key, flight)  # whoever comes now begins anew
+                self._drop(key, flight)  # the next request starts a call of its own
 
-    def _find(self, key: bytes) -> Judged | None:
+    def _find(self, key: bytes) -> Decoded | None:
         entry = self._entries.get(key)
         if entry is None:
             return None
-        end, judged = entry
-        if end < time.monotonic():
+        end, decoded = entry
+        if end < self._clock():
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
-        return judged
+        return decoded
 
-    def _landed(self, key: bytes, flight: _Flight, task: asyncio.Task[Judged]) -> None:
+    def _landed(self, key: bytes, flight: _Flight, task: asyncio.Task[Decoded]) -> None:
         self._drop(key, flight)
         if task.cancelled() or task.exception() is not None or not self._max_entries:
             return
         if len(self._entries) >= self._max_entries:
             self._entries.popitem(last=False)
-        self._entries[key] = time.monotonic() + self._ttl_s, task.result().shared()
+        self._entries[key] = self._clock() + self._ttl_s, _without_cost(task.result())
 
     def _drop(self, key: bytes, flight: _Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+def _without_cost(decoded: Decoded) -> Decoded:
+    """As requests get it that made no engine call of their own."""
+    usage = DecodeUsage(
+        verdict_tokens=decoded.usage.verdict_tokens,
+        grammar_complete=decoded.usage.grammar_complete,
+    )
+    return Decoded(decoded.verdict, usage, decoded.scores)

@@ -1,66 +1,29 @@
-"""The one path of a request, whichever face it came by: conversation in, verdict and action out."""
+"""The way of a moderation request, stage by stage: from a request to a verdict and an action."""
 
 import asyncio
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-from guard_core.errors import (
-    DeadlinePassed,
-    RequestInvalid,
-    SlotNotAllowed,
-    Unavailable,
-)
-from guard_core.slot.slot import Slot
-from guard_core.verdict.decoder import Written
-from guard_core.verdict.grammar import Verdict, parse
-from guard_core.verdict.policy import Action
-from guard_server.api.validation import Conversation
-from guard_server.pipeline.cache import Judged, VerdictCache
+from guard_core.errors import DeadlinePassed, GuardError, SlotNotAllowed, Unavailable, known_error
+from guard_core.verdict.decoder import Decoded
+from guard_server.pipeline.cache import VerdictCache
+from guard_server.pipeline.observer import Observer
+from guard_server.pipeline.request import Call, ModerationRequest
+from guard_server.pipeline.result import Moderation, Stage
 from guard_server.pipeline.shadow import Shadow
+from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.limiter import Caller
-from guard_server.routing.router import Route, Router
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Microseconds by station, in the order in which they were passed."""
-
-    _start: int = field(default_factory=time.perf_counter_ns)
-    _last: int = 0
-    stations: dict[str, int] = field(default_factory=dict)
-
-    def passed(self, station: str) -> None:
-        """Counts the time since the station before; a second slot's times replace the first's."""
-        now = time.perf_counter_ns()
-        self.stations[station] = (now - (self._last or self._start)) // 1000
-        self._last = now
-
-    @property
-    def total(self) -> int:
-        return (time.perf_counter_ns() - self._start) // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Moderated:
-    """A judged conversation."""
-
-    verdict: Verdict
-    action: Action
-    scores: tuple[float, float, float] | None  # Safe, Controversial, Unsafe
-    written: Written
-    prompt_tokens: int
-    slot: Slot
-    cached: bool
+from guard_server.routing.router import Router
 
 
 class Moderator:
-    """Judges conversations by the slots that have the traffic."""
+    """Judges requests of every API by the endpoints that have the traffic."""
 
     def __init__(
         self,
         router: Router,
         shadow: Shadow,
         cache: VerdictCache | None,
+        observers: Sequence[Observer],
         *,
         allow_slot_choice: bool,
         request_timeout_s: float,
@@ -68,107 +31,107 @@ class Moderator:
         self._router = router
         self._shadow = shadow
         self._cache = cache
+        self._observers = observers
         self._allow_slot_choice = allow_slot_choice
         self._timeout_s = request_timeout_s
 
     async def moderate(
-        self, conversation: Conversation, caller: Caller, watch: Stopwatch
-    ) -> Moderated:
-        """Raises a GuardError if there is no verdict. Cancelling it frees the engine's place."""
+        self, method: str, read: Callable[[], ModerationRequest], caller: Caller
+    ) -> Moderation:
+        """Judges the request that `read` validates; `method` names the API's method for metrics.
+
+        Raises a GuardError if there is no verdict, whatever went wrong. Cancelling it frees the
+        engine for others.
+        """
+        call = Call(method, caller)
         try:
-            async with asyncio.timeout(self._timeout_s) as bound:
-                return await self._moderate(conversation, caller, watch, bound)
+            request = read()
+            call.timer.passed(Stage.VALIDATE)
+            moderation = await self._within_time(call, request)
+        except asyncio.CancelledError:
+            self._failed(call, None)
+            raise
+        except Exception as error:
+            known = known_error(error)
+            self._failed(call, known)
+            raise known from None
+        for observer in self._observers:
+            observer.answered(call, moderation)
+        return moderation
+
+    async def _within_time(self, call: Call, request: ModerationRequest) -> Moderation:
+        try:
+            async with asyncio.timeout(self._timeout_s) as call.timeout:
+                return await self._route(call, request)
         except TimeoutError:
             raise DeadlinePassed(
                 f"No verdict within the server's {self._timeout_s:g} s. Try again later."
             ) from None
 
-    async def _moderate(
-        self, conversation: Conversation, caller: Caller, watch: Stopwatch, bound: asyncio.Timeout
-    ) -> Moderated:
-        if conversation.slot and not self._allow_slot_choice:
+    async def _route(self, call: Call, request: ModerationRequest) -> Moderation:
+        """Chooses an endpoint, and fails over to another one once."""
+        if request.slot and not self._allow_slot_choice:
             raise SlotNotAllowed(
                 "Naming a slot is for operators. Leave `slot` empty, or start the server with "
                 "--allow-slot-choice."
             )
-        route = self._router.choose(conversation.slot, conversation.routing_key)
+        endpoint = self._router.choose(request.slot, request.routing_key)
         try:
-            return await self._ask(route, conversation, caller, watch, bound)
+            return await self._judge(endpoint, call, request)
         except Unavailable:
-            other = self._router.another(route, conversation.routing_key)
-            if conversation.slot or other is None:
+            other = self._router.fallback(endpoint, request.routing_key)
+            if request.slot or other is None:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
-            route.counts.retried_elsewhere += 1
-            return await self._ask(other, conversation, caller, watch, bound)
-
-    async def _ask(
-        self,
-        route: Route,
-        conversation: Conversation,
-        caller: Caller,
-        watch: Stopwatch,
-        bound: asyncio.Timeout,
-    ) -> Moderated:
-        """Judges by one slot, and counts what comes of it."""
-        counts, begun = route.counts, time.perf_counter_ns()
-        with route:
-            try:
-                moderated = await self._judge(route.slot, conversation, caller, watch)
-            except asyncio.CancelledError:
-                if bound.expired():
-                    counts.failed[DeadlinePassed.__name__] += 1
-                else:
-                    counts.cancelled += 1
-                route.readiness.gave_up()
-                raise
-            except RequestInvalid:
-                raise
-            except Exception as error:
-                counts.failed[type(error).__name__] += 1
-                raise
-        spent_us = (time.perf_counter_ns() - begun) // 1000
-        counts.answered += 1
-        counts.latency.add(spent_us)
-        self._shadow.offer(conversation, moderated.verdict, route, spent_us)
-        return moderated
+            endpoint.stats.failovers += 1
+            return await self._judge(other, call, request)
 
     async def _judge(
-        self, slot: Slot, conversation: Conversation, caller: Caller, watch: Stopwatch
-    ) -> Moderated:
-        prompt = await slot.prompt_ids(conversation.messages)
-        watch.passed("prompt")
-        with_scores = conversation.with_scores and slot.protocol.offers_scores
-
-        async def ask() -> Judged:
-            scores = None
-            async with slot.places.place(caller):
-                watch.passed("queue")
-                written = await slot.protocol.write(
-                    prompt, response_mode=conversation.response_mode
-                )
-                if with_scores:
-                    scores = await slot.protocol.scores(prompt)
-                    written.engine_calls += 1
-            watch.passed("engine")
-            verdict = parse(written.text, response_mode=conversation.response_mode)
-            return Judged(verdict, scores, written)
-
-        if self._cache is None:
-            judged = await ask()
-        else:
-            key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
-            judged = await self._cache.get(key, ask)
-        if judged.cached:
-            watch.passed("engine")  # or the wait for another's call of it
-        action = conversation.policy.action(judged.verdict)
-        watch.passed("verdict")
-        return Moderated(
-            judged.verdict,
+        self, endpoint: Endpoint, call: Call, request: ModerationRequest
+    ) -> Moderation:
+        """Judges by one endpoint: render, decode, apply the policy."""
+        call.endpoint = endpoint
+        slot = endpoint.slot
+        with endpoint.track(call.timeout) as tracked:
+            prompt = await slot.render(request.messages)
+            call.timer.passed(Stage.PROMPT)
+            decoded, cached = await self._decode(endpoint, call, request, prompt)
+            action = request.policy.action(decoded.verdict)
+            call.timer.passed(Stage.VERDICT)
+        self._shadow.offer(request, decoded.verdict, endpoint, tracked.spent_us)
+        return Moderation(
+            decoded.verdict,
             action,
-            judged.scores,
-            judged.written,
+            decoded.scores,
+            decoded.usage,
             len(prompt),
             slot,
-            judged.cached,
+            cached,
+            call.timer,
         )
+
+    async def _decode(
+        self, endpoint: Endpoint, call: Call, request: ModerationRequest, prompt: Sequence[int]
+    ) -> tuple[Decoded, bool]:
+        """The verdict of a prompt, and whether the cache or an equal request in flight had it."""
+        slot = endpoint.slot
+        with_scores = request.with_scores and slot.decoder.offers_scores
+
+        async def run() -> Decoded:
+            async with endpoint.limiter.permit(call.caller):
+                call.timer.passed(Stage.QUEUE)
+                decoded = await slot.decoder.decode(prompt, request.mode, with_scores=with_scores)
+            call.timer.passed(Stage.ENGINE)
+            return decoded
+
+        if self._cache is None:
+            return await run(), False
+        key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
+        decoded, cached = await self._cache.get_or_run(key, run)
+        if cached:
+            call.timer.passed(Stage.ENGINE)
+        return decoded, cached
+
+    def _failed(self, call: Call, error: GuardError | None) -> None:
+        for observer in self._observers:
+            observer.failed(call, error)

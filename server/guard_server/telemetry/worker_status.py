@@ -1,6 +1,6 @@
-"""What a gateway process tells of itself to whoever supervises it: one small file for each process.
+"""Worker status: each gateway process publishes one file for the supervisor and its siblings.
 
-The processes that serve one port find each other by these files too, and share the engines' places.
+The processes that serve one port find each other by these files, and share the concurrency limits.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from guard_server.routing.router import Route, Router
+from guard_server.routing.endpoint import Endpoint
+from guard_server.routing.router import Router
 
 _PERIOD_S = 0.1
 _STALE_S = 2.0  # a process that has not written for so long is dead, or as good as
@@ -26,7 +27,7 @@ class _Model(BaseModel):
 
 
 class ShadowStatus(_Model):
-    """See counts.ShadowCounts."""
+    """See guard_core.stats.ShadowStats."""
 
     dropped: int = 0
     failed: int = 0
@@ -37,18 +38,18 @@ class ShadowStatus(_Model):
 
 
 class SlotStatus(_Model):
-    """See counts.SlotCounts."""
+    """See guard_core.stats.EndpointStats."""
 
     fingerprint: str
     weight: int
     ready: bool
     in_flight: int
-    places: int  # this process's part of the engine's
+    limit: int  # this process's part of the concurrency limit
     answered: int
     failed: dict[str, int]
     cancelled: int
-    retried_elsewhere: int
-    lost: int
+    failovers: int
+    ejections: int
     latency: dict[int, int]
     shadow: ShadowStatus
 
@@ -73,7 +74,7 @@ def read(directory: Path) -> Iterator[WorkerStatus]:
 
 
 class Publisher:
-    """Writes this process's file, and has the router share the engines' places by the others'."""
+    """Writes this process's file, and shares the concurrency limits with the other processes."""
 
     def __init__(self, directory: Path, router: Router) -> None:
         self._path = directory / f"{os.getpid()}.json"
@@ -88,7 +89,7 @@ class Publisher:
                     self._write()
                     live = _live(self._path.parent)
                     if self._path in live:
-                        self._router.share_places(live.index(self._path), len(live))
+                        self._router.share_limits(live.index(self._path), len(live))
                     failed = False
                 except OSError as error:
                     if not failed:
@@ -116,31 +117,31 @@ def _live(directory: Path) -> list[Path]:
 
 def _status(router: Router) -> WorkerStatus:
     closing = Counter[str]()
-    for route in router.retired:
-        closing[route.slot.name] += route.in_flight
+    for endpoint in router.retired:
+        closing[endpoint.slot.name] += endpoint.in_flight
     return WorkerStatus(
         pid=os.getpid(),
         generation=router.generation,
         refused=router.refused,
-        slots={name: _slot(route) for name, route in router.routes.items()},
+        slots={name: _slot(endpoint) for name, endpoint in router.endpoints.items()},
         closing=closing,
     )
 
 
-def _slot(route: Route) -> SlotStatus:
-    counts, shadow = route.counts, route.shadow
+def _slot(endpoint: Endpoint) -> SlotStatus:
+    stats, shadow = endpoint.stats, endpoint.shadow_stats
     return SlotStatus(
-        fingerprint=route.slot.fingerprint,
-        weight=route.entry.weight,
-        ready=route.ready,
-        in_flight=route.in_flight,
-        places=route.slot.places.size,
-        answered=counts.answered,
-        failed=counts.failed,
-        cancelled=counts.cancelled,
-        retried_elsewhere=counts.retried_elsewhere,
-        lost=counts.lost,
-        latency=counts.latency,
+        fingerprint=endpoint.slot.fingerprint,
+        weight=endpoint.entry.weight,
+        ready=endpoint.ready,
+        in_flight=endpoint.in_flight,
+        limit=endpoint.limiter.limit,
+        answered=stats.answered,
+        failed=stats.failed,
+        cancelled=stats.cancelled,
+        failovers=stats.failovers,
+        ejections=stats.ejections,
+        latency=stats.latency,
         shadow=ShadowStatus(
             dropped=shadow.dropped,
             failed=shadow.failed.total(),

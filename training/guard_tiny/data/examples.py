@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guard_core.verdict.prompt import Message
+from guard_core.conversation import Message, Role
 from guard_tiny.data import weak_labels as weak
 from guard_tiny.data.labels import Label
 from guard_tiny.data.refusals import looks_like_refusal
@@ -83,9 +83,9 @@ def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Exampl
     for i, row in enumerate(rows):
         refusal = _refusal(row) if response_mode else None
         label = _label(severities[i], categories[i], guessed.get(i), refusal)
-        messages = [Message("user", row.prompt)] if row.prompt else []
+        messages = [Message(Role.USER, row.prompt)] if row.prompt else []
         if response_mode:
-            messages.append(Message("assistant", row.response))
+            messages.append(Message(Role.ASSISTANT, row.response))
         unsafe = given[i] == "unsafe"
         examples.append(Example(tuple(messages), label, unsafe, row.held_out, row.lang))
     return examples
@@ -94,7 +94,7 @@ def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Exampl
 def _only_refusal(row: Row) -> Example:
     """A row that says whether its reply refuses, and nothing of its safety."""
     label = Label("Safe", None, row.refusal == "yes", frozenset({"severity", "category"}))
-    messages = (Message("user", row.prompt), Message("assistant", row.response))
+    messages = (Message(Role.USER, row.prompt), Message(Role.ASSISTANT, row.response))
     return Example(messages, label, None, row.held_out, row.lang)
 
 

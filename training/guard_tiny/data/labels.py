@@ -2,14 +2,8 @@
 
 from dataclasses import dataclass
 
-from guard_core.verdict.grammar import (
-    CATEGORIES,
-    CATEGORIES_KEY,
-    NO_CATEGORY,
-    REFUSAL_KEY,
-    SEVERITIES,
-    SEVERITY_KEY,
-)
+from guard_core.verdict.grammar import CATEGORIES_KEY, NO_CATEGORY, REFUSAL_KEY, SEVERITY_KEY
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 
 
 @dataclass(frozen=True, slots=True)

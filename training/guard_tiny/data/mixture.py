@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guard_core.verdict.grammar import CATEGORIES
-from guard_core.verdict.prompt import Message
+from guard_core.conversation import Message, Role
+from guard_core.verdict.taxonomy import CATEGORIES
 from guard_tiny.data.examples import Example
 from guard_tiny.data.labels import Label
 from guard_tiny.data.machine_text import machine_prompts
@@ -67,9 +67,9 @@ def _harmless_again(examples: Sequence[Example]) -> list[Example]:
 
 def _written(one: Written, reply: str | None = None) -> Example:
     """The prompt alone, or with a reply that does what it asks for."""
-    messages = [Message("user", one.text)]
+    messages = [Message(Role.USER, one.text)]
     if reply is not None:
-        messages.append(Message("assistant", reply))
+        messages.append(Message(Role.ASSISTANT, reply))
     severity = "Unsafe" if one.category else "Safe"
     label = Label(severity, one.category, None if reply is None else False)
     return Example(tuple(messages), label, bool(one.category), language=one.language)
@@ -90,7 +90,9 @@ def _own_writing(
     # Mostly harmful requests are refused, and the reply is safe all the same.
     asked = [one.text for one in (*harmful_rows, *harmful, *everyday)]
     for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
-        made.append(Example((Message("user", prompt), Message("assistant", reply)), label, False))
+        made.append(
+            Example((Message(Role.USER, prompt), Message(Role.ASSISTANT, reply)), label, False)
+        )
     return made
 
 
@@ -109,7 +111,7 @@ def _joined(
         # Four letters a token is near enough: the cut below is exact.
         while sum(map(len, parts)) < room * 4 and len(parts) < 60:
             parts.append(rng.choice(some).messages[-1].content)
-        message = Message("user", cut(rng.choice(("\n", "\n\n", " ")).join(parts), room))
+        message = Message(Role.USER, cut(rng.choice(("\n", "\n\n", " ")).join(parts), room))
         made.append(Example((message,), label, some[0].unsafe, language="many"))
     return made
 
@@ -122,7 +124,7 @@ def _in_context(example: Example, replies: Sequence[Example], rng: random.Random
         turns = [m for _ in range(rng.randint(1, 3)) for m in rng.choice(replies).messages]
         messages = (*turns, *messages)
     if rng.random() < SYSTEM_SHARE:
-        messages = (Message("system", rng.choice(SYSTEM_MESSAGES)), *messages)
+        messages = (Message(Role.SYSTEM, rng.choice(SYSTEM_MESSAGES)), *messages)
     return replace(example, messages=messages)
 
 

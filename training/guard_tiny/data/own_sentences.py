@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_core.verdict.grammar import CATEGORIES
+from guard_core.verdict.taxonomy import CATEGORIES
 
 _HERE = Path(__file__).parent
 PHRASES = json.loads((_HERE / "phrases.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guard_core.verdict.grammar import CATEGORIES
+from guard_core.verdict.taxonomy import CATEGORIES
 from guard_tiny.data.own_sentences import Written, own_sentences
 
 

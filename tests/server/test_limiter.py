@@ -1,4 +1,4 @@
-"""Who gets a place, who waits, and who is shed at once."""
+"""Which requests start, which are queued, and which are rejected at once."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import Overloaded
-from guard_server.routing.limiter import Caller, Places
+from guard_server.routing.limiter import Caller, ConcurrencyLimiter
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, until
@@ -22,11 +22,11 @@ Agree = Callable[[Asked], Answer]
 
 
 async def test_a_callers_requests_wait_for_each_other_and_not_for_anothers() -> None:
-    places = Places(1, 100)
+    limiter = ConcurrencyLimiter(1, 100)
     order: list[str] = []
 
     async def call(name: str, held: asyncio.Event) -> None:
-        async with places.place(Caller(name)):
+        async with limiter.permit(Caller(name)):
             order.append(name)
             await held.wait()
 
@@ -40,36 +40,36 @@ async def test_a_callers_requests_wait_for_each_other_and_not_for_anothers() -> 
     assert order == ["many", "many", "few", "one", "many", "few", "many", "many", "many"]
 
 
-async def test_the_queues_last_room_is_taken_from_whoever_has_most_of_it() -> None:
-    places = Places(1, 4)
-    async with places.place(Caller("many")):
-        many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(4)]
+async def test_a_full_queue_rejects_the_caller_who_has_most_of_it() -> None:
+    limiter = ConcurrencyLimiter(1, 4)
+    async with limiter.permit(Caller("many")):
+        many = [asyncio.create_task(limiter.acquire(Caller("many"))) for _ in range(4)]
         await asyncio.sleep(0)
-        few = asyncio.create_task(places.take(Caller("few")))
+        few = asyncio.create_task(limiter.acquire(Caller("few")))
         await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
         assert [task.done() for task in many] == [False, False, False, True]
-        with pytest.raises(Overloaded, match="by you"):
+        with pytest.raises(Overloaded, match="this connection"):
             await many[3]
-        with pytest.raises(Overloaded, match="at its limit"):
-            await places.take(Caller("many"))
-        assert (places.waiting, places.shed) == (4, 2)
+        with pytest.raises(Overloaded, match="queue is full"):
+            await limiter.acquire(Caller("many"))
+        assert limiter.queued == 4
         for task in (*many[:3], few):
             task.cancel()
         await asyncio.gather(*many[:3], few, return_exceptions=True)
-    assert (places.taken, places.waiting) == (0, 0)
+    assert (limiter.in_flight, limiter.queued) == (0, 0)
 
 
 async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
-    places = Places(1, 100)
-    async with places.place():
-        await asyncio.sleep(0.2)  # so long a place is held, as far as is known
-    async with places.place():
+    limiter = ConcurrencyLimiter(1, 100)
+    async with limiter.permit():
+        await asyncio.sleep(0.2)  # the only request's time so far
+    async with limiter.permit():
         with pytest.raises(Overloaded, match="deadline"):
-            await places.take(Caller("hasty", time.monotonic() + 0.1))
-        many = [asyncio.create_task(places.take(Caller("many"))) for _ in range(60)]
+            await limiter.acquire(Caller("hasty", time.monotonic() + 0.1))
+        many = [asyncio.create_task(limiter.acquire(Caller("many"))) for _ in range(60)]
         await asyncio.sleep(0)
         # Its turn comes after one of the many, not after all of them.
-        patient = asyncio.create_task(places.take(Caller("patient", time.monotonic() + 6)))
+        patient = asyncio.create_task(limiter.acquire(Caller("patient", time.monotonic() + 6)))
         await asyncio.sleep(0)
         assert not patient.done()
         for task in many:
@@ -83,14 +83,14 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
     size=st.integers(1, 3),
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["take", "end", "cancel"]))),
 )
-def test_no_place_is_lost_and_none_is_made(size: int, steps: list[tuple[str, str]]) -> None:
+def test_no_permit_is_lost_and_none_is_added(size: int, steps: list[tuple[str, str]]) -> None:
     async def run() -> None:
-        places = Places(size, 2)
+        limiter = ConcurrencyLimiter(size, 2)
         running: list[tuple[asyncio.Task[None], asyncio.Event]] = []
         inside: Counter[str] = Counter()
 
         async def hold(name: str, end: asyncio.Event) -> None:
-            async with places.place(Caller(name)):
+            async with limiter.permit(Caller(name)):
                 inside["now"] += 1
                 try:
                     await end.wait()
@@ -107,19 +107,19 @@ def test_no_place_is_lost_and_none_is_made(size: int, steps: list[tuple[str, str
                 await asyncio.gather(task, return_exceptions=True) if task.done() else None
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert inside["now"] <= places.taken <= size
-            assert places.waiting <= 2 * size
+            assert inside["now"] <= limiter.in_flight <= size
+            assert limiter.queued <= 2 * size
         for _task, end in running:
             end.set()
         await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
         await asyncio.sleep(0.001)
-        while places.taken or places.waiting:
+        while limiter.in_flight or limiter.queued:
             await asyncio.sleep(0)
 
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
-async def test_what_is_shed_says_when_to_try_again(tiny_serve: TinyServe) -> None:
+async def test_a_rejected_request_says_when_to_retry(tiny_serve: TinyServe) -> None:
     async with tiny_serve(max_in_flight=1, queue_per_place=1) as (client, engine):
         engine.answer = lambda _: None
         waiting = [asyncio.create_task(client.judge(f"Q {n}")) for n in range(2)]
@@ -135,7 +135,7 @@ async def test_what_is_shed_says_when_to_try_again(tiny_serve: TinyServe) -> Non
             task.cancel()
 
 
-async def test_a_batch_alone_is_never_shed(tiny_serve: TinyServe) -> None:
+async def test_a_batch_alone_is_never_rejected(tiny_serve: TinyServe) -> None:
     async with tiny_serve(max_in_flight=2, queue_per_place=0.5) as (client, engine):
         engine.delay_s = 0.001
         items = [ask(f"Q {n}") for n in range(200)]
@@ -144,7 +144,7 @@ async def test_a_batch_alone_is_never_shed(tiny_serve: TinyServe) -> None:
         assert len(engine.drafts()) == 200
 
 
-async def test_each_item_of_a_batch_takes_a_place(tiny_serve: TinyServe) -> None:
+async def test_each_item_of_a_batch_takes_a_permit(tiny_serve: TinyServe) -> None:
     async with tiny_serve(max_in_flight=3) as (client, engine):
         engine.answer = lambda _: None
         items = [ask(f"Q {n}") for n in range(20)]
@@ -164,7 +164,7 @@ async def test_each_item_of_a_batch_takes_a_place(tiny_serve: TinyServe) -> None
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_cancelled_call_frees_its_place(tiny_serve: TinyServe, agree: Agree) -> None:
+async def test_a_cancelled_call_releases_its_permit(tiny_serve: TinyServe, agree: Agree) -> None:
     async with tiny_serve(max_in_flight=1) as (client, engine):
         engine.answer = lambda _: None
         stuck = asyncio.create_task(client.judge("stuck"))

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guard_core.conversation import Message, Role
 from guard_core.errors import RequestInvalid, SlotInvalid
-from guard_core.verdict.prompt import Message, Prompt
-from guard_server.api.validation import conversation
+from guard_core.verdict.prompt import Prompt
+from guard_server.api.validation import moderation_request
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES
 from tests.support.shared import needs_shared, real_prompt, recorded
@@ -46,7 +47,7 @@ def test_the_other_golden_renders_are_refused() -> None:
             for m in case["messages"]
         ]
         with pytest.raises(RequestInvalid):
-            conversation(moderation_pb2.ModerateRequest(conversation=messages))
+            moderation_request(moderation_pb2.ModerateRequest(conversation=messages))
 
 
 @needs_shared
@@ -55,7 +56,7 @@ def test_special_tokens_in_content_come_out_as_plain_text() -> None:
     prompt = real_prompt()
     special = set(prompt.added_tokens.values())
     ids = prompt.ids([Message(**message) for message in case["messages"]])
-    framed = prompt.ids([Message("user", "x")])
+    framed = prompt.ids([Message(Role.USER, "x")])
     assert [i for i in ids if i in special] == [i for i in framed if i in special]
 
 
@@ -72,19 +73,19 @@ def test_token_counts_equal_the_recorded_ones() -> None:
 def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> None:
     prompt = real_prompt()
     special = set(prompt.added_tokens.values())
-    frame = [i for i in prompt.ids([Message("user", "x")]) if i in special]
+    frame = [i for i in prompt.ids([Message(Role.USER, "x")]) if i in special]
     assert len(prompt.added_tokens) == 26
     for token in prompt.added_tokens:
         for content in (token, f"a{token}b", f"{token}{token}", f" {token} \n{token}"):
-            ids = prompt.ids([Message("user", content)])
+            ids = prompt.ids([Message(Role.USER, content)])
             assert [i for i in ids if i in special] == frame, content
             assert content in prompt.decode(ids)
 
 
 def test_the_last_role_selects_the_mode(tiny_prompt: Prompt) -> None:
     tiny = tiny_prompt
-    prompt = tiny.decode(tiny.ids([Message("user", "Q")]))
-    response = tiny.decode(tiny.ids([Message("user", "Q"), Message("assistant", "A")]))
+    prompt = tiny.decode(tiny.ids([Message(Role.USER, "Q")]))
+    response = tiny.decode(tiny.ids([Message(Role.USER, "Q"), Message(Role.ASSISTANT, "A")]))
     assert "USER: Q" in prompt
     assert "USER: Q" in response
     assert "ASSISTANT: A" in response
@@ -104,7 +105,7 @@ def test_content_can_change_nothing_but_its_own_place(
     tiny_prompt: Prompt, contents: list[str]
 ) -> None:
     special = set(tiny_prompt.added_tokens.values())
-    roles = ["user", "assistant"]
+    roles = [Role.USER, Role.ASSISTANT]
     turns = [Message(roles[n % 2], text) for n, text in enumerate(contents)]
     plain = [Message(turn.role, "x") for turn in turns]
     ids, frame = tiny_prompt.ids(turns), tiny_prompt.ids(plain)
@@ -123,14 +124,14 @@ def _ends(ids: list[int], special: set[int]) -> int:
 @needs_shared
 def test_a_template_that_drops_a_message_is_refused() -> None:
     with pytest.raises(SlotInvalid, match="drops or reorders"):
-        real_prompt().ids([Message("assistant", "A"), Message("user", "Q")])
+        real_prompt().ids([Message(Role.ASSISTANT, "A"), Message(Role.USER, "Q")])
 
 
 def test_a_template_that_reaches_out_of_its_sandbox_is_refused() -> None:
     _, tokenizer = tiny_files()
     prompt = Prompt("{{ messages.__class__.__mro__ }}", tokenizer)
     with pytest.raises(SlotInvalid, match="does not render"):
-        prompt.ids([Message("user", "Q")])
+        prompt.ids([Message(Role.USER, "Q")])
 
 
 def test_a_broken_template_or_tokenizer_is_refused() -> None:

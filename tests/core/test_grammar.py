@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
-from guard_core.verdict.grammar import CATEGORIES, SEVERITIES, Verdict, parse, text
+from guard_core.verdict.grammar import Verdict, parse, write
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 from tests.support.shared import needs_shared, recorded
 
 VERDICTS = st.builds(
@@ -16,6 +18,12 @@ VERDICTS = st.builds(
     categories=st.lists(st.sampled_from(CATEGORIES), unique=True, max_size=3).map(tuple),
     refusal=st.none() | st.booleans(),
 )
+
+OTHER = {Mode.PROMPT: Mode.RESPONSE, Mode.RESPONSE: Mode.PROMPT}
+
+
+def mode_of(verdict: Verdict) -> Mode:
+    return Mode.PROMPT if verdict.refusal is None else Mode.RESPONSE
 
 
 def _edits(written: str) -> st.SearchStrategy[str]:
@@ -35,7 +43,7 @@ def test_every_recorded_output_is_parsed_to_its_fields() -> None:
     assert len(rows) == 47
     for row in rows:
         fields = dict(line.split(": ") for line in row["raw_output"].split("\n"))
-        verdict = parse(row["raw_output"], response_mode="Refusal" in fields)
+        verdict = parse(row["raw_output"], Mode.RESPONSE if "Refusal" in fields else Mode.PROMPT)
         assert verdict.severity == fields["Safety"]
         expected = () if fields["Categories"] == "None" else (fields["Categories"],)
         assert verdict.categories == expected
@@ -44,24 +52,24 @@ def test_every_recorded_output_is_parsed_to_its_fields() -> None:
 
 @given(VERDICTS)
 def test_what_is_written_is_read_back(verdict: Verdict) -> None:
-    assert parse(text(verdict), response_mode=verdict.refusal is not None) == verdict
+    assert parse(write(verdict), mode_of(verdict)) == verdict
 
 
 @given(VERDICTS)
 def test_a_verdict_of_the_other_mode_is_none(verdict: Verdict) -> None:
     with pytest.raises(VerdictUngrammatical, match="refusal line"):
-        parse(text(verdict), response_mode=verdict.refusal is None)
+        parse(write(verdict), OTHER[mode_of(verdict)])
 
 
-@given(st.text() | VERDICTS.map(text).flatmap(_edits), st.booleans())
-def test_whatever_is_not_the_grammar_is_refused(written: str, response_mode: bool) -> None:
+@given(st.text() | VERDICTS.map(write).flatmap(_edits), st.sampled_from(Mode))
+def test_whatever_is_not_the_grammar_is_refused(written: str, mode: Mode) -> None:
     try:
-        verdict = parse(written, response_mode=response_mode)
+        verdict = parse(written, mode)
     except VerdictUngrammatical:
         return
     # What is read is canonical, but for a category that the model repeats.
     listed = re.findall(r"Categories: (.*)", written)[0].split(", ")
-    assert text(verdict) == written or len(set(listed)) < len(listed)
+    assert write(verdict) == written or len(set(listed)) < len(listed)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +91,9 @@ def test_whatever_is_not_the_grammar_is_refused(written: str, response_mode: boo
 )
 def test_near_misses_are_errors_and_never_safe(written: str) -> None:
     with pytest.raises(VerdictUngrammatical, match="not moderated"):
-        parse(written, response_mode=False)
+        parse(written, Mode.PROMPT)
 
 
 def test_several_categories_keep_their_order_and_come_once() -> None:
     written = "Safety: Unsafe\nCategories: PII, Violent, PII"
-    assert parse(written, response_mode=False).categories == ("PII", "Violent")
+    assert parse(written, Mode.PROMPT).categories == ("PII", "Violent")

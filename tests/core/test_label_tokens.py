@@ -1,4 +1,4 @@
-from guard_core.verdict.label_tokens import labels
+from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
 from tests.support.shared import label_tokens, needs_shared, real_prompt
 from tests.support.slots import tiny_files
@@ -6,13 +6,13 @@ from tests.support.slots import tiny_files
 
 @needs_shared
 def test_labels_of_the_real_tokenizer_equal_the_recorded_ones() -> None:
-    known, found = label_tokens(), labels(real_prompt())
+    known, found = label_tokens(), LabelTokens.of(real_prompt())
     assert list(found.severity_key) == known["forced_before_label"]["ids"]
     assert {k: list(v) for k, v in found.severities.items()} == known["labels"]
     assert {k: list(v) for k, v in found.categories.items()} == known["categories"]
     assert {k: list(v) for k, v in found.refusals.items()} == known["refusal"]
-    assert found.all_told_apart
+    assert found.all_differ
 
 
-def test_labels_of_the_tiny_guard_are_told_apart() -> None:
-    assert labels(Prompt(*tiny_files())).all_told_apart
+def test_labels_of_the_tiny_guard_differ() -> None:
+    assert LabelTokens.of(Prompt(*tiny_files())).all_differ

@@ -1,0 +1,38 @@
+"""What watches the pipeline. The pipeline knows no metrics: telemetry implements this."""
+
+from dataclasses import dataclass
+
+from guard_core.errors import GuardError
+from guard_core.verdict.taxonomy import Severity
+from guard_server.pipeline.request import Call
+from guard_server.pipeline.result import Moderation
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One request that a shadow judged too; times in microseconds."""
+
+    severity: Severity  # that the caller got
+    shadow_severity: Severity
+    agreed: bool  # in severity, categories and refusal
+    answer_us: int
+    shadow_us: int
+
+
+class Observer:
+    """Is called after each event; every method does nothing unless overridden."""
+
+    def answered(self, call: Call, moderation: Moderation) -> None:
+        """A request got its verdict."""
+
+    def failed(self, call: Call, error: GuardError | None) -> None:
+        """A request got none. None: its caller cancelled it."""
+
+    def shadowed(self, slot: str, comparison: Comparison) -> None:
+        """A shadow judged a request too."""
+
+    def shadow_dropped(self, slot: str) -> None:
+        """A request was not shadowed, because no spare capacity was left."""
+
+    def shadow_failed(self, slot: str) -> None:
+        """A shadow gave no verdict."""

@@ -1,0 +1,52 @@
+"""Has Triton load a model again whose Python stub died: Triton does not do it by itself."""
+
+import contextlib
+import fcntl
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from guard_core.errors import Unavailable
+from guard_core.slot.slot import Slot
+
+_log = structlog.get_logger(__name__)
+
+
+class StubRepair:
+    """Of the processes that share an engine, only one repairs it at a time."""
+
+    def __init__(self, slot: Slot, directory: Path | None) -> None:
+        """`directory`: where the processes agree by a lock; None for a single process."""
+        self._slot = slot
+        self._directory = directory
+
+    async def run(self, answers_probe: Callable[[], Awaitable[bool]]) -> None:
+        """Reloads the model if its stub died and it does not answer. Failures are not raised."""
+        engine = self._slot.engine
+        if not engine.health.stub_died:
+            return
+        with self._locked() as locked:
+            # Another process may have reloaded it; then it must not be reloaded again.
+            engine.health.lost.clear()
+            if not locked or await answers_probe():
+                return
+            _log.error(
+                "the engine's process died; having Triton load it again", slot=self._slot.name
+            )
+            with contextlib.suppress(Unavailable):  # the next warm-up shows it
+                await engine.reload()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Whether no other process repairs this slot meanwhile."""
+        if self._directory is None:
+            yield True
+            return
+        with (self._directory / f"{self._slot.name}.repair").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True

@@ -1,0 +1,30 @@
+"""The gRPC status of every error: the one table."""
+
+import grpc
+
+from guard_core.errors import (
+    DeadlinePassed,
+    EngineFailed,
+    GuardError,
+    ModelUnknown,
+    Overloaded,
+    RequestInvalid,
+    ServerFault,
+    SlotNotAllowed,
+    SlotUnknown,
+    Unavailable,
+    VerdictUngrammatical,
+)
+
+STATUS_CODES: dict[type[GuardError], grpc.StatusCode] = {
+    RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
+    SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    SlotUnknown: grpc.StatusCode.NOT_FOUND,
+    ModelUnknown: grpc.StatusCode.NOT_FOUND,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    EngineFailed: grpc.StatusCode.INTERNAL,
+    VerdictUngrammatical: grpc.StatusCode.INTERNAL,
+    ServerFault: grpc.StatusCode.INTERNAL,
+}

@@ -1,0 +1,14 @@
+"""Times and bounds that are no settings: they are fixed, but for tests."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Times are seconds."""
+
+    probe_s: float = 60.0  # a large model on a CPU can be this slow; a dead stub answers at once
+    sample_s: float = 1.0  # between two readings of the metrics' gauges
+    rejecting_s: float = 1.0  # requests on their way get a rejection; a closed port cancels them
+    last_answers_s: float = 5.0  # for answers that are written but not yet sent
+    remembered_ids: int = 10_000  # answered ones of a stream, beside those in flight
