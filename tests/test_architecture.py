@@ -1,63 +1,195 @@
-"""The shape of the project, where a test can hold it: arrows one way."""
+"""The shape of the project, where a test can hold it: arrows one way, small parts, unique names."""
 
 import ast
+import subprocess
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-OURS = {
-    "qwen3guard": PROJECT / "proto" / "qwen3guard",
-    "qwen3guard_client": PROJECT / "clients" / "python" / "qwen3guard_client",
-    "guard_core": PROJECT / "server" / "guard_core",
-    "guard_server": PROJECT / "server" / "guard_server",
-    "guard_control": PROJECT / "server" / "guard_control",
-    "guard_engine": PROJECT / "engine" / "guard_engine",
-    "guard_build": PROJECT / "build" / "guard_build",
-    "guard_bench": PROJECT / "bench" / "guard_bench",
-    "guard_eval": PROJECT / "eval" / "guard_eval",
-    "guard_cli": PROJECT / "cli" / "guard_cli",
-    "guard_tiny": PROJECT / "training" / "guard_tiny",
+PACKAGES = {
+    "qwen3guard": "proto/qwen3guard",
+    "qwen3guard_client": "clients/python/qwen3guard_client",
+    "guard_core": "server/guard_core",
+    "guard_server": "server/guard_server",
+    "guard_control": "server/guard_control",
+    "guard_engine": "engine/guard_engine",
+    "guard_build": "build/guard_build",
+    "guard_bench": "bench/guard_bench",
+    "guard_eval": "eval/guard_eval",
+    "guard_cli": "cli/guard_cli",
+    "guard_tiny": "training/guard_tiny",
 }
-# The builder uses the gateway's text side, so that training renders and reads as serving does.
+# docs/architecture.md draws the same arrows.
 ARROWS = {
     "qwen3guard": set(),
     "qwen3guard_client": {"qwen3guard"},
-    "guard_core": {"guard_server"},  # the limiter, until endpoints own it
+    "guard_core": set(),
     "guard_server": {"qwen3guard", "guard_core"},
     "guard_control": {"qwen3guard", "guard_core", "guard_server", "guard_eval"},
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_core", "guard_eval"},
-    "guard_bench": {"qwen3guard", "guard_engine", "guard_build", "guard_core", "guard_server"},
-    "guard_eval": {"qwen3guard", "guard_core", "guard_server"},
+    "guard_bench": {"qwen3guard", "qwen3guard_client", "guard_engine", "guard_build", "guard_core"},
+    "guard_eval": {"qwen3guard", "qwen3guard_client", "guard_core", "guard_server"},
     "guard_cli": {
-        *("qwen3guard", "guard_core", "guard_server", "guard_control"),
+        *("qwen3guard", "qwen3guard_client", "guard_core", "guard_server", "guard_control"),
         *("guard_build", "guard_bench", "guard_eval"),
     },
+    "guard_tiny": {"guard_core"},
 }
-ARROWS["guard_tiny"] = {"guard_core"}
-TRAINING = {"torch", "transformers", "sklearn"}
+# Inside the two packages that a request passes: folders, and modules beside them by their names.
+INSIDE = {
+    "guard_core": {
+        "errors": set(),
+        "conversation": set(),
+        "stats": {"verdict"},
+        "engine": {"errors"},
+        "verdict": {"errors", "conversation", "engine"},
+        "slot": {"errors", "conversation", "engine", "verdict"},
+    },
+    "guard_server": {
+        "settings": set(),
+        "log": set(),
+        "tuning": set(),
+        "drain": set(),
+        "status_codes": set(),
+        "healthcheck": {"settings"},
+        "routing": set(),
+        "pipeline": {"routing"},
+        "telemetry": {"pipeline", "routing", "status_codes"},
+        "api": {"pipeline", "routing", "drain", "status_codes"},
+        "app": {
+            *("api", "pipeline", "routing", "telemetry"),
+            *("settings", "tuning", "drain"),
+        },
+        "__main__": {"app", "settings", "log"},
+    },
+}
+SERVER_SIDE = {"guard_server", "guard_control", "qwen3guard", "grpc_health", "grpc_reflection"}
+TRAINING_ONLY = {"torch", "transformers", "sklearn"}
+HEAVY = ("openvino", "huggingface_hub", "matplotlib", "guard_engine")
+# Names that say the same in every package.
+SAME_EVERYWHERE = {"__init__", "__main__", "errors", "slot", "api"}
+MOST_MODULES, MOST_LINES, MOST_TEST_LINES, MOST_FUNCTION_LINES = 15, 260, 400, 60
+
+
+def modules(package: str) -> list[Path]:
+    found = (PROJECT / PACKAGES[package]).rglob("*.py")
+    return sorted(path for path in found if "_pb2" not in path.name)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The top-level packages that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The modules that a module imports, wherever in it."""
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from (name.name.split(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield str(node.module).split(".")[0]
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-@pytest.mark.parametrize("package", OURS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_imports_follow_the_arrows(package: str) -> None:
-    for path in OURS[package].rglob("*.py"):
-        ours = set(imported(path)) & set(OURS) - {package}
-        assert ours <= ARROWS[package], path
+    for path in modules(package):
+        found = {name.split(".")[0] for name in imported(path)} & set(PACKAGES) - {package}
+        assert found <= ARROWS[package], path
+
+
+def test_the_arrows_make_no_circle() -> None:
+    reached: dict[str, set[str]] = {}
+
+    def below(package: str, above: tuple[str, ...]) -> set[str]:
+        assert package not in above, (*above, package)
+        if package not in reached:
+            reached[package] = set().union(
+                *({one} | below(one, (*above, package)) for one in ARROWS[package])
+            )
+        return reached[package]
+
+    for package in ARROWS:
+        below(package, ())
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_imports_inside_a_package_follow_its_arrows(package: str) -> None:
+    folder = PROJECT / PACKAGES[package]
+    for path in modules(package):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        inside = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
+        found = {names[1] for names in inside} - {part}
+        assert found <= INSIDE[package][part], path
+
+
+def test_the_core_knows_no_server_and_no_contract() -> None:
+    for path in modules("guard_core"):
+        names = set(imported(path))
+        assert not {name.split(".")[0] for name in names} & SERVER_SIDE, path
+        assert not any(name.startswith("grpc.aio.server") for name in names), path
 
 
 def test_only_training_needs_what_only_training_has() -> None:
-    for package in OURS.values():
-        for path in package.rglob("*.py"):
-            if "training" not in path.parts:
-                assert not TRAINING & set(imported(path)), path
+    for package in PACKAGES:
+        if package != "guard_tiny":
+            for path in modules(package):
+                assert not TRAINING_ONLY & {name.split(".")[0] for name in imported(path)}, path
+
+
+@pytest.mark.parametrize("module", ["guard_control.supervisor", "guard_server.app"])
+def test_what_serves_loads_nothing_heavy(module: str) -> None:
+    script = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_folder_of_code_is_crowded() -> None:
+    folders: dict[Path, int] = defaultdict(int)
+    for package in PACKAGES:
+        for path in modules(package):
+            folders[path.parent] += path.stem != "__init__"
+    assert {str(f): n for f, n in folders.items() if n > MOST_MODULES} == {}
+
+
+def test_no_module_is_long() -> None:
+    long = {}
+    for path in sorted(PROJECT.glob("*/**/*.py")):
+        place = path.relative_to(PROJECT)
+        if "_pb2" in path.name or place.parts[0].startswith("."):
+            continue
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > (MOST_TEST_LINES if place.parts[0] == "tests" else MOST_LINES):
+            long[str(place)] = lines
+    assert long == {}
+
+
+def test_no_function_is_long() -> None:
+    long = {}
+    for package in PACKAGES:
+        for path in modules(package):
+            for node in ast.walk(parsed(path)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    # A command's options are its parameters: they don't count.
+                    first = node.body[0].lineno
+                    length = (node.end_lineno or first) - first + 1
+                    if length > MOST_FUNCTION_LINES:
+                        long[f"{path.relative_to(PROJECT)}:{node.name}"] = length
+    assert long == {}
+
+
+def test_no_test_is_left_out(pytestconfig: pytest.Config) -> None:
+    """pytest passes over folders by their names: by default over `build`."""
+    left_out = pytestconfig.getini("norecursedirs")
+    for path in (PROJECT / "tests").rglob("test_*.py"):
+        for folder in path.relative_to(PROJECT).parts[:-1]:
+            assert not any(Path(folder).match(pattern) for pattern in left_out), path

@@ -138,7 +138,9 @@ async def rollback(plane: ControlPlane, *, keep: bool) -> str:
     if name not in plane.slots:
         manifest = await _checked(before.directory)
         if manifest.fingerprint != before.fingerprint:
-            raise Refused(f"{name} was built again since it had the traffic: `guard deploy {name}`.")
+            raise Refused(
+                f"{name} was built again since it had the traffic: `guard deploy {name}`."
+            )
         await plane.start(before.directory, _READY_S)
     await plane.until_ready(name, _READY_S)
     others = [other for other in plane.traffic.slots if other != name]

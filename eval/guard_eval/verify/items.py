@@ -10,10 +10,10 @@ Only `id` and `messages` are required. The last message is the one judged.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from guard_core.conversation import Message, Role
-from guard_core.verdict.taxonomy import Category, Severity
+from guard_core.verdict.taxonomy import CATEGORIES, Category, Severity
 
 GOLDEN_SET = Path(__file__).parents[1] / "data" / "golden.jsonl"
 """Of the project's own writing: every category, both modes, refusals, many languages."""
@@ -52,6 +52,14 @@ class Item(_Model):
     @property
     def response_mode(self) -> bool:
         return self.messages[-1].role == Role.ASSISTANT
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _known(cls, names: object) -> object:
+        for name in names if isinstance(names, list) else ():
+            if name not in CATEGORIES:
+                raise ValueError(f"{name!r} is none of the model's categories")
+        return names
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
