@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from guard_build.tensorrt_llm import CALIBRATION_SET
 from guard_core.conversation import Mode
 from guard_core.verdict.grammar import Verdict, parse, write
 from guard_core.verdict.taxonomy import CATEGORIES
@@ -42,7 +43,7 @@ def test_every_label_is_a_verdict(golden: tuple[Item, ...]) -> None:
 
 
 def test_no_conversation_stands_in_both_sets(golden: tuple[Item, ...]) -> None:
-    calibration = load_items(GOLDEN_SET.with_name("calibration.jsonl"))
+    calibration = load_items(CALIBRATION_SET)
     asked = {item.messages[-1].content for item in golden}
     assert not asked & {item.messages[-1].content for item in calibration}
     assert len({item.messages for item in golden}) == len(golden)
