@@ -97,6 +97,10 @@ def _enum(enum: EnumDescriptorProto, comments: _Comments, path: _Path) -> Iterat
 
 
 def _type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    for entry in message.nested_type:
+        if entry.options.map_entry and field.type_name.endswith(f".{message.name}.{entry.name}"):
+            key, value = (_type(entry, each) for each in entry.field)
+            return f"map of {key} to {value}"
     if field.type_name:
         name = _link(field.type_name)
     else:
