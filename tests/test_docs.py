@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from guard_cli.main import app
@@ -54,8 +56,12 @@ def options() -> dict[str, set[str]]:
     while todo:
         name, command = todo.pop()
         found[name] = {"--help", *(opt for param in command.params for opt in param.opts)}
-        commands = getattr(command, "commands", {})
-        todo += ((f"{name} {each}".strip(), commands[each]) for each in commands)
+        if isinstance(command, TyperGroup):
+            context = typer.Context(command)
+            for each in command.list_commands(context):
+                _, of_each, _ = command.resolve_command(context, [each])
+                assert of_each is not None
+                todo.append((f"{name} {each}".strip(), of_each))
     return found
 
 
