@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from guard_cli.main import app
+from tests.test_architecture import ARROWS
 
 PROJECT = Path(__file__).parents[1]
 TRACKED = tuple(
@@ -104,6 +105,17 @@ def test_commands_and_their_options_exist(page: str) -> None:
             name = command if command in options() else command.split()[0]
             assert name in options(), line
             assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)) <= options()[name], line
+
+
+def test_the_architecture_page_has_the_arrows_that_are_enforced() -> None:
+    words = {"proto": "qwen3guard", "client": "qwen3guard_client"}
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", text("docs/architecture.md"), re.MULTILINE)
+    drawn = {
+        package: {words.get(word, f"guard_{word}") for word in re.findall(r"\w+", cell)} & {*ARROWS}
+        for package, cell in rows
+        if package in ARROWS
+    }
+    assert drawn == ARROWS
 
 
 def test_code_names_pages_that_exist() -> None:
