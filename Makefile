@@ -101,9 +101,9 @@ lock: ## Pin and hash every requirement anew (needs uv)
 bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers beside the engine (7 GB)
 
 bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them in one interleaved run (40 minutes)
-	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/engine-peers.json
-	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/engine-peers.json \
-	  ../docs/engine-peers.md ../docs/engine-peers.png
+	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/measurements/engine-peers.json
+	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/measurements/engine-peers.json \
+	  ../docs/measurements/engine-peers.md ../docs/measurements/engine-peers.png
 
 gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf16 CHECKPOINT=org/name SLOT_NAME=blue)
 	@docker build --build-arg BASE=$(BASE) -f deploy/Dockerfile.gpu -t qwen3guard-gpu .
@@ -126,7 +126,7 @@ soak: $(SLOT) ## 100,000 calls with random deadlines and cancels, then look for 
 	@$(BIN)/guard bench soak
 
 bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
-	@$(BIN)/guard bench swap --json docs/swaps.json
+	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
 
 soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory bounded
 	@$(BIN)/python -m guard_bench.soak

@@ -1,4 +1,4 @@
-"""The contract's reference in Markdown, from its descriptor set: `api_docs.py SET OUTPUT`."""
+"""Writes the API reference in Markdown from a descriptor set: `api_docs.py SET OUTPUT`."""
 
 import sys
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 _PACKAGE = "qwen3guard.v1"
+_OPERATORS = "qwen3guard/v1/deployment.proto"  # comes last: most readers are callers
 # Field numbers in descriptor.proto, of which a source location's path consists.
 _MESSAGES, _ENUMS, _SERVICES = 4, 5, 6
 _FIELDS, _VALUES, _METHODS = 2, 2, 2
@@ -26,7 +27,7 @@ class _Comments:
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self._leading = {
-            tuple(place.path): place.leading_comments for place in file.source_code_info.location
+            tuple(each.path): each.leading_comments for each in file.source_code_info.location
         }
 
     def text(self, path: _Path) -> str:
@@ -40,11 +41,16 @@ class _Comments:
 
 
 def reference(descriptors: FileDescriptorSet) -> Iterator[str]:
-    """Lines of Markdown."""
-    yield "# The contract"
+    """Lines of Markdown: services, messages, enums; the callers' before the operators'."""
+    ours = (file for file in descriptors.file if file.package == _PACKAGE)
+    files = sorted(ours, key=lambda file: (file.name == _OPERATORS, file.name))
+    yield "# API reference"
     yield ""
     yield "Generated from `proto/` by `make proto`: services first, then messages, then enums."
-    files = [file for file in descriptors.file if file.package == _PACKAGE]
+    yield ""
+    for file in files:
+        for service in file.service:
+            yield f"- [{service.name}](#{service.name.lower()}): {_methods(service)}"
     for file in files:
         for index, service in enumerate(file.service):
             yield from _service(service, _Comments(file), (_SERVICES, index))
@@ -54,6 +60,10 @@ def reference(descriptors: FileDescriptorSet) -> Iterator[str]:
     for file in files:
         for index, enum in enumerate(file.enum_type):
             yield from _enum(enum, _Comments(file), (_ENUMS, index))
+
+
+def _methods(service: ServiceDescriptorProto) -> str:
+    return ", ".join(f"`{method.name}`" for method in service.method)
 
 
 def _heading(name: str, comment: str) -> Iterator[str]:
@@ -87,6 +97,10 @@ def _enum(enum: EnumDescriptorProto, comments: _Comments, path: _Path) -> Iterat
 
 
 def _type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    for entry in message.nested_type:
+        if entry.options.map_entry and field.type_name.endswith(f".{message.name}.{entry.name}"):
+            key, value = (_type(entry, each) for each in entry.field)
+            return f"map of {key} to {value}"
     if field.type_name:
         name = _link(field.type_name)
     else:

@@ -191,7 +191,7 @@ def _options() -> argparse.Namespace:
         "--most-batched", type=int, default=8, help="transformers' largest batch; 0: leave it out"
     )
     parser.add_argument("--cache", type=Path, default=PROJECT / ".run" / "peers")
-    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "engine-peers.json")
+    parser.add_argument("--out", type=Path, default=PROJECT / "docs/measurements/engine-peers.json")
     return parser.parse_args()
 
 
