@@ -45,11 +45,12 @@ ARROWS = {
 INSIDE = {
     "guard_core": {
         "errors": set(),
+        "schema": set(),
         "conversation": set(),
         "stats": {"verdict"},
         "engine": {"errors"},
         "verdict": {"errors", "conversation", "engine"},
-        "slot": {"errors", "conversation", "engine", "verdict"},
+        "slot": {"errors", "schema", "conversation", "engine", "verdict"},
     },
     "guard_server": {
         "settings": set(),

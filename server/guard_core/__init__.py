@@ -5,6 +5,7 @@ engine        a client of TensorRT-LLM's tensor contract in Triton
 slot          a built model on disk: manifest, files, traffic file, GPU host
 conversation  messages, roles and their order
 stats         request counters and latency histograms
+schema        what all file formats share
 errors        the error tree
 
 Nothing here knows the gRPC contract or runs a server.

@@ -41,7 +41,7 @@ Serve = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
 
 @pytest.fixture
 def real_slot(tmp_path: Path) -> Serve:
-    """A gateway with the real tokenizer before an engine that writes what it is told."""
+    """A gateway with the real tokenizer before an engine that writes what a test says."""
 
     numbers = itertools.count()
 

@@ -28,10 +28,10 @@ def mode_of(verdict: Verdict) -> Mode:
 
 def _edits(written: str) -> st.SearchStrategy[str]:
     """The text with one character taken out, put in or exchanged."""
-    places = st.integers(0, len(written))
+    positions = st.integers(0, len(written))
     return st.builds(
         lambda at, cut, put: written[:at] + put + written[at + cut :],
-        places,
+        positions,
         st.integers(0, 1),
         st.characters() | st.just(""),
     )

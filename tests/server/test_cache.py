@@ -54,7 +54,7 @@ async def test_equal_prompts_in_flight_share_one_call(tiny_serve: TinyServe) -> 
         await until(lambda: len(engine.drafts()) == 1)
         others = [asyncio.create_task(client.judge("Q")) for _ in range(20)]
         await asyncio.sleep(0.2)
-        first.cancel()  # which takes the call from nobody
+        first.cancel()  # the others keep the call
         replies = await asyncio.gather(*others)
         assert not any(asked.stop for asked in engine.asked)
         assert len(engine.drafts()) == 1

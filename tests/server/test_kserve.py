@@ -1,4 +1,4 @@
-"""KServe's face: tritonclient unchanged, the same verdicts, errors as errors, real statistics."""
+"""KServe's API: tritonclient unchanged, the same verdicts, errors as errors, real statistics."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ MODEL = "qwen3guard"
 
 
 @pytest.fixture
-async def face(tiny_gateway: Client) -> AsyncIterator[Any]:
+async def api(tiny_gateway: Client) -> AsyncIterator[Any]:
     async with triton.InferenceServerClient(f"127.0.0.1:{tiny_gateway.port}") as client:
         yield client
 
@@ -37,22 +37,22 @@ def conversation(*contents: str) -> triton.InferInput:
     return tensor("conversation", json.dumps(turns))
 
 
-async def test_what_tools_ask_before_they_begin(face: Any) -> None:
-    assert await face.is_server_live()
-    assert await face.is_server_ready()
-    assert await face.is_model_ready(MODEL)
-    assert "statistics" in (await face.get_server_metadata()).extensions
-    metadata = await face.get_model_metadata(MODEL)
+async def test_what_tools_ask_before_they_begin(api: Any) -> None:
+    assert await api.is_server_live()
+    assert await api.is_server_ready()
+    assert await api.is_model_ready(MODEL)
+    assert "statistics" in (await api.get_server_metadata()).extensions
+    metadata = await api.get_model_metadata(MODEL)
     assert [given.name for given in metadata.inputs] == ["conversation", "text"]
-    config = (await face.get_model_config(MODEL)).config
+    config = (await api.get_model_config(MODEL)).config
     assert not config.model_transaction_policy.decoupled
     assert [out.name for out in config.output] == [out.name for out in metadata.outputs]
     with pytest.raises(InferenceServerException, match="no model of that name"):
-        await face.get_model_config("another")
+        await api.get_model_config("another")
 
 
-async def test_a_text_is_judged_as_a_prompt(face: Any) -> None:
-    result = await face.infer(MODEL, [tensor("text", "How do plants grow?")], request_id="7")
+async def test_a_text_is_judged_as_a_prompt(api: Any) -> None:
+    result = await api.infer(MODEL, [tensor("text", "How do plants grow?")], request_id="7")
     assert result.get_response().id == "7"
     assert result.as_numpy("severity").tolist() == [b"Safe"]
     assert result.as_numpy("action").tolist() == [b"ALLOW"]
@@ -61,14 +61,14 @@ async def test_a_text_is_judged_as_a_prompt(face: Any) -> None:
     assert (verdict["severity"], verdict["refusal"]) == ("Safe", None)
 
 
-async def test_a_conversation_is_judged_by_its_last_message(face: Any) -> None:
-    result = await face.infer(MODEL, [conversation("Question?", "An answer.")])
+async def test_a_conversation_is_judged_by_its_last_message(api: Any) -> None:
+    result = await api.infer(MODEL, [conversation("Question?", "An answer.")])
     assert result.as_numpy("refusal").tolist() == [b"No"]
 
 
-async def test_only_what_is_asked_for_is_sent(face: Any) -> None:
+async def test_only_what_is_asked_for_is_sent(api: Any) -> None:
     wanted = [triton.InferRequestedOutput("severity")]
-    result = await face.infer(MODEL, [tensor("text", "Q")], outputs=wanted)
+    result = await api.infer(MODEL, [tensor("text", "Q")], outputs=wanted)
     assert [out.name for out in result.get_response().outputs] == ["severity"]
 
 
@@ -88,9 +88,9 @@ async def test_only_what_is_asked_for_is_sent(face: Any) -> None:
         ([tensor("conversation", "[" * 100_000)], "conversation"),
     ],
 )
-async def test_bad_input_names_its_field(face: Any, inputs: Any, field: str) -> None:
+async def test_bad_input_names_its_field(api: Any, inputs: Any, field: str) -> None:
     with pytest.raises(InferenceServerException) as refused:
-        await face.infer(MODEL, inputs)
+        await api.infer(MODEL, inputs)
     assert str(refused.value.status()) == "StatusCode.INVALID_ARGUMENT"
     assert field in str(refused.value.message())
 
@@ -124,7 +124,7 @@ async def test_contents_serve_as_well_as_raw_bytes(tiny_gateway: Client) -> None
     assert len((await stub.ModelInfer(request)).outputs) == 5
 
 
-async def test_a_stream_answers_each_by_its_id_and_outlives_errors(face: Any) -> None:
+async def test_a_stream_answers_each_by_its_id_and_outlives_errors(api: Any) -> None:
     async def requests() -> AsyncIterator[dict[str, Any]]:
         for number, text in enumerate(("Q", "", "R")):
             inputs = [tensor("text", text)]
@@ -132,7 +132,7 @@ async def test_a_stream_answers_each_by_its_id_and_outlives_errors(face: Any) ->
         yield {"model_name": "another", "inputs": [tensor("text", "Q")], "request_id": "3"}
 
     severities, errors = {}, []
-    async for result, error in face.stream_infer(requests()):
+    async for result, error in api.stream_infer(requests()):
         if error is None:
             response = result.get_response()
             severities[response.id] = result.as_numpy("severity").tolist()
@@ -146,14 +146,14 @@ async def test_a_stream_answers_each_by_its_id_and_outlives_errors(face: Any) ->
 async def test_both_faces_are_counted(tiny_serve: TinyServe) -> None:
     async with (
         tiny_serve(cache_mib=1) as (client, _),
-        triton.InferenceServerClient(f"127.0.0.1:{client.port}") as face,
+        triton.InferenceServerClient(f"127.0.0.1:{client.port}") as api,
     ):
         await client.judge("Q")
-        await face.infer(MODEL, [tensor("text", "Q")])
-        await face.infer(MODEL, [tensor("text", "R")])
+        await api.infer(MODEL, [tensor("text", "Q")])
+        await api.infer(MODEL, [tensor("text", "R")])
         with pytest.raises(InferenceServerException):
-            await face.infer(MODEL, [tensor("text", "")])
-        [found] = (await face.get_inference_statistics()).model_stats
+            await api.infer(MODEL, [tensor("text", "")])
+        [found] = (await api.get_inference_statistics()).model_stats
         counts = found.inference_stats
         assert (counts.success.count, counts.fail.count, counts.cache_hit.count) == (3, 1, 1)
         assert (counts.queue.count, found.execution_count) == (3, 2)
@@ -164,19 +164,19 @@ async def test_both_faces_are_counted(tiny_serve: TinyServe) -> None:
 async def test_overload_is_a_status_here_too(tiny_serve: TinyServe) -> None:
     async with (
         tiny_serve(max_in_flight=1, queue_per_place=0) as (client, engine),
-        triton.InferenceServerClient(f"127.0.0.1:{client.port}") as face,
+        triton.InferenceServerClient(f"127.0.0.1:{client.port}") as api,
     ):
         engine.delay_s = 1.0
-        calls = [await _begun(face, number) for number in range(2)]
+        calls = [await _begun(api, number) for number in range(2)]
         await until(lambda: len(engine.drafts()) == 1)
         with pytest.raises(InferenceServerException) as shed:
-            await face.infer(MODEL, [tensor("text", "Q")])
+            await api.infer(MODEL, [tensor("text", "Q")])
         assert str(shed.value.status()) == "StatusCode.RESOURCE_EXHAUSTED"
         for call in calls:
             assert await call
 
 
-async def _begun(face: Any, number: int) -> Any:
-    task = asyncio.create_task(face.infer(MODEL, [tensor("text", f"Q {number}")]))
+async def _begun(api: Any, number: int) -> Any:
+    task = asyncio.create_task(api.infer(MODEL, [tensor("text", f"Q {number}")]))
     await asyncio.sleep(0.1)
     return task

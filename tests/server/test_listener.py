@@ -65,16 +65,16 @@ async def test_every_watch_hears_the_end_when_another_one_left(
                     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
                 first.cancel()
                 stopping = asyncio.create_task(stack.aclose())
-                told = await second.read()
-                assert told.status == health_pb2.HealthCheckResponse.NOT_SERVING
+                found = await second.read()
+                assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
                 await stopping
 
 
 async def test_an_unknown_service_can_be_watched(tiny_serve: TinyServe) -> None:
     async with tiny_serve() as (client, _):
         watch = client.health.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
-        told = await watch.read()
-        assert told.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        found = await watch.read()
+        assert found.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
 
 

@@ -49,7 +49,7 @@ async def processes(file: TrafficFile, count: int, port: int) -> AsyncIterator[l
             await process.wait()
 
 
-def told(file: TrafficFile) -> list[WorkerStatus]:
+def statuses(file: TrafficFile) -> list[WorkerStatus]:
     return list(status.read(file.path.parent / "states"))
 
 
@@ -73,24 +73,24 @@ async def test_two_processes_follow_one_file_and_share_the_limit(
         async with processes(file, 2, port) as running:
             await until(
                 lambda: (
-                    [s.slots["blue"].ready and s.slots["green"].ready for s in told(file)]
+                    [s.slots["blue"].ready and s.slots["green"].ready for s in statuses(file)]
                     == [True, True]
                 ),
                 timeout=30,
             )
-            assert {worker.pid for worker in told(file)} == {p.pid for p in running}
+            assert {worker.pid for worker in statuses(file)} == {p.pid for p in running}
             assert await answered_by(port) == {"blue"}
             file.write({"blue": 0, "green": 100})
-            await until(lambda: [s.generation for s in told(file)] == [1, 1])
+            await until(lambda: [s.generation for s in statuses(file)] == [1, 1])
             assert await answered_by(port) == {"green"}
-            assert [s.slots["green"].limit for s in sorted(told(file), key=_pid)] == [17, 16]
+            assert [s.slots["green"].limit for s in sorted(statuses(file), key=_pid)] == [17, 16]
             # A request of each is in flight when one of them is killed.
             running[0].send_signal(signal.SIGKILL)
-            await until(lambda: [s.slots["green"].limit for s in told(file)] == [33])
+            await until(lambda: [s.slots["green"].limit for s in statuses(file)] == [33])
             assert await answered_by(port) == {"green"}
             running[1].send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(running[1].wait(), 15) == 0
-            assert not told(file)
+            assert not statuses(file)
 
 
 def _pid(worker: WorkerStatus) -> str:
@@ -106,7 +106,7 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
         port = free_port()
         async with processes(file, 2, port):
             both = [True, True]
-            await until(lambda: [s.slots["blue"].ready for s in told(file)] == both, timeout=30)
+            await until(lambda: [s.slots["blue"].ready for s in statuses(file)] == both, timeout=30)
             blue.answer = lambda asked: agree(asked) if blue.reloads else dead
 
             async def fails() -> None:
@@ -119,7 +119,7 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
             while not blue.reloads:
                 await asyncio.gather(*(fails() for _ in range(8)))
             await until(lambda: len(blue.reloads) == 2)
-            await until(lambda: [s.slots["blue"].ready for s in told(file)] == both, timeout=30)
+            await until(lambda: [s.slots["blue"].ready for s in statuses(file)] == both, timeout=30)
             await asyncio.gather(*(fails() for _ in range(8)))  # they don't any more
             assert blue.reloads == ["unload", "load"]
 

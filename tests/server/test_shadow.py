@@ -1,4 +1,4 @@
-"""Shadowing: it compares, and nobody who calls can tell that it is there."""
+"""Shadowing: it compares, and no caller notices it."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""traffic.json: what it may say, how it is replaced, and that nobody is lost by it."""
+"""traffic.json: what it may say, how it is replaced, and that no request is lost by it."""
 
 import asyncio
 import json
@@ -131,7 +131,7 @@ async def test_a_slot_comes_and_goes_again(
             await two.follow({"blue": 0, "green": 100})
             await two.until_ready("green")
             assert set(await slots_of(two.client, "Q", count=5)) == {"green"}
-        # The same name for another place is another slot.
+        # The same name for another directory is another slot.
         before = two.router.endpoints["green"]
         moved = two.file.slots["green"].model_copy(update={"triton": two.file.slots["blue"].triton})
         await two.follow({"blue": 0, "green": 100}, green=moved)

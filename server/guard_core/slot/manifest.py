@@ -9,27 +9,24 @@ import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from guard_core.errors import SlotInvalid
+from guard_core.schema import Record, first_problem
 
 FILE_NAME = "manifest.json"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Model):
+class Source(Record):
     """Where the checkpoint was downloaded from."""
 
     hub_id: str = Field(description="org/name")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="The commit, never a branch.")
 
 
-class Model(_Model):
+class Model(Record):
     """The checkpoint: its name as replies carry it, and the hash of each of its files."""
 
     name: str = Field(min_length=1)
@@ -38,14 +35,14 @@ class Model(_Model):
     source: Source | None = Field(default=None, description="None for a plain directory.")
 
 
-class Gpu(_Model):
+class Gpu(Record):
     """The GPU that an engine was built on: it loads on others of that compute capability only."""
 
     name: str
     compute_capability: str = Field(pattern=r"^[0-9]+\.[0-9]+$")
 
 
-class Engine(_Model):
+class Engine(Record):
     """What runs the checkpoint."""
 
     kind: Literal["openvino", "tensorrt-llm", "null"]  # null: for measuring the gateway
@@ -65,7 +62,7 @@ class Engine(_Model):
         return self
 
 
-class Limits(_Model):
+class Limits(Record):
     """What one request and the whole engine can take."""
 
     max_input_tokens: int = Field(gt=0, description="Prompt and draft together.")
@@ -81,19 +78,19 @@ class Limits(_Model):
         return self
 
 
-class Tokens(_Model):
+class Tokens(Record):
     """Token ids with a meaning of their own."""
 
     end_ids: tuple[int, ...] = Field(min_length=1, description="The first is sent as `end_id`.")
 
 
 # What a file of the slot must still be. A docstring would go into the JSON schema.
-class File(_Model):
+class File(Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes.")
 
 
-class Manifest(_Model):
+class Manifest(Record):
     """Everything that decides a verdict. Two slots with one fingerprint give the same verdicts."""
 
     schema_version: Literal[1] = 1
@@ -121,10 +118,8 @@ class Manifest(_Model):
                 f"{path} does not exist. Run `guard build` to make the slot."
             ) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise SlotInvalid(
-                f"{path}: {where}: {first['msg']}. Build the slot again with `guard build`."
+                f"{path}: {first_problem(error)}. Build the slot again with `guard build`."
             ) from None
 
     def save(self, slot: Path) -> None:

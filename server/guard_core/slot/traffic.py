@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from guard_core.errors import TrafficInvalid
+from guard_core.schema import Record, first_problem
 
 FILE_NAME = "traffic.json"
 _POLL_S = 0.05
@@ -21,12 +22,8 @@ _POLL_S = 0.05
 SlotName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SlotTraffic(_Model):
-    """A slot's place and its part of the traffic."""
+class SlotTraffic(Record):
+    """Where a slot is, and its traffic weight."""
 
     directory: Path = Field(description="Its manifest, template and tokenizer lie here.")
     triton: str = Field(pattern=r"^\S+:[0-9]+$", description="gRPC address of its Triton.")
@@ -36,7 +33,7 @@ class SlotTraffic(_Model):
         description="The manifest's; if given, a directory that holds another one is refused.",
     )
     weight: int = Field(
-        ge=0, le=1_000_000, description="Its part of all weights; at 0 it is kept warm."
+        ge=0, le=1_000_000, description="Relative traffic weight; at 0 the slot is kept warm."
     )
 
     def same_slot(self, other: "SlotTraffic") -> bool:
@@ -44,14 +41,14 @@ class SlotTraffic(_Model):
         return self.model_copy(update={"weight": other.weight}) == other
 
 
-class ShadowTraffic(_Model):
+class ShadowTraffic(Record):
     """Live requests that a slot judges as well, for comparison: callers never see its verdicts."""
 
     slot: str
     share: float = Field(gt=0, le=1, description="Of the requests, chosen at random.")
 
 
-class Traffic(_Model):
+class Traffic(Record):
     """All of `traffic.json`."""
 
     schema_version: Literal[1] = 1
@@ -81,7 +78,7 @@ def load(path: Path) -> Traffic:
 
 
 def save(traffic: Traffic, path: Path) -> None:
-    """Replaces the file: whoever reads it finds the old or the new one, whole."""
+    """Replaces the file: a reader finds the old or the new one, whole."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
         new.write(traffic.model_dump_json(indent=2).encode() + b"\n")
         new.flush()
@@ -118,6 +115,4 @@ def _parse(path: Path, text: bytes) -> Traffic:
     try:
         return Traffic.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise TrafficInvalid(f"{path}: {where}: {first['msg']}.") from None
+        raise TrafficInvalid(f"{path}: {first_problem(error)}.") from None

@@ -83,7 +83,7 @@ class Prompt:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no special token comes out, whatever the text holds."""
-        # The batch's call leaves out offsets, which nobody wants here.
+        # The batch's call leaves out offsets, which are not needed here.
         [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return encoding.ids
 

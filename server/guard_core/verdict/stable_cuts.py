@@ -1,4 +1,4 @@
-"""Constant text beside content: where it may be cut, so that it is tokenized only once.
+"""Finds the parts of a template that can be tokenized once, whatever the content.
 
 A tokenizer first splits text by a pattern that looks at classes of characters and a character or
 two ahead. So a cut is tried with content of every class at the edge, alone and in pairs. Unless all
@@ -12,8 +12,9 @@ Encode = Callable[[str], list[int]]
 _REACH = 24  # characters from the edge within which a cut is looked for
 _CONTEXT = 24  # characters of constant text around the cut that pairs are tried with
 
-# Of what patterns and normalizers tell apart: letters by case and script, digits, spaces, ends of
-# lines, punctuation; then rarer kinds, and marks and jamo that compose with what stands before.
+# One of each class that patterns and normalizers distinguish: letters by case and script, digits,
+# spaces, ends of lines, punctuation; then rarer kinds, and marks and jamo that compose with the
+# character before them.
 _COMMON = (
     *"aB7 \n\t\r!'<_-",
     "é",

@@ -1,7 +1,7 @@
 """grpc.health.v1: whether the server and its services are serving.
 
 Written here, because in grpcio-health-checking 1.81 the end of one Watch orphans every other, and a
-Watch that is not read holds up whoever sets the status.
+Watch that is not read blocks the caller that sets the status.
 """
 
 import asyncio

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
+from guard_core.schema import Record
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
 
@@ -22,22 +23,19 @@ _STALE_S = 2.0  # a process that has not written for so long is dead, or as good
 _log = structlog.get_logger(__name__)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ShadowStatus(_Model):
+class ShadowStatus(Record):
     """See guard_core.stats.ShadowStats."""
 
     dropped: int = 0
     failed: int = 0
     agreed: int = 0
-    severities: dict[str, int] = {}  # "Safe/Unsafe": what the caller got, then the shadow's
-    latency: dict[int, int] = {}
-    latency_of_answers: dict[int, int] = {}
+    # "Safe/Unsafe": what the caller got, then what the shadow found
+    severities: dict[str, int] = Field(default_factory=dict)
+    latency: dict[int, int] = Field(default_factory=dict)
+    latency_of_answers: dict[int, int] = Field(default_factory=dict)
 
 
-class SlotStatus(_Model):
+class SlotStatus(Record):
     """See guard_core.stats.EndpointStats."""
 
     fingerprint: str
@@ -54,7 +52,7 @@ class SlotStatus(_Model):
     shadow: ShadowStatus
 
 
-class WorkerStatus(_Model):
+class WorkerStatus(Record):
     """One process."""
 
     pid: int
