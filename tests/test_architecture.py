@@ -58,7 +58,7 @@ INSIDE = {
         "tuning": set(),
         "drain": set(),
         "status_codes": set(),
-        "healthcheck": {"settings"},
+        "probe": {"settings"},
         "routing": set(),
         "pipeline": {"routing"},
         "telemetry": {"pipeline", "routing", "status_codes"},

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
-from guard_server import healthcheck as probe
+from guard_server import probe
 from guard_server.settings import Settings
 from tests.support.ports import free_port
 from tests.support.serving import Served

@@ -1,4 +1,4 @@
-"""`python -m guard_server.healthcheck`: exit code 0 if the gateway in this container is serving.
+"""`python -m guard_server.probe`: exit code 0 if the gateway in this container is serving.
 
 It asks without TLS; where the gateway has TLS, probe it from outside by grpc.health.v1.
 """
