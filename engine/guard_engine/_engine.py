@@ -125,7 +125,7 @@ class Engine:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Stops after the current step. Requests in flight get EngineClosed. May be called again."""
+        """Stops after the current step. Requests in flight get EngineClosed. Can be repeated."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)

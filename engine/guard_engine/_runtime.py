@@ -16,7 +16,7 @@ from guard_engine._sequence import Chunk
 
 
 class Runtime:
-    """Runs the model, on one thread. It knows KV blocks by number only; `BlockPool` assigns them."""
+    """Runs the model, on one thread. It knows KV blocks only by number; BlockPool assigns them."""
 
     def __init__(self, xml: Path, blocks: int) -> None:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""

@@ -115,8 +115,8 @@ def weight_files(checkpoint: Path) -> list[Path]:
         if not (checkpoint / shard).is_file():
             others = f" and {count - 1} others" if count > 1 else ""
             raise CheckpointInvalid(
-                f"{checkpoint / shard} does not exist, but {INDEX} says that it holds {tensor}{others}. "
-                "Fetch the checkpoint again."
+                f"{checkpoint / shard} does not exist, but {INDEX} says that it holds "
+                f"{tensor}{others}. Fetch the checkpoint again."
             )
     return [checkpoint / shard for shard in sorted(shards)]
 

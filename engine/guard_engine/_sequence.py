@@ -11,7 +11,7 @@ from guard_engine._request import Completion, Request
 
 
 class Sequence:
-    """One request. Its tokens are the prompt and after it the draft, or the tokens generated so far.
+    """One request. Its tokens are the prompt and then the draft, or the tokens generated so far.
 
     From the prompt's last token on, each computed position gives one output token.
     """
@@ -139,7 +139,7 @@ class Sequence:
 
     @property
     def _final(self) -> int:
-        """Computed tokens that no longer change: rejected or unverified draft tokens don't count."""
+        """Computed tokens that no longer change: not rejected or unverified draft tokens."""
         verified = len(self.tokens)
         if self.request.draft_ids:
             verified = len(self.request.prompt_ids) + self._accepted
