@@ -32,8 +32,8 @@ func withRetries[T any](
 	}
 }
 
-// overloaded tells an overload from a message that is too large, which has the same code but no
-// RetryInfo.
+// overloaded distinguishes an overload from a message that is too large, which has the same code
+// but no RetryInfo.
 func overloaded(err *Error) bool {
 	return err.Code == codes.ResourceExhausted && err.RetryAfter > 0
 }

@@ -39,7 +39,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|[^\W{_UNSPACED}][^\s.,;:!?…«»“�
 def _replaced(
     sentence: str, words: Words, rng: random.Random, replace: Callable[[str], bool]
 ) -> str:
-    """The sentence with an ordinary word in place of each word that `replace` selects."""
+    """Replaces each word that `replace` selects with a random ordinary word."""
 
     def swap(found: re.Match[str]) -> str:
         return rng.choice(words.ordinary) if replace(found[0]) else found[0]

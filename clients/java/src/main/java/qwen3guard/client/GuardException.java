@@ -45,7 +45,7 @@ public final class GuardException extends RuntimeException {
     return retryAfter;
   }
 
-  /** Tells an overload from a message that is too large, which has no RetryInfo. */
+  /** Distinguishes an overload from a message that is too large, which has no RetryInfo. */
   boolean overloaded() {
     return code == Status.Code.RESOURCE_EXHAUSTED && !retryAfter.isZero();
   }
