@@ -32,9 +32,9 @@ class Completion:
     request_id: str
     output_ids: list[int]
     log_probs: list[float] | None
-    """Natural logarithm of each output token's probability, if asked for."""
+    """Natural logarithm of each output token's probability; None unless requested."""
     logits: NDArray[np.float32] | None
-    """[output tokens, vocab], if asked for."""
+    """[output tokens, vocab]; None unless requested."""
     reused_blocks: int
     """KV blocks of the prompt that were taken from the cache."""
     draft_tokens: int

@@ -47,7 +47,7 @@ class Scheduler:
                 continue  # another request in flight computes their common prefix
             if not sequence.admit(self._pool):
                 if sequence is not self.waiting[0] and sequence.prefix_cached(self._pool):
-                    continue  # it tried to overtake and blocks no request that came earlier
+                    continue  # it may not overtake now; its turn by arrival comes later
                 break  # no later request overtakes: a large one would wait for ever
             self._overtaken = self._overtaken + 1 if sequence is not self.waiting[0] else 0
             self.waiting.remove(sequence)

@@ -94,7 +94,7 @@ def build_engine(
     hashes = hash_files(build.checkpoint.directory, partial(progress, "fetch"))
     _check_disk(build, workspace)
     _calibrate(build, workspace, items, packaging)
-    engine = _compile(build, tools, machine, workspace, hashes, len(items))
+    engine = _quantize_and_compile(build, tools, machine, workspace, hashes, len(items))
     model = m.Model(
         name=packaging.name,
         demonstration=packaging.demonstration,
@@ -122,7 +122,7 @@ def build_engine(
     return manifest
 
 
-def _compile(
+def _quantize_and_compile(
     build: EngineBuild,
     tools: commands.Tools,
     machine: Machine,
