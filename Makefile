@@ -1,4 +1,4 @@
-# One command for each need. `make help` lists them.
+# `make help` lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PYTHON ?= python3.11
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 SLOT := model_repository/blue/manifest.json
-# google/rpc/*.proto, from the package that also brings their Python stubs.
+# google/rpc/*.proto, from the package that also has their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
 PROTOS := $(wildcard proto/qwen3guard/v1/*.proto)
 SERVICES := $(shell grep -l '^service ' $(PROTOS))
@@ -14,10 +14,10 @@ CONTRACT := .run/contract.binpb
 SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
   clients/java/src/main/resources/qwen3guard/client clients/python/qwen3guard_client)
 OUT ?= .
-# Beside the checkout, never in it.
+# These are beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 EVAL_DATA ?= ../shared/data/eval
-# For the GPU: pin the image by its digest, as deploy/Dockerfile.gpu says.
+# For GPU builds. Pin the image by its digest, as deploy/Dockerfile.gpu says.
 BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 FORMAT ?= fp8
 CHECKPOINT ?= Qwen/Qwen3Guard-Gen-4B
@@ -35,17 +35,17 @@ help: ## List the targets
 serve: $(SLOT) ## Serve the tiny guard on 127.0.0.1:50051 (sets everything up the first time)
 	@exec $(BIN)/guard serve
 
-demo: $(VENV)/.serve ## Moderate a handful of conversations (needs `make serve` in another terminal)
-	@# The exit code tells the strictest action (3: review, 4: block): for a demo, all is well.
+demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in another terminal)
+	@# The exit code is the strictest action (3: review, 4: block), which is no failure of the demo.
 	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
 
-test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run every test against the real Triton
+test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run all tests, with a real Triton
 	@$(BIN)/python -m pytest
 
-clients-test: $(VENV)/.dev proto-check ## Every client's conformance, examples and tools against running servers
+clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, examples and tools against running servers
 	@$(BIN)/python -m pytest tests/conformance
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server training/guard_tiny tests
@@ -61,16 +61,16 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and t
 	@$(BIN)/python tools/api_docs.py $(CONTRACT) $(OUT)/docs/reference/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
-schemas: $(VENV)/.dev ## Write the JSON schemas of manifests and of traffic.json anew
+schemas: $(VENV)/.dev ## Regenerate the JSON schemas of manifest.json and traffic.json
 	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > docs/reference/traffic.schema.json
 
-proto-check: proto-rules ## Hold the contract to its rules, and what is generated from it to the contract
+proto-check: proto-rules ## Check the contract's rules, and that the generated files are up to date
 	@rm -rf .run/generated && mkdir -p .run/generated/proto .run/generated/docs/reference
 	@$(MAKE) -s proto OUT=.run/generated
 	@for at in proto/qwen3guard clients/go/guardpb docs/reference/api.md $(SERVICE_CONFIGS); do \
 	  diff -r --exclude='*.proto' --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
-	  || { echo "Not what the contract generates: run \`make proto\`." >&2; exit 1; }; done
+	  || { echo "Generated files are out of date: run \`make proto\`." >&2; exit 1; }; done
 
 proto-rules: $(VENV)/.dev
 	@sh tools/proto_rules.sh
@@ -80,29 +80,29 @@ $(CONTRACT): $(VENV)/.dev $(PROTOS)
 	@$(BIN)/python -m grpc_tools.protoc -Iproto -I$(GOOGLEAPIS) --include_imports --include_source_info \
 	  -o $@ $(PROTOS)
 
-train-tiny: $(VENV)-train/.ready ## Train the tiny guard anew from TRAIN_DATA (some 75 minutes on two idle cores)
+train-tiny: $(VENV)-train/.ready ## Train the tiny guard again from TRAIN_DATA (about 75 minutes on two idle cores)
 	@$(VENV)-train/bin/python -m guard_tiny --data $(TRAIN_DATA) --out checkpoints/tiny-guard
 	@$(VENV)-train/bin/python -m guard_tiny.reference --checkpoint checkpoints/tiny-guard \
 	  --out tests/data/tiny_reference.json
 
-tiny-card: $(VENV)-train/.ready ## Judge EVAL_DATA by the served tiny guard, and write its model card (needs `make serve`)
+tiny-card: $(VENV)-train/.ready ## Evaluate the served tiny guard on EVAL_DATA and write its model card (needs `make serve`)
 	@$(BIN)/python -m guard_tiny.data.held_out --data $(TRAIN_DATA) --out .run/tiny/held_out.jsonl
 	@$(BIN)/guard eval $(EVAL_DATA)/*.jsonl .run/tiny/held_out.jsonl --out .run/tiny
 	@$(VENV)-train/bin/python -m guard_tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
 	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 
-lock: ## Pin and hash every requirement anew (needs uv)
+lock: ## Update, pin and hash all requirements (needs uv)
 	@for f in serve dev train; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock" \
 	  $$([ $$f = serve ] || echo --extra $$f) pyproject.toml requirements/install.in -o requirements/$$f.txt; done
 	@uv pip compile -q --no-deps --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	  --custom-compile-command "make lock" requirements/triton.in -o requirements/triton.txt
 
-bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers beside the engine (7 GB)
+bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers, for bench-peers (7 GB)
 
-bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with them in one interleaved run (40 minutes)
-	@cd bench && ../$(BIN)/python -m peers.compare --out ../docs/measurements/engine-peers.json
-	@cd bench && ../$(VENV)-peers/bin/python -m peers.report ../docs/measurements/engine-peers.json \
+bench-peers: $(VENV)/.serve $(VENV)-peers/.ready ## Compare the engine with vLLM and transformers in one interleaved run (40 minutes)
+	@cd bench && ../$(BIN)/python -m peers.interleaved --out ../docs/measurements/engine-peers.json
+	@cd bench && ../$(VENV)-peers/bin/python -m peers.comparison_page ../docs/measurements/engine-peers.json \
 	  ../docs/measurements/engine-peers.md ../docs/measurements/engine-peers.png
 
 gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf16 CHECKPOINT=org/name SLOT_NAME=blue)
@@ -118,20 +118,20 @@ gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with
 
 perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
 	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json
-	@cd bench && ../$(VENV)-perf/bin/python -m perf.report ../.run/perf/perf.json \
+	@cd bench && ../$(VENV)-perf/bin/python -m perf.sweep_page ../.run/perf/perf.json \
 	  ../.run/perf/perf.md ../.run/perf/perf.png
 	@echo "See .run/perf/perf.md and .run/perf/perf.png"
 
-soak: $(SLOT) ## 100,000 calls with random deadlines and cancels, then look for what is left
+soak: $(SLOT) ## Send 100,000 calls with random deadlines and cancellations, then look for leaks
 	@$(BIN)/guard bench soak
 
-bench-swap: $(VENV)/.serve ## Twenty swaps under load: did anybody notice? (six minutes)
+bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed calls (six minutes)
 	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
 
-soak-engine: $(VENV)/.serve ## 50,000 mixed engine requests with cancellations: no block lost, memory bounded
+soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
 	@$(BIN)/python -m guard_bench.soak
 
-clean: ## Remove what make made here: environments, results, downloaded checkpoints, blue and green
+clean: ## Remove everything that make created: environments, results, downloads, blue and green
 	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Holds the contract in a directory to buf's rules, and to the contracts that callers already have:
-# the frozen one and main's. Usage, from the repository's root: sh tools/proto_rules.sh [DIRECTORY]
+# Checks the contract in a directory against buf's rules and against the contracts that callers
+# already use: the frozen one and main's. Usage: sh tools/proto_rules.sh [DIRECTORY], from the root.
 set -eu
 contract=${1:-proto}
 bin=.venv/bin
@@ -28,10 +28,10 @@ $bin/buf lint "$work/new.binpb" --config proto/buf.yaml
 compile tests/conformance/previous "$work/previous.binpb"
 breaking "$work/previous.binpb" "the frozen contract, tests/conformance/previous"
 
-# Main's states, not only its last one: in CI the change is on main already.
+# The last ten states of main, because in CI the change is already on main.
 main=$(git rev-parse -q --verify origin/main || git rev-parse -q --verify main || echo HEAD)
 for commit in $(git log --first-parent -n 10 --format=%h "$main" -- proto/qwen3guard); do
-    # A state without rules has promised nothing yet.
+    # A state without rules has no contract yet.
     git cat-file -e "$commit:proto/buf.yaml" 2>/dev/null || continue
     mkdir "$work/$commit"
     git archive "$commit" proto | tar -x -C "$work/$commit"

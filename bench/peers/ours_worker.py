@@ -1,4 +1,4 @@
-"""Our CPU engine as a worker. The second argument is the directory of its graph."""
+"""The worker of our CPU engine. Its second argument is the directory of the graph."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from guard_bench.traffic import DECODED_TOKENS, Verdict
 from guard_engine import Engine, EngineOptions, Request, WeightFormat, kv_block_bytes, read_config
 from peers.worker import MAX_TOKENS, UNSAFE, Sample, Task, Workload, serve
 
-_RETURNED_TOKENS = 3  # of the draft and its correction, before the rest is decoded
+_RETURNED_TOKENS = 3  # output of the draft step, before the rest is decoded
 
 
 def load(workload: Workload) -> Callable[[Task], Sample]:

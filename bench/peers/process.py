@@ -1,4 +1,4 @@
-"""A worker process, seen from the driver."""
+"""Starts a worker process and exchanges tasks and results with it."""
 
 import json
 import os
@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import IO, Any, cast
 
-_PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")  # as vLLM's manual for CPUs asks
+_PRELOADED = ("libiomp5.so", "libtcmalloc_minimal.so.4")  # as vLLM's manual for CPUs requires
 
 
 class Worker:
-    """Runs `command` in `directory`, and loads its engine."""
+    """A worker process: `command`, run in `directory`."""
 
     def __init__(self, command: list[str], directory: Path, log: Path, preload: bool) -> None:
-        """Returns once the engine is loaded. Raises RuntimeError if it can't be."""
+        """Returns once the engine is loaded. Raises RuntimeError if the process ends before."""
         environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
         found = _libraries(Path(command[0]).parents[1]) if preload else []
         if found:
@@ -44,13 +44,13 @@ class Worker:
         return self._process.pid
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Gives the worker's answer. Raises RuntimeError if it died."""
+        """Sends a task and returns the worker's result. Raises RuntimeError if the worker died."""
         self._stdin.write(json.dumps(task) + "\n")
         self._stdin.flush()
         return self._answer()
 
     def facts(self) -> dict[str, Any]:
-        """What the worker is, and the memory it took: loaded, and at the end."""
+        """Versions, load time, and resident memory: with the engine loaded, and at the end."""
         return {
             "versions": self._versions,
             "preloaded": self._preloaded,
@@ -79,7 +79,7 @@ class Worker:
 
 
 def cpu_seconds(pid: int | None) -> float:
-    """Processor time so far: of one process, or (None) of the whole machine with its interrupts."""
+    """Processor time so far of one process, or (None) of the whole machine with interrupts."""
     tick = os.sysconf("SC_CLK_TCK")
     if pid is not None:
         after_name = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -89,7 +89,7 @@ def cpu_seconds(pid: int | None) -> float:
 
 
 def _libraries(environment: Path) -> list[str]:
-    """Those of _PRELOADED that are there, in the environment or in the system's folders."""
+    """The libraries of _PRELOADED that the environment or the system has."""
     folders = [environment / "lib", *sorted(Path("/usr/lib").glob("*-linux-gnu"))]
     found = []
     for name in _PRELOADED:

@@ -1,6 +1,6 @@
-"""The official recipe as a worker: transformers' `generate`, in bfloat16, in whole batches.
+"""The worker of transformers: `generate` in bfloat16, as in Qwen3Guard's model card.
 
-It has no queue and shares no prefix: what is in flight at once is one padded batch, and a verdict
+It has no queue and shares no prefix: the requests in flight are one padded batch, and a verdict
 takes as long as its batch.
 """
 
@@ -21,7 +21,7 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
         longest = max(map(len, prompts))
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):  # padded on the left, as a decoder needs it
+        for row, prompt in enumerate(prompts):  # padded on the left, as decoding requires
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         written = model.generate(
@@ -33,7 +33,7 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
             pad_token_id=0,
         )
         if written.shape[1] != longest + length:
-            raise RuntimeError("transformers wrote another number of tokens.")
+            raise RuntimeError("transformers wrote a wrong number of tokens.")
 
     def measure(task: Task) -> Sample:
         prompts = iter(task.prompts)

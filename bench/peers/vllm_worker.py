@@ -1,4 +1,4 @@
-"""vLLM for CPU as a worker: its engine in this process, with prefix caching."""
+"""The worker of vLLM for CPU: its engine in this process, with prefix caching."""
 
 import os
 import statistics
@@ -8,7 +8,7 @@ from itertools import count
 
 from peers.worker import MAX_TOKENS, OUTPUT_TOKENS, TURNS, Sample, Task, Workload, serve
 
-# Read when vLLM is imported. In one process, nothing spins while other engines are measured, and
+# vLLM reads these at import. In one process, nothing spins while other engines are measured, and
 # no messages pass between processes, which is to vLLM's advantage here.
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -23,7 +23,7 @@ _STEP_TOKENS = 2048
 
 
 class Vllm:
-    """One engine for all tasks: what it has cached of the prefix stays."""
+    """One engine for all tasks, so that its cached prefix stays."""
 
     def __init__(self, workload: Workload) -> None:
         self._engine = LLMEngine.from_engine_args(
@@ -43,7 +43,7 @@ class Vllm:
         self._names = map(str, count())
 
     def measure(self, task: Task) -> Sample:
-        """Steps the engine until enough is counted; what is unfinished then is dropped."""
+        """Runs steps until there are enough verdicts, then aborts unfinished requests."""
         prompts = iter(task.prompts)
         length = OUTPUT_TOKENS[task.kind]
         sampling = SamplingParams(
@@ -68,7 +68,7 @@ class Vllm:
                 for output in self._engine.step():
                     if output.finished:
                         if len(output.outputs[0].token_ids) != length:
-                            raise RuntimeError("vLLM wrote another number of tokens.")
+                            raise RuntimeError("vLLM wrote a wrong number of tokens.")
                         latencies.append(time.monotonic() - live.pop(output.request_id))
                         send()
             return elapsed

@@ -1,4 +1,4 @@
-"""A worker: one engine in one process, told what to measure by lines of JSON. No dependencies."""
+"""A worker: one engine in one process, which gets its tasks as JSON lines. No dependencies."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 MAX_TOKENS = 2048
-"""Prompt and output of one request; no engine is given room for more."""
+"""The limit of every engine: prompt and output of one request."""
 SAFE, UNSAFE = "safe", "unsafe"
 TURNS = 3
-"""A measurement counts at least so many verdicts for each one in flight, whatever time it takes:
-those begun together end together, so that fewer tell little of the rate."""
+"""A measurement counts at least so many verdicts per request in flight, however long that takes.
+Requests that begin together end together, so fewer would say little about the rate."""
 OUTPUT_TOKENS = {SAFE: 8, UNSAFE: 12}
-"""What an engine without drafts writes for one verdict, its end token included."""
+"""Tokens that an engine without drafts writes for one verdict, including the end token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +25,24 @@ class Task:
     kind: str
     in_flight: int
     seconds: float
-    """To measure for, at least."""
+    """The least duration of the measurement."""
     prompts: list[list[int]]
-    """Whole prompts, in the order in which they are to be sent."""
+    """Whole prompts, in the order to send them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one task gave, after the first `in_flight` verdicts, which are warm-up."""
+    """The result of one task, without the first `in_flight` verdicts, which are warm-up."""
 
     verdicts: int
     seconds: float
     p50_s: float
-    """The median verdict, from its sending to its whole answer."""
+    """Median latency of a verdict, from the request to the complete output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Token ids that all engines get, and where the model lies."""
+    """The token ids that all engines get, and the model's directory."""
 
     checkpoint: Path
     kv_mib: int
@@ -57,7 +57,7 @@ class Workload:
         return cls(**{**raw, "checkpoint": Path(raw["checkpoint"])})
 
     def save(self, path: Path) -> None:
-        """Writes JSON, which `load` reads in each engine's process."""
+        """Writes the JSON that `load` reads in each engine's process."""
         path.write_text(json.dumps({**asdict(self), "checkpoint": str(self.checkpoint)}))
 
     def prompts(self, first: int) -> Iterator[list[int]]:
@@ -66,13 +66,14 @@ class Workload:
 
 
 def serve(load: Callable[[Workload], Callable[[Task], Sample]], versions: dict[str, str]) -> None:
-    """Loads the engine for the workload file that is named first, then obeys standard input.
+    """Loads the engine for the workload file of the first argument, then runs tasks.
 
-    Each line there is a task, with the number of its first conversation and how many it may use;
-    each line of standard output is a sample with this process's memory. Ends with the input.
+    Each line of standard input is a task, with the index of its first conversation and the number
+    that it may use. Each line of standard output is a sample, with this process's memory. Ends at
+    the end of the input.
     """
     workload = Workload.load(Path(sys.argv[1]))
-    # What libraries print goes to standard error: the answers have a stream of their own.
+    # Output of libraries goes to standard error, so that standard output has only the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -83,9 +84,9 @@ def serve(load: Callable[[Workload], Callable[[Task], Sample]], versions: dict[s
     measure = load(workload)
     answer(versions=versions)
     for line in sys.stdin:
-        asked = json.loads(line)
-        prompts = list(workload.prompts(asked["first"]))[: asked["count"]]
-        task = Task(asked["kind"], asked["in_flight"], asked["seconds"], prompts)
+        fields = json.loads(line)
+        prompts = list(workload.prompts(fields["first"]))[: fields["count"]]
+        task = Task(fields["kind"], fields["in_flight"], fields["seconds"], prompts)
         answer(**asdict(measure(task)))
 
 

@@ -1,1 +1,1 @@
-"""What `make perf` needs besides perf_analyzer: the page and the plot of its sweep."""
+"""The page and the plot of `make perf`, a sweep with perf_analyzer."""

@@ -1,4 +1,4 @@
-"""Checkpoint -> engine -> slot: what `guard build` does. Nothing here is needed to serve."""
+"""`guard build`: checkpoint -> engine -> slot. Serving needs nothing of this package."""
 
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint, find_checkpoint

@@ -1,4 +1,4 @@
-"""What packaging takes from a checkpoint beside its weights."""
+"""Reads the files of a checkpoint that a slot needs beside the weights."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ _CONFIGS = (
     "tokenizer_config.json",
 )
 HUB_FILES = (*_CONFIGS, "model*.safetensors")
-"""Patterns of what a build reads: nothing else needs downloading."""
+"""File name patterns of everything that a build reads and a download needs."""
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Packaging:
-    """Everything of a checkpoint that the gateway needs."""
+    """The parts of a checkpoint that the gateway needs."""
 
     name: str
     demonstration: bool
@@ -36,11 +36,11 @@ class Packaging:
 
 
 def read_packaging(checkpoint: Path, name: str) -> Packaging:
-    """Reads `checkpoint`, called `name`. Raises BuildFailed for what is missing or damaged."""
+    """Reads `checkpoint`, called `name`. Raises BuildFailed for a missing or damaged file."""
     config = _json(checkpoint / "config.json")
     return Packaging(
         name=name,
-        # A model that must not moderate real traffic says so; the embedded one always is.
+        # The tiny guard in the repository is always a demonstration, whatever its config.json says.
         demonstration=bool(config.get("guard_demonstration")) or name == "tiny-guard",
         end_ids=_end_ids(checkpoint, config),
         template=_template(checkpoint),
@@ -78,7 +78,7 @@ def _end_ids(checkpoint: Path, config: dict[str, Any]) -> tuple[int, ...]:
     if not ids or not all(isinstance(token, int) for token in ids):
         raise BuildFailed(
             f"Neither generation_config.json nor config.json in {checkpoint} names the end token "
-            "(eos_token_id)."
+            "(eos_token_id). Fetch the checkpoint again."
         )
     return tuple(ids)
 

@@ -1,5 +1,5 @@
-"""Why a build can fail."""
+"""The error of a build."""
 
 
 class BuildFailed(Exception):
-    """The slot was not built; a slot that was there before is untouched."""
+    """The slot was not built. A slot that existed before is unchanged."""

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a directory, or a model hub at a pinned commit."""
+"""Finds a checkpoint: a directory, or a download from a model hub at a pinned commit."""
 
 import re
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Checkpoint:
 
 
 def find_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Checkpoint:
-    """`checkpoint` is a directory, or else a hub id (`org/name`), which is downloaded.
+    """Finds `checkpoint`, a directory or a hub id (`org/name`), and downloads a hub id.
 
-    `revision` is a branch, a tag or a commit of the hub's; what it names is pinned to the commit.
-    Where the hub can't be reached, what it gave before is used. Raises BuildFailed.
+    `revision` is a branch, a tag or a commit of the hub; the result names the commit. If the hub
+    can't be reached, an earlier download is used. Raises BuildFailed.
     """
     directory = Path(checkpoint)
     if directory.is_dir():
@@ -42,10 +42,10 @@ def find_checkpoint(checkpoint: str | Path, revision: str | None = None) -> Chec
 
 
 def _download(repository: str, revision: str) -> Checkpoint:
-    """Files are kept in the hub's own cache, and downloaded only once."""
+    """Downloads into the hub client's cache, each file only once."""
     hub = constants.ENDPOINT
     try:
-        # A bar over bytes is drawn by the hub's own client.
+        # The hub's client draws its own progress bar.
         directory = Path(
             snapshot_download(repository, revision=revision, allow_patterns=[*HUB_FILES])
         )
@@ -53,17 +53,17 @@ def _download(repository: str, revision: str) -> Checkpoint:
         raise BuildFailed(f"{repository} at {hub} has no revision {revision}.") from error
     except RepositoryNotFoundError as error:
         raise BuildFailed(
-            f"{hub} has no {repository} for you, and there is no such directory here. If it is "
+            f"{hub} has no {repository} for you, and no directory of that name exists. If it is "
             "private or gated, set HF_TOKEN to a token that may read it."
         ) from error
     except (OSError, ValueError, httpx2.HTTPError) as error:
         raise BuildFailed(
             f"Could not download {repository} at revision {revision}: {hub} could not be reached "
-            f"or did not answer as a hub does ({_first_cause(error)}), and no earlier download is "
-            "whole. Without a network, download the checkpoint elsewhere and pass its directory: "
-            "guard build --checkpoint DIR"
+            f"or gave no valid answer ({_first_cause(error)}), and no earlier download is "
+            "complete. Without a network, download the checkpoint elsewhere and pass its "
+            "directory: guard build --checkpoint DIR"
         ) from error
-    # The cache names a snapshot by its commit, whatever was asked for.
+    # The cache names a snapshot by its commit, whatever the revision was.
     source = Source(hub_id=repository, revision=directory.name)
     return Checkpoint(directory, repository.split("/")[1], source)
 

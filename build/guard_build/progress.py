@@ -1,4 +1,4 @@
-"""How far a build has come."""
+"""Progress of a build, and progress bars for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Display
 
 Progress = Callable[[str, int, int], None]
-"""`progress(stage, done, total)`; a stage is a few words for people, `total` has no unit."""
+"""Called as `progress(stage, done, total)`: a stage in a few words, and amounts without a unit."""
 
 
 @contextmanager
 def bars(console: Console | None = None) -> Iterator[Progress]:
-    """One bar for each stage, drawn as `progress` is called."""
+    """Gives a `Progress` that draws one bar per stage."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     tasks: dict[str, TaskID] = {}
     with Display(*columns, console=console) as display:

@@ -1,4 +1,4 @@
-"""A Triton model's config.pbtxt: one template for both engines."""
+"""Renders a Triton model's config.pbtxt from the template of both engines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ TEMPLATES = Path(__file__).parents[2] / "model_repository" / "templates"
 
 
 class Parameter(NamedTuple):
-    """A backend's parameter, and the reason for its value."""
+    """A parameter of a Triton backend, with the reason for its value."""
 
     key: str
     value: str
@@ -20,7 +20,7 @@ class Parameter(NamedTuple):
 def render_config(
     name: str, *, backend: str, max_batch_size: int, parameters: Sequence[Parameter]
 ) -> str:
-    """The text of the config.pbtxt of a model of that name."""
+    """The config.pbtxt of the Triton model `name`, as text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,

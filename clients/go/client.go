@@ -1,7 +1,7 @@
 // Package guard is the client of Qwen3Guard Server: a conversation in, a typed verdict out.
 //
-// A conversation that could not be judged is an *Error and never a verdict; whether to fail open
-// or closed is the caller's choice.
+// If a conversation can't be judged, the result is an *Error and never a verdict. The caller
+// chooses whether to fail open or closed.
 package guard
 
 import (
@@ -20,14 +20,14 @@ import (
 	"qwen3guard/clients/go/guardpb"
 )
 
-// Round robin over the target's addresses, and retries of what failed with UNAVAILABLE.
+// serviceConfig sets round robin over the target's addresses and retries after UNAVAILABLE.
 //
 //go:embed service_config.json
 var serviceConfig string
 
 const defaultTimeout = 10 * time.Second
 
-// Client asks one target. It is safe for concurrent use; make one and keep it.
+// Client connects to one target. It is safe for concurrent use; create one and reuse it.
 type Client struct {
 	connection *grpc.ClientConn
 	service    guardpb.ModerationServiceClient
@@ -43,18 +43,18 @@ type settings struct {
 // Option changes how a client connects.
 type Option func(*settings)
 
-// WithTLS replaces the default, TLS by the system's authorities: other authorities, or a
-// certificate of the client's own.
+// WithTLS replaces the default, TLS with the system's authorities. Use it for other authorities or
+// for a client certificate.
 func WithTLS(config *tls.Config) Option {
 	return func(s *settings) { s.credentials = credentials.NewTLS(config) }
 }
 
-// WithInsecure connects in plain text: for loopback, or where a mesh encrypts.
+// WithInsecure connects in plain text. Use it on loopback, or where a service mesh encrypts.
 func WithInsecure() Option {
 	return func(s *settings) { s.credentials = insecure.NewCredentials() }
 }
 
-// WithTimeout bounds calls whose context has no deadline, retries included. The default is 10 s.
+// WithTimeout limits calls whose context has no deadline, including retries. The default is 10 s.
 func WithTimeout(timeout time.Duration) Option {
 	return func(s *settings) { s.timeout = timeout }
 }
@@ -65,7 +65,7 @@ func WithDialOptions(options ...grpc.DialOption) Option {
 }
 
 // NewClient connects in the background to a gRPC target such as "localhost:50051" or
-// "dns:///guard:50051", all of whose addresses it uses in turn.
+// "dns:///guard:50051". Calls use the target's addresses in turn.
 func NewClient(target string, options ...Option) (*Client, error) {
 	s := settings{credentials: credentials.NewTLS(&tls.Config{}), timeout: defaultTimeout}
 	for _, option := range options {
@@ -87,34 +87,33 @@ func NewClient(target string, options ...Option) (*Client, error) {
 	return &Client{connection: connection, service: service, timeout: s.timeout}, nil
 }
 
-// Close ends the connection and what is in flight on it.
+// Close ends the connection and the calls in flight on it.
 func (c *Client) Close() error { return c.connection.Close() }
 
-// Moderate judges one conversation; see [Prompt] and [Reply] for the usual ones. It waits and
-// tries again when the server is overloaded, as long as the deadline allows. The error is an
-// *Error.
+// Moderate judges one conversation; [Prompt] and [Reply] build the usual requests. It waits and
+// retries while the server is overloaded and the deadline allows. The error is an *Error.
 func (c *Client) Moderate(
 	ctx context.Context, request *guardpb.ModerateRequest,
 ) (*guardpb.ModerateResponse, error) {
-	return patiently(ctx, c.timeout, func(ctx context.Context) (*guardpb.ModerateResponse, error) {
+	return withRetries(ctx, c.timeout, func(ctx context.Context) (*guardpb.ModerateResponse, error) {
 		return c.service.Moderate(ctx, request)
 	})
 }
 
-// Outcome is the answer to one request of several: a verdict, or the reason why there is none.
+// Outcome is the result of one request of a batch or stream: a response or an error.
 type Outcome struct {
-	Index    int // of the request, from 0
+	Index    int // index of the request, from 0
 	Response *guardpb.ModerateResponse
 	Err      *Error // nil if there is a response
 }
 
-// Batch judges up to 256 conversations in one call, and gives as many outcomes in their order.
-// The error is an *Error, and of the batch as a whole.
+// Batch judges up to 256 conversations in one call. It returns one outcome per request, in their
+// order. The error is an *Error and concerns the whole batch.
 func (c *Client) Batch(
 	ctx context.Context, requests ...*guardpb.ModerateRequest,
 ) ([]Outcome, error) {
 	batch := &guardpb.BatchModerateRequest{Items: requests}
-	reply, err := patiently(
+	reply, err := withRetries(
 		ctx, c.timeout, func(ctx context.Context) (*guardpb.BatchModerateResponse, error) {
 			return c.service.BatchModerate(ctx, batch)
 		})
@@ -131,12 +130,12 @@ func (c *Client) Batch(
 	return outcomes, nil
 }
 
-// Prompt is the request to judge what a user wrote.
+// Prompt returns a request to judge what a user wrote.
 func Prompt(text string) *guardpb.ModerateRequest {
 	return Conversation(&guardpb.Message{Role: guardpb.Role_ROLE_USER, Content: text})
 }
 
-// Reply is the request to judge what an assistant answered to a prompt.
+// Reply returns a request to judge what an assistant answered to a prompt.
 func Reply(prompt, answer string) *guardpb.ModerateRequest {
 	return Conversation(
 		&guardpb.Message{Role: guardpb.Role_ROLE_USER, Content: prompt},
@@ -144,7 +143,7 @@ func Reply(prompt, answer string) *guardpb.ModerateRequest {
 	)
 }
 
-// Conversation is the request to judge the last of several messages.
+// Conversation returns a request to judge the last of several messages.
 func Conversation(messages ...*guardpb.Message) *guardpb.ModerateRequest {
 	return &guardpb.ModerateRequest{Conversation: messages}
 }

@@ -20,11 +20,11 @@ import (
 	"qwen3guard/clients/go/guardpb"
 )
 
-// plan is what tests/conformance gives to each language's runner.
+// plan is the file that tests/conformance writes for each language's runner.
 type plan struct {
 	Servers   map[string]string
-	Authority string // PEM, of the server that is called "tls"
-	Passed    string // the file that takes the names of the cases that passed
+	Authority string // PEM file of the authority that signed the certificate of server "tls"
+	Passed    string // file to write the names of the passed cases to
 	Cases     []testCase
 }
 
@@ -167,7 +167,7 @@ func outcome(t *testing.T, o guard.Outcome) map[string]any {
 	return map[string]any{"response": response}
 }
 
-// codeNames are the statuses' own names: Go has others.
+// codeNames are gRPC's own names; Go spells them differently.
 var codeNames = map[codes.Code]string{
 	codes.InvalidArgument:   "INVALID_ARGUMENT",
 	codes.PermissionDenied:  "PERMISSION_DENIED",
@@ -188,7 +188,7 @@ func describe(e *guard.Error) map[string]any {
 	}
 }
 
-// check compares what is expected, which is a part: null is absent, "*" is anything present.
+// check compares the expected part of a result: null means absent, "*" means present.
 func check(t *testing.T, at string, expected, got any) {
 	t.Helper()
 	switch expected := expected.(type) {

@@ -14,10 +14,10 @@ import (
 // Error says why there is no verdict.
 type Error struct {
 	Code       codes.Code
-	Reason     string // the server's word for it, such as "OVERLOADED"; empty if it said nothing
+	Reason     string // the kind of error, such as "OVERLOADED"; empty if the server did not answer
 	Message    string
-	Violations []Violation   // the fields at fault, of an INVALID_ARGUMENT
-	RetryAfter time.Duration // when to try again, of an overload; otherwise 0
+	Violations []Violation   // the fields at fault; only with INVALID_ARGUMENT
+	RetryAfter time.Duration // how long to wait before a retry; 0 unless the server is overloaded
 }
 
 // Violation is one thing wrong with one field, such as "conversation[2].content".
@@ -34,7 +34,7 @@ func (e *Error) Is(target error) bool {
 		target == context.Canceled && e.Code == codes.Canceled
 }
 
-// asError makes an *Error of what gRPC or a context gives.
+// asError converts an error of gRPC or of a context.
 func asError(err error) *Error {
 	if known := new(Error); errors.As(err, &known) {
 		return known

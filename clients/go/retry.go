@@ -10,12 +10,12 @@ import (
 
 const maxAttempts = 5
 
-// patiently calls, and calls again after an overload. The server's other ways to be unable are
-// for the service config to retry.
-func patiently[T any](
+// withRetries makes a call and repeats it while the server is overloaded, until the deadline.
+// gRPC itself retries UNAVAILABLE, by the service config.
+func withRetries[T any](
 	ctx context.Context, timeout time.Duration, call func(context.Context) (T, error),
 ) (T, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
+	if _, hasDeadline := ctx.Deadline(); !hasDeadline {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
@@ -32,19 +32,21 @@ func patiently[T any](
 	}
 }
 
-// overloaded: a message that is too large has the same code, and no time to try again.
+// overloaded distinguishes an overload from a message that is too large, which has the same code
+// but no RetryInfo.
 func overloaded(err *Error) bool {
 	return err.Code == codes.ResourceExhausted && err.RetryAfter > 0
 }
 
-// jittered is one to two times as long, so that callers do not come back all at once.
+// jittered returns one to two times the delay, so that callers do not all retry at once.
 func jittered(delay time.Duration) time.Duration {
 	return delay + time.Duration(rand.Int64N(int64(delay)+1))
 }
 
-// pause waits, or says at once that the context ends before.
+// pause waits for the delay. It returns false if the context ends first; at once if its deadline
+// would pass during the wait.
 func pause(ctx context.Context, delay time.Duration) bool {
-	if deadline, bounded := ctx.Deadline(); bounded && time.Until(deadline) < delay {
+	if deadline, hasDeadline := ctx.Deadline(); hasDeadline && time.Until(deadline) < delay {
 		return false
 	}
 	timer := time.NewTimer(delay)

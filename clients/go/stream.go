@@ -13,17 +13,19 @@ import (
 )
 
 const (
-	window           = 64 // in flight in one stream: the server reads no further
+	window           = 64 // requests in flight in one stream; the server reads no more
 	reconnectBackoff = 100 * time.Millisecond
 )
 
-// Stream judges what comes through a channel until it is closed, over one stream and up to 64 at
-// a time, and gives the outcomes as they come, each with its request's index. What meets an
-// overload is sent again later; what has no outcome when a server stops or dies is sent again to
-// another one. Ending the loop or the context cancels what is in flight.
+// Stream judges the requests of a channel until the channel is closed. It sends them over one
+// stream, with up to 64 in flight, and yields outcomes as they come, each with its request's index.
+// A request that meets an overload is sent again later. If a server stops or dies, its requests
+// without an outcome are sent to another one. Ending the loop or the context cancels the requests
+// in flight.
 //
-// An error, an *Error, ends the stream: what has no outcome by then was not judged. The client's
-// timeout does not apply: the server bounds each request, and the context the whole.
+// An error, which is an *Error, ends the stream: requests without an outcome were not judged. The
+// client's timeout does not apply: the server limits each request, and the context the whole
+// stream.
 func (c *Client) Stream(
 	ctx context.Context, requests <-chan *guardpb.ModerateRequest,
 ) iter.Seq2[Outcome, error] {
@@ -35,27 +37,27 @@ func (c *Client) Stream(
 	}
 }
 
-// item is one request on its way.
+// item is one request that has no outcome yet.
 type item struct {
 	index      int
 	request    *guardpb.ModerateRequest
-	sent       int // how often; part of its id, because an id is good for one time
-	overloaded int
+	sent       int // number of times it was sent; part of its id, because each id is used once
+	overloaded int // number of times it met an overload
 }
 
 type stream struct {
 	service  guardpb.ModerationServiceClient
 	requests <-chan *guardpb.ModerateRequest // nil once it is closed
 	yield    func(Outcome, error) bool
-	taken    int
-	again    []*item
+	taken    int     // number of requests read from the channel
+	unsent   []*item // requests to send again
 	inFlight map[string]*item
-	pause    <-chan time.Time // of sending anything, after an overload
-	failures int              // connections that broke without an outcome between them
-	stopped  bool             // by the caller
+	pause    <-chan time.Time // set after an overload: nothing is sent until it fires
+	failures int              // connections in a row that broke without an outcome
+	stopped  bool             // the caller ended the loop
 }
 
-// run connects until everything has its outcome, the caller stops, or it can't go on.
+// run connects until every request has its outcome, the caller stops, or retries are used up.
 func (s *stream) run(ctx context.Context) error {
 	for {
 		err := s.connected(ctx)
@@ -76,10 +78,10 @@ type received struct {
 	err    error
 }
 
-// connected sends and receives over one connection until its end.
+// connected sends and receives over one connection until it ends.
 func (s *stream) connected(ctx context.Context) error {
 	for _, item := range s.inFlight {
-		s.again = append(s.again, item)
+		s.unsent = append(s.unsent, item)
 	}
 	s.inFlight = map[string]*item{}
 	ctx, cancel := context.WithCancel(ctx)
@@ -91,16 +93,16 @@ func (s *stream) connected(ctx context.Context) error {
 	answers := make(chan received)
 	go receive(ctx, call, answers)
 	for {
-		room := s.pause == nil && len(s.inFlight) < window
-		for ; room && len(s.again) > 0; room = len(s.inFlight) < window {
-			s.send(call, s.again[0])
-			s.again = s.again[1:]
+		maySend := s.pause == nil && len(s.inFlight) < window
+		for ; maySend && len(s.unsent) > 0; maySend = len(s.inFlight) < window {
+			s.send(call, s.unsent[0])
+			s.unsent = s.unsent[1:]
 		}
-		if s.requests == nil && len(s.again) == 0 && len(s.inFlight) == 0 {
+		if s.requests == nil && len(s.unsent) == 0 && len(s.inFlight) == 0 {
 			return call.CloseSend()
 		}
 		requests := s.requests
-		if !room {
+		if !maySend {
 			requests = nil
 		}
 		select {
@@ -146,7 +148,7 @@ func (s *stream) send(call guardpb.ModerationService_StreamModerateClient, item 
 	item.sent++
 	id := fmt.Sprintf("%d.%d", item.index, item.sent)
 	s.inFlight[id] = item
-	// Why a connection can't be sent to, its receiving side says.
+	// If sending fails, Recv returns the reason.
 	_ = call.Send(&guardpb.StreamModerateRequest{Id: id, Request: item.request})
 }
 
@@ -162,7 +164,7 @@ func (s *stream) take(answer *guardpb.StreamModerateResponse) {
 		outcome.Err = fromStatus(status.FromProto(answer.GetError()))
 		if item.overloaded++; overloaded(outcome.Err) && item.overloaded < maxAttempts {
 			s.pause = time.After(jittered(outcome.Err.RetryAfter))
-			s.again = append(s.again, item)
+			s.unsent = append(s.unsent, item)
 			return
 		}
 	}

@@ -1,10 +1,9 @@
-"""An in-flight batching engine for Qwen3 on CPUs: OpenVINO, paged KV blocks, draft verification.
+"""A continuous-batching engine for Qwen3 on CPUs: OpenVINO, paged KV blocks, draft verification.
 
-`build_graph` and `save_graph` turn a checkpoint into a model file; `Engine` serves it.
+`build_graph` and `save_graph` turn a checkpoint into a model file; `Engine` serves that file.
 """
 
 from guard_engine._blocks import BLOCK_TOKENS
-from guard_engine._checkpoint import weight_files
 from guard_engine._config import ModelConfig, read_config
 from guard_engine._engine import Engine, EngineOptions, Usage
 from guard_engine._errors import (
@@ -18,6 +17,7 @@ from guard_engine._errors import (
 from guard_engine._graph import build_graph, save_graph
 from guard_engine._precision import kv_block_bytes
 from guard_engine._request import Completion, Request
+from guard_engine._safetensors import weight_files
 from guard_engine._weights import WeightFormat
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""The fixed pool of KV blocks: who holds which, and which can be used again.
+"""The fixed pool of KV blocks: which sequences hold a block, and which blocks can be reused.
 
-A block is *held* (referenced by live sequences), *cached* (unreferenced, but its content is known)
-or *free*. A known whole block is shared by all sequences that begin with the same tokens. Of a
-known block that agrees only in part, and of one that is not whole, the agreeing part is copied.
+A block is *held* (live sequences refer to it), *cached* (no sequence refers to it, but its content
+is known) or *free*. Sequences that begin with the same tokens share their known full blocks. If a
+known block matches only in part, or is not full, the matching tokens are copied.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ from itertools import islice
 import numpy as np
 
 BLOCK_TOKENS = 32
-# Those that follow one prefix mostly agree in the same few tokens, so any of them will do; a
-# resubmitted or grown prompt has been there lately.
-_LOOKED_AT = 8
+# How many of the known blocks after one prefix are compared, the newest first. They mostly match in
+# the same few tokens, so any of them will do, and a prompt that is sent again was here recently.
+_MOST_CANDIDATES = 8
 
 
 def chain_hash(previous: bytes, token_ids: Sequence[int]) -> bytes:
-    """Names a whole block by its tokens and all before it.
+    """The name of a full block: a hash of its tokens and of the name of the block before it.
 
-    Cryptographic, because two prefixes with one name would be a wrong verdict.
+    The hash is cryptographic: two prefixes with one name would give a wrong verdict.
     """
     return hashlib.blake2b(
         previous + np.asarray(token_ids, np.int32).tobytes(), digest_size=16
@@ -33,44 +33,43 @@ def chain_hash(previous: bytes, token_ids: Sequence[int]) -> bytes:
 class _Content:
     previous: bytes  # the name of the block before it
     tokens: Sequence[int]
-    name: bytes | None  # of a whole block
+    name: bytes | None  # None if the block is not full
 
 
 class BlockPool:
-    """Blocks are numbers from 0; what they hold lies in the runtime. One thread changes it."""
+    """Blocks are numbers from 0; the runtime stores their keys and values.
+
+    Only one thread may call the methods. The public attributes are for reading.
+    """
 
     def __init__(self, blocks: int, copy: Callable[[int, int, int], None]) -> None:
         """`copy(source, target, tokens)` copies the first tokens of one block into another."""
         self.blocks = blocks
         self._copy = copy
-        self._free = list(range(blocks))
-        self._references = [0] * blocks
-        self._contents: dict[int, _Content] = {}
-        self._block_of: dict[bytes, int] = {}  # by name
-        self._after: defaultdict[bytes, dict[int, None]] = defaultdict(dict)  # by previous name
-        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
-        self._fresh: set[int] = set()  # of the cached ones: see `settled`
+        self.free = list(range(blocks))
+        self.cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self.references = [0] * blocks  # live sequences that hold each block
+        self.contents: dict[int, _Content] = {}  # of known blocks
+        self._block_of: dict[bytes, int] = {}  # full blocks by name
+        self._successors: defaultdict[bytes, dict[int, None]] = defaultdict(dict)  # by previous
+        self._in_grace: set[int] = set()  # cached blocks that are not reclaimable yet
 
     @property
     def available(self) -> int:
-        """Blocks that `allocate` can give: free ones and, after them, cached ones."""
-        return len(self._free) + len(self._cached)
+        """Blocks that `allocate` can give: free ones first, then cached ones."""
+        return len(self.free) + len(self.cached)
 
     @property
-    def settled(self) -> int:
-        """`available` without those that came to the cache since the last call of `settle`."""
-        return self.available - len(self._fresh)
+    def reclaimable(self) -> int:
+        """`available` without the blocks that were cached since the last `end_grace_period`."""
+        return self.available - len(self._in_grace)
 
-    def settle(self) -> None:
-        """Lets `settled` count what has come to the cache so far."""
-        self._fresh.clear()
+    def end_grace_period(self) -> None:
+        """Makes every block that is cached by now reclaimable."""
+        self._in_grace.clear()
 
-    @property
-    def cached(self) -> int:
-        return len(self._cached)
-
-    def known(self, names: Iterable[bytes]) -> int:
-        """How many whole blocks at the beginning of `names` are known."""
+    def known_prefix(self, names: Iterable[bytes]) -> int:
+        """How many full blocks at the beginning of `names` are known."""
         count = 0
         for name in names:
             if name not in self._block_of:
@@ -78,8 +77,8 @@ class BlockPool:
             count += 1
         return count
 
-    def hold_known(self, names: Iterable[bytes]) -> list[int]:
-        """Takes a reference to each whole block of the longest known prefix of `names`."""
+    def hold_known_prefix(self, names: Iterable[bytes]) -> list[int]:
+        """Takes a reference to each full block of the longest known prefix of `names`."""
         held: list[int] = []
         for name in names:
             block = self._block_of.get(name)
@@ -90,88 +89,89 @@ class BlockPool:
         return held
 
     def allocate(self, count: int) -> list[int]:
-        """Takes `count` blocks of unknown content. The caller has looked at `available`."""
+        """Takes `count` blocks of unknown content. The caller must check `available` first."""
         taken = []
         for _ in range(count):
-            if self._free:
-                block = self._free.pop()
+            if self.free:
+                block = self.free.pop()
             else:
-                block, _none = self._cached.popitem(last=False)
-                self._forget(block)
-            self._references[block] = 1
+                block, _none = self.cached.popitem(last=False)
+                self._evict(block)
+            self.references[block] = 1
             taken.append(block)
         return taken
 
-    def allocate_copying(
+    def allocate_with_copy(
         self, count: int, previous: bytes, tokens: Sequence[int]
     ) -> tuple[list[int], int]:
-        """`allocate`, with what is known of `tokens` after the block `previous` copied.
+        """Allocates blocks, and copies known tokens into the first one.
 
-        Gives the blocks, and how many tokens the first of them now holds.
+        The known block that matches most of `tokens`, right after the block named `previous`, is
+        the source. Returns the blocks, and how many tokens were copied.
         """
-        source, agreed = self._closest(previous, tokens)
-        # The source is held meanwhile, lest it be allocated itself. Then there must be room for it.
-        if not agreed or count > self.settled - (source in self._cached):
+        source, matching = self._best_match(previous, tokens)
+        # The source is held meanwhile, so that it is not allocated itself: one block less is left.
+        if not matching or count > self.reclaimable - (source in self.cached):
             return self.allocate(count), 0
         self._hold(source)
         taken = self.allocate(count)
         try:
-            self._copy(source, taken[0], agreed)
+            self._copy(source, taken[0], matching)
         finally:
             self.release([source])
-        return taken, agreed
+        return taken, matching
 
     def publish(self, block: int, previous: bytes, tokens: Sequence[int]) -> None:
-        """Makes a held block's content known; `tokens` of it are final.
+        """Makes the content of a held block known: `tokens`, which no longer change.
 
-        The first of two equal whole blocks stays known.
+        Of two equal full blocks, the first one stays known.
         """
-        whole = len(tokens) == BLOCK_TOKENS
-        name = chain_hash(previous, tokens) if whole else None
+        full = len(tokens) == BLOCK_TOKENS
+        name = chain_hash(previous, tokens) if full else None
         if name is not None:
             if name in self._block_of:
                 return
             self._block_of[name] = block
-        self._contents[block] = _Content(previous, tokens, name)
-        self._after[previous][block] = None
+        self.contents[block] = _Content(previous, tokens, name)
+        self._successors[previous][block] = None
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Gives references back. A sequence's last blocks are the first to be forgotten."""
+        """Gives a sequence's references back. Its last blocks will be evicted first."""
         for block in reversed(blocks):
-            self._references[block] -= 1
-            if self._references[block]:
+            self.references[block] -= 1
+            if self.references[block]:
                 continue
-            if block in self._contents:
-                self._cached[block] = None
-                self._fresh.add(block)
+            if block in self.contents:
+                self.cached[block] = None
+                self._in_grace.add(block)
             else:
-                self._free.append(block)
+                self.free.append(block)
 
     def _hold(self, block: int) -> None:
-        self._references[block] += 1
-        self._cached.pop(block, None)
-        self._fresh.discard(block)
+        self.references[block] += 1
+        self.cached.pop(block, None)
+        self._in_grace.discard(block)
 
-    def _closest(self, previous: bytes, tokens: Sequence[int]) -> tuple[int, int]:
-        """A known block after `previous`, and how many tokens it begins with as `tokens` do."""
+    def _best_match(self, previous: bytes, tokens: Sequence[int]) -> tuple[int, int]:
+        """The known block after `previous` that matches most of `tokens`, and how many."""
         best = -1, 0
-        for block in islice(reversed(self._after.get(previous, {})), _LOOKED_AT):
-            agreed = _agreement(self._contents[block].tokens, tokens)
-            if agreed > best[1]:
-                best = block, agreed
+        for block in islice(reversed(self._successors.get(previous, {})), _MOST_CANDIDATES):
+            matching = _common_prefix(self.contents[block].tokens, tokens)
+            if matching > best[1]:
+                best = block, matching
         return best
 
-    def _forget(self, block: int) -> None:
-        self._fresh.discard(block)
-        content = self._contents.pop(block)
+    def _evict(self, block: int) -> None:
+        self._in_grace.discard(block)
+        content = self.contents.pop(block)
         if content.name is not None:
             del self._block_of[content.name]
-        siblings = self._after[content.previous]
+        siblings = self._successors[content.previous]
         del siblings[block]
         if not siblings:
-            del self._after[content.previous]
+            del self._successors[content.previous]
 
 
-def _agreement(one: Sequence[int], two: Sequence[int]) -> int:
+def _common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
     pairs = enumerate(zip(one, two, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(two)))

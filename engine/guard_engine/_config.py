@@ -14,8 +14,8 @@ ARCHITECTURE = "Qwen3ForCausalLM"
 class ModelConfig:
     """The dimensions of a dense Qwen3.
 
-    With `tied_head` the head is the embedding, whether or not the files hold a `lm_head.weight`:
-    the configuration decides, as it does in the official recipe.
+    With `tied_head` the output head is the embedding, even if the files hold a `lm_head.weight`:
+    config.json decides, as it does in transformers.
     """
 
     vocab_size: int
@@ -67,7 +67,9 @@ def read_config(checkpoint: Path) -> ModelConfig:
         raise CheckpointInvalid(f"{path} holds a value that can't be used: {error}.") from None
     for name in ("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"):
         if getattr(config, name) < 1:
-            raise CheckpointInvalid(f"{path}: {getattr(config, name)} {name} is no model.")
+            raise CheckpointInvalid(
+                f"{path}: {name} is {getattr(config, name)}; it must be 1 or more."
+            )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise CheckpointInvalid(
             f"{path}: {config.heads} heads don't divide into {config.kv_heads} KV heads, "
@@ -84,7 +86,7 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
         )
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise CheckpointInvalid(f"{path}: the rotary parameters are {rope}, which is no object.")
+        raise CheckpointInvalid(f"{path}: the rotary parameters are {rope}, not a JSON object.")
     unsupported = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(raw.get("attention_bias")),

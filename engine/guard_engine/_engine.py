@@ -1,4 +1,4 @@
-"""The engine: one thread that steps through whatever is in flight."""
+"""The engine: one thread that runs the model step by step for all requests in flight."""
 
 import logging
 import queue
@@ -21,25 +21,25 @@ from guard_engine._scheduler import Scheduler
 from guard_engine._sequence import Chunk, Sequence
 
 _log = logging.getLogger(__name__)
-_MOST_FAILURES = 3  # steps in a row: what fails so often does not recover
+_MOST_FAILURES = 3  # failed steps in a row, after which the engine stops: it won't recover
 
 Callback = Callable[[Completion | EngineError], None]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What one request and the whole engine can take."""
+    """Limits of one request and of the engine."""
 
     max_input_tokens: int
     """Prompt and draft together."""
     max_output_tokens: int
     max_draft_tokens: int
     max_in_flight: int
-    """Requests worked on at once; more wait."""
+    """Requests in flight; more are queued."""
     kv_blocks: int
     """The fixed number of KV blocks, of 32 tokens each."""
     step_tokens: int = 512
-    """At most so many tokens are computed in one step."""
+    """The most tokens that one step computes."""
 
     def __post_init__(self) -> None:
         if self.max_in_flight > self.step_tokens // 2:
@@ -48,7 +48,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A moment's view of the engine."""
+    """Requests and KV blocks at one moment."""
 
     running: int
     waiting: int
@@ -61,7 +61,7 @@ class Engine:
     """Serves requests with one model. Its methods may be called from any thread."""
 
     def __init__(self, xml: Path, options: EngineOptions) -> None:
-        """Loads the graph that `save_graph` wrote; returns when it is ready to serve."""
+        """Loads the graph that `save_graph` wrote. Returns when the engine is ready."""
         self._options = options
         self._runtime = Runtime(xml, options.kv_blocks)
         self._pool = BlockPool(options.kv_blocks, self._runtime.copy_tokens)
@@ -72,7 +72,7 @@ class Engine:
         self._lock = threading.Lock()  # over _callbacks and _closed
         self._callbacks: dict[str, Callback] = {}
         self._closed = False
-        self._live: dict[str, Sequence] = {}  # this and the next: the engine thread's own
+        self._live: dict[str, Sequence] = {}  # only the engine thread uses this and the next
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="guard-engine", daemon=True)
         self._thread.start()
@@ -99,9 +99,9 @@ class Engine:
             self._inbox.put(sequence)
 
     def cancel(self, request_id: str) -> bool:
-        """Asks that a request be dropped before the next step. False if no such id is live.
+        """Drops a request before the next step. Returns False if no such request is in flight.
 
-        The request may still complete first; its callback says which it was.
+        The request may still complete first; its callback gets the one outcome that happened.
         """
         with self._lock:
             if request_id not in self._callbacks:
@@ -110,30 +110,29 @@ class Engine:
             return True
 
     def usage(self) -> Usage:
-        """How full the engine is. Exact only while nothing is in flight."""
-        free = self._pool.available - self._pool.cached
+        """Requests and blocks now. Exact only while nothing is in flight."""
         return Usage(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             held_blocks=self._pool.blocks - self._pool.available,
-            cached_blocks=self._pool.cached,
-            free_blocks=free,
+            cached_blocks=len(self._pool.cached),
+            free_blocks=len(self._pool.free),
         )
 
     @property
     def ended(self) -> bool:
-        """Whether it serves no more: closed, or given up after steps that failed one by one."""
+        """Whether the engine has stopped: it was closed, or several steps in a row failed."""
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Stops after the step under way; what is left gets EngineClosed. May be repeated."""
+        """Stops after the current step. Requests in flight get EngineClosed. Can be repeated."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)
         self._thread.join()
 
     def _check(self, request: Request) -> None:
-        """Errors are in TensorRT-LLM's words where it has any."""
+        """Raises RequestInvalid, with TensorRT-LLM's messages where it has one."""
         options, draft = self._options, len(request.draft_ids)
         length = len(request.prompt_ids) + draft
         if not request.prompt_ids:
@@ -163,7 +162,7 @@ class Engine:
             while self._take_messages():
                 self._step()
         except Exception:
-            _log.exception("the engine gives up: load it anew")
+            _log.exception("the engine stopped and must be loaded again")
         with self._lock:
             self._closed = True
             left = list(self._callbacks)
@@ -173,7 +172,10 @@ class Engine:
             self._deliver(request_id, EngineClosed("The engine ended before the request did."))
 
     def _take_messages(self) -> bool:
-        """Takes in what was asked since the last step; waits if there is no work. False: stop."""
+        """Takes new requests and cancellations, and waits while there is no work.
+
+        Returns False if the engine must stop.
+        """
         while not self._inbox.empty() or not self._live:
             message = self._inbox.get()
             if message is None:
@@ -194,7 +196,7 @@ class Engine:
         except Exception as error:
             _log.exception("a step failed")
             failed = [chunk.sequence for chunk in chunks] or list(self._live.values())
-            reason = str(error) or type(error).__name__  # as of memory that ran out
+            reason = str(error) or type(error).__name__  # a MemoryError has no text
             for sequence in failed:
                 self._scheduler.remove(sequence)
                 self._deliver(sequence.request.id, StepFailed(f"The model failed: {reason}"))

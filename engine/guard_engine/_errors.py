@@ -1,20 +1,20 @@
-"""The error tree. Each message says what is wrong and, where it can, what to do."""
+"""The engine's errors. Each message says what is wrong and, where possible, what to do."""
 
 
 class EngineError(Exception):
-    """The base of every error that the engine raises or delivers."""
+    """The base of all errors that the engine raises or delivers to a callback."""
 
 
 class CheckpointInvalid(EngineError):
-    """The checkpoint can't be built: missing, damaged, or not a plain Qwen3."""
+    """The checkpoint is missing, damaged, or not a plain Qwen3."""
 
 
 class RequestInvalid(EngineError):
-    """The request can never be served as it is. Raised by `Engine.submit`."""
+    """The request can't be served as it is, now or later. Raised by `Engine.submit`."""
 
 
 class RequestCancelled(EngineError):
-    """The request was cancelled before it finished. Delivered, never raised."""
+    """The request was cancelled before it completed. Delivered, never raised."""
 
 
 class StepFailed(EngineError):
@@ -22,4 +22,4 @@ class StepFailed(EngineError):
 
 
 class EngineClosed(EngineError):
-    """The engine was closed: raised by `submit`, delivered to requests that were left."""
+    """The engine has stopped. Raised by `submit`, and delivered to requests in flight."""

@@ -1,7 +1,7 @@
 """A Qwen3 checkpoint as an OpenVINO graph, built from its tensors alone.
 
-The graph is stateful and attends by scaled dot product. That form can be saved and read back;
-`_runtime` turns it into paged attention when it loads it.
+The graph is stateful and uses plain scaled dot-product attention, because that form can be saved
+and read back. `_runtime` turns it into paged attention at load.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import openvino as ov
 from openvino import Type, opset13
 from openvino.op.util import Variable, VariableInfo
 
-from guard_engine._checkpoint import Weights
 from guard_engine._config import ModelConfig, read_config
 from guard_engine._precision import describe
+from guard_engine._safetensors import Weights
 from guard_engine._weights import Node, WeightFormat, matrix
 
-_MASKED = np.float32(-65504)  # as far down as half precision goes
+_MASKED = np.float32(-65504)  # the least value of half precision
 
 
 def build_graph(
@@ -29,7 +29,7 @@ def build_graph(
     """Builds the graph of the Qwen3 in `checkpoint`.
 
     Inputs: `input_ids`, `attention_mask`, `position_ids` [batch, tokens] int64, `beam_idx` [batch]
-    int32, and `sel` [n] int64: which of all tokens to compute logits for. Output: `logits`
+    int32, and `sel` [n] int64: the indices of the tokens to compute logits for. Output: `logits`
     [n, vocab] float32. `progress(done, total)` is called after each layer. Raises
     CheckpointInvalid.
     """
@@ -49,8 +49,8 @@ def build_graph(
     result.output(0).set_names({"logits"})
     model = ov.Model([result], builder.sinks, list(inputs.values()), "qwen3")
     describe(model, config, weights)
-    # OpenVINO numbers nodes through the whole process: number them anew, so that one checkpoint
-    # always gives the same file. The paged attention pass looks for the inputs' own names.
+    # OpenVINO counts nodes over the whole process. Numbering them here makes one checkpoint always
+    # give the same file. The paged attention pass needs the inputs' own names.
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
     for name, parameter in inputs.items():
@@ -131,7 +131,7 @@ class _Builder:
         return opset13.reshape(_swap(attended), _ints([0, 0, config.heads * dim]), True)
 
     def _cached(self, new: Node, name: str, inputs: dict[str, Node]) -> Node:
-        """Appends `new` to a state variable; gives all of it, repeated for each query head."""
+        """Appends `new` to a state variable. Returns the whole state, repeated per query head."""
         kv_heads, dim = self._config.kv_heads, self._config.head_dim
         info = VariableInfo()
         info.data_shape = ov.PartialShape([-1, kv_heads, -1, dim])
@@ -204,7 +204,7 @@ def _rotate(x: Node, positions: tuple[Node, Node], dim: int) -> Node:
 
 
 def _causal_mask(input_ids: Node, attention_mask: Node) -> Node:
-    """0 where a token may look, far below 0 elsewhere: [batch, 1, tokens, past and tokens]."""
+    """[batch, 1, tokens, past + tokens]: 0 where a token may attend, far below 0 elsewhere."""
     total = opset13.squeeze(_size(attention_mask, 1), _ints([0]))
     past = opset13.subtract(total, opset13.squeeze(_size(input_ids, 1), _ints([0])))
     rows = opset13.unsqueeze(opset13.range(past, total, _ints(1), "i64"), _ints(1))

@@ -1,7 +1,7 @@
-"""What the plugin computes in and keeps KV in: it follows the format of the weights.
+"""The precision of activations and of the KV cache: it follows the format of the weights.
 
-Weights that lost nothing get float32 everywhere, so that tokens equal the float32 reference's.
-Rounded weights get activations rounded about as much, where that is faster on this processor.
+With exact weights everything is float32, so that tokens equal the float32 reference's. With rounded
+weights the activations are rounded about as much, where that is faster on this processor.
 """
 
 from math import gcd
@@ -12,13 +12,13 @@ from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._config import ModelConfig
 from guard_engine._weights import WeightFormat
 
-# More channels that share one scale are faster, but one large channel makes all of them coarse.
+# Channels that share one scale. More are faster, but one large channel makes all of them coarse.
 _MOST_CHANNELS, _FEWEST_CHANNELS = 256, 32
 _BYTES = {"f32": 4, "bf16": 2}
 
 
 def describe(model: ov.Model, config: ModelConfig, weights: WeightFormat) -> None:
-    """Writes into a graph what `properties` needs to know of it."""
+    """Stores in a graph what `properties` needs to know about it."""
     model.set_rt_info(weights, ["guard", "weights"])
     widths = (config.hidden_size, config.intermediate_size, config.heads * config.head_dim)
     group = gcd(_MOST_CHANNELS, *widths)
@@ -26,10 +26,10 @@ def describe(model: ov.Model, config: ModelConfig, weights: WeightFormat) -> Non
 
 
 def properties(model: ov.Model, core: ov.Core) -> dict[str, str]:
-    """How to compile a graph that `save_graph` wrote. Raises RuntimeError for another one."""
+    """How to compile a graph that `save_graph` wrote. Raises RuntimeError for another graph."""
     if not model.has_rt_info(["guard", "activation_group"]):
         raise RuntimeError(
-            "The graph was made by another version of this program. Run `guard build` again."
+            "Another version of this program wrote the graph. Run `guard build` again."
         )
     weights: WeightFormat = model.get_rt_info(["guard", "weights"]).astype(str)
     group = int(model.get_rt_info(["guard", "activation_group"]).astype(str))
@@ -44,22 +44,22 @@ def properties(model: ov.Model, core: ov.Core) -> dict[str, str]:
 
 
 def head_properties(body: dict[str, str]) -> dict[str, str]:
-    """How to compile the head, which is a graph of its own.
+    """How to compile the head, which is a separate graph.
 
-    Of a head with 8-bit weights, computed in bfloat16, the plugin gives logits in bfloat16: then
-    near ones become equal. In float32 it is as fast, for its activations are rounded to 8 bits.
+    If a head with 8-bit weights computes in bfloat16, the plugin returns bfloat16 logits, and close
+    logits become equal. Float32 is as fast, because the activations are rounded to 8 bits anyway.
     """
     rounded = body["DYNAMIC_QUANTIZATION_GROUP_SIZE"] != "0"
     return body | {"INFERENCE_PRECISION_HINT": "f32"} if rounded else body
 
 
 def kv_block_bytes(config: ModelConfig, weights: WeightFormat) -> int:
-    """Bytes of keys and values of all layers in one KV block, on this machine's processor."""
+    """Bytes of one KV block (keys and values of all layers) on this machine's processor."""
     heads = 2 * config.layers * config.kv_heads
     return heads * BLOCK_TOKENS * config.head_dim * _BYTES[_precision(weights, ov.Core())]
 
 
 def _precision(weights: WeightFormat, core: ov.Core) -> str:
-    """bfloat16 only where the processor computes in it: elsewhere it would be slower."""
+    """bfloat16 only if the processor computes in it; otherwise it would be slower."""
     half = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if weights != "f32" and half else "f32"

@@ -1,4 +1,4 @@
-"""What callers give and get."""
+"""Requests to the engine, and their completions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 class Request:
     """One prompt to answer greedily.
 
-    With `draft_ids`, all of them are verified in one step: the answer is their accepted part and
-    one corrected token, after which the request ends. Output always ends with the first of
-    `end_ids`, which it includes, and has at most `max_output_tokens` tokens.
+    With `draft_ids`, one step verifies the whole draft: the output is its accepted part and one
+    corrected token, and the request ends. The output ends with the first of `end_ids`, which it
+    includes, or after `max_output_tokens` tokens.
     """
 
     id: str
@@ -32,11 +32,11 @@ class Completion:
     request_id: str
     output_ids: list[int]
     log_probs: list[float] | None
-    """Natural logarithm of each output token's probability, if asked for."""
+    """Natural logarithm of each output token's probability; None unless requested."""
     logits: NDArray[np.float32] | None
-    """[output tokens, vocab], if asked for."""
+    """[output tokens, vocab]; None unless requested."""
     reused_blocks: int
-    """KV blocks of the prompt that were not computed again."""
+    """KV blocks of the prompt that were taken from the cache."""
     draft_tokens: int
     accepted_draft_tokens: int
     """How many of the output tokens came from the draft."""

@@ -16,7 +16,7 @@ from guard_engine._sequence import Chunk
 
 
 class Runtime:
-    """For one thread. It knows blocks by number only: the pool says whose they are."""
+    """Runs the model, on one thread. It knows KV blocks only by number; BlockPool assigns them."""
 
     def __init__(self, xml: Path, blocks: int) -> None:
         """Compiles the graph that `save_graph` wrote, with a KV cache of `blocks` blocks."""
@@ -24,7 +24,7 @@ class Runtime:
         self._weights = _map(xml.with_suffix(".bin"))
         weights = ov.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
         model = core.read_model(xml.read_bytes(), weights)
-        # Pinned, the threads of two engines wait for the same cores while others are idle.
+        # With pinning, the threads of two engines wait for the same cores while others are idle.
         wanted = properties(model, core) | {"ENABLE_CPU_PINNING": "NO"}
         head = _split_head(model)
         self.vocab_size: int = head.output(0).partial_shape[1].get_length()
@@ -32,8 +32,8 @@ class Runtime:
         paged_attention_transformation(model)
         compiled = core.compile_model(model, "CPU", wanted)
         self._infer = compiled.create_infer_request()
-        self._padding_block = blocks  # one more than the pool has: nobody reads what is there
-        # Each [blocks, KV heads, tokens, dim]; bfloat16 as uint16, which numpy can at least copy.
+        self._padding_block = blocks  # an extra block, which is written but never read
+        # Each [blocks, KV heads, tokens, dim]. bfloat16 as uint16, because numpy has no bfloat16.
         self._kv_cache: list[NDArray[Any]] = []
         for port in compiled.inputs:
             name, shape = port.any_name, port.partial_shape
@@ -43,20 +43,20 @@ class Runtime:
             if inner[1] != BLOCK_TOKENS:
                 raise RuntimeError(f"OpenVINO wants KV blocks of {inner[1]}, not {BLOCK_TOKENS}.")
             stored = port.get_element_type()
-            # Zeroed pages of numpy cost no memory until they are written to.
+            # The zeroed pages take no memory until they are written to.
             pages = np.zeros([blocks + 1, *inner], np.uint16 if stored == Type.bf16 else np.float32)
             self._kv_cache.append(pages)
             self._infer.set_tensor(port, ov.Tensor(pages, ov.Shape(list(pages.shape)), stored))
 
     def copy_tokens(self, source: int, target: int, tokens: int) -> None:
-        """Copies keys and values, in all layers, of the first `tokens` of a block."""
+        """Copies the keys and values of a block's first `tokens` tokens, in all layers."""
         for cache in self._kv_cache:
             cache[target, :, :tokens] = cache[source, :, :tokens]
 
     def step(self, chunks: list[Chunk]) -> NDArray[np.float32]:
         """Computes all chunks in one pass.
 
-        Gives the logits [all reads in order, vocab]; they are valid until the next step.
+        Returns the logits [all reads in order, vocab], which are valid until the next step.
         """
         tokens: list[int] = []
         positions: list[int] = []
@@ -72,7 +72,7 @@ class Runtime:
             block_begins.append(len(blocks))
             reads += range(len(tokens) - chunk.reads, len(tokens))
         past = [chunk.begin for chunk in chunks]
-        if padding := _rounded(len(tokens)) - len(tokens):
+        if padding := _padded(len(tokens)) - len(tokens):
             tokens += [0] * padding
             positions += range(padding)
             blocks.append(self._padding_block)
@@ -80,7 +80,7 @@ class Runtime:
             block_begins.append(len(blocks))
             past.append(0)
         wanted = len(reads)
-        reads += [0] * (_rounded(wanted) - wanted)
+        reads += [0] * (_padded(wanted) - wanted)
         inputs = {
             "input_ids": np.array(tokens, np.int64),
             "position_ids": np.array(positions, np.int64),
@@ -96,24 +96,24 @@ class Runtime:
         self._infer.infer()
         self._head.set_input_tensor(self._infer.get_output_tensor())
         self._head.infer()
-        # OpenVINO has packed the matrices into memory of its own: the file's pages would stay
-        # beside it for nothing. Rows of the embedding come back as they are read.
+        # OpenVINO has packed the matrices into its own memory and no longer needs the file's pages.
+        # The rows of the embedding that a step reads are loaded again.
         self._weights.madvise(mmap.MADV_DONTNEED)
         logits: NDArray[np.float32] = self._head.get_output_tensor().data
         return logits[:wanted]
 
 
 def _map(weights: Path) -> mmap.mmap:
-    """The file's bytes; nobody writes to them, but OpenVINO takes no memory that can't be."""
+    """Maps the file. It is never written to, but OpenVINO takes writable memory only."""
     with weights.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-def _rounded(count: int) -> int:
-    """The next of a few numbers, less than a block away.
+def _padded(count: int) -> int:
+    """Rounds up to one of a few numbers, by less than a block.
 
-    For each number of rows that is new OpenVINO prepares its products anew, and keeps that: a
-    megabyte with the tiny guard's few layers, and a tenth of a second at the 0.6B shape.
+    For each new number of rows OpenVINO prepares and keeps its kernels: a megabyte with the tiny
+    guard's few layers, and a tenth of a second at the 0.6B shape.
     """
     if count <= 16:
         return count
@@ -122,7 +122,7 @@ def _rounded(count: int) -> int:
 
 
 def _split_head(model: ov.Model) -> ov.Model:
-    """Takes the head off the model, whose output is then [n, hidden], and gives it."""
+    """Removes the head from the model, which then outputs [n, hidden]. Returns the head."""
     product = model.output("logits").get_node().input_value(0).get_node()
     hidden, matrix = product.input_value(0), product.input_value(1)
     parameter = opset13.parameter(hidden.get_partial_shape(), Type.f32)

@@ -1,4 +1,4 @@
-"""Which requests are in flight, and what each step computes of them."""
+"""Admits requests, and decides which of their tokens each step computes."""
 
 from collections import deque
 
@@ -10,62 +10,66 @@ from guard_engine._sequence import Chunk, Sequence
 
 
 class Scheduler:
-    """First come, first admitted, but for those that follow on cached blocks; then the token budget
-    of each step is shared out."""
+    """Continuous batching: requests join and leave at every step, within its token budget.
+
+    Requests are admitted in order of arrival, except that those with a cached prefix go first.
+    """
 
     def __init__(self, pool: BlockPool, *, max_in_flight: int, step_tokens: int) -> None:
         self._pool = pool
         self._max_in_flight = max_in_flight
         self._step_tokens = step_tokens
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # by admission
-        self._overtaken = 0  # how often the first that waits was
+        self.running: list[Sequence] = []  # in order of admission
+        self._overtaken = 0  # how often later requests went before the first in the queue
 
     def add(self, sequence: Sequence) -> None:
-        """The pool must be large enough for it alone: else it would keep all behind it waiting."""
+        """Queues a sequence. It must fit into the empty pool, or it would block the queue."""
         self.waiting.append(sequence)
 
     def plan(self) -> list[Chunk]:
-        """The next step: never empty while there is work."""
+        """The chunks of the next step: never empty while there is work."""
         if not self.running:
-            self._pool.settle()
+            self._pool.end_grace_period()
         if self.waiting and len(self.running) < self._max_in_flight:
             self._admit()
-        # What a request leaves stays for one step whatever comes: its caller may go on with it.
-        self._pool.settle()
-        return self._share_out() if self.running else []
+        # Blocks that a finished request leaves behind stay cached for one step more, because its
+        # caller may send a request that continues it.
+        self._pool.end_grace_period()
+        return self._divide_budget() if self.running else []
 
     def _admit(self) -> None:
-        coming = {name for sequence in self.running for name in sequence.coming}
-        for sequence in self._in_turn():
+        pending = {name for sequence in self.running for name in sequence.pending_blocks}
+        for sequence in self._admission_order():
             if len(self.running) == self._max_in_flight:
                 break
-            if sequence.awaits(self._pool, coming):
-                continue  # another request in flight computes what both begin with
+            if sequence.waits_for_prefix(self._pool, pending):
+                continue  # another request in flight computes their common prefix
             if not sequence.admit(self._pool):
-                if sequence is not self.waiting[0] and sequence.follows(self._pool):
-                    continue  # it has no turn of its own yet
-                break  # nobody else overtakes: a large request would wait for ever
+                if sequence is not self.waiting[0] and sequence.prefix_cached(self._pool):
+                    continue  # it may not overtake now; its turn by arrival comes later
+                break  # no later request overtakes: a large one would wait for ever
             self._overtaken = self._overtaken + 1 if sequence is not self.waiting[0] else 0
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            coming.update(sequence.coming)
+            pending.update(sequence.pending_blocks)
 
-    def _in_turn(self) -> list[Sequence]:
-        """By arrival, but first those that follow on what is cached: they need little, and would
-        need all of it anew if others took their blocks. The first in line is overtaken only so
-        often.
+    def _admission_order(self) -> list[Sequence]:
+        """Requests with a cached prefix first, the others after them, each in order of arrival.
+
+        A request with a cached prefix needs little computation, but all of it if others take its
+        blocks. The first in the queue is overtaken at most `max_in_flight` times in a row.
         """
         waiting = list(self.waiting)
         if self._overtaken >= self._max_in_flight:
             return waiting
-        return sorted(waiting, key=lambda sequence: not sequence.follows(self._pool))
+        return sorted(waiting, key=lambda sequence: not sequence.prefix_cached(self._pool))
 
-    def _share_out(self) -> list[Chunk]:
-        """Half of the budget goes to the oldest request first, so that it always gets on.
+    def _divide_budget(self) -> list[Chunk]:
+        """The oldest request may take half of the step's tokens, so that it always progresses.
 
-        The rest goes to those that need least: a long prompt holds up neither short ones nor
-        the single tokens of those that generate.
+        The rest goes to the requests with the fewest remaining tokens: a long prompt delays
+        neither short prompts nor requests that decode one token a step.
         """
         oldest = self.running[0]
         sizes = {id(oldest): min(oldest.remaining, self._step_tokens // 2)}
@@ -82,7 +86,10 @@ class Scheduler:
         ]
 
     def commit(self, chunks: list[Chunk], logits: NDArray[np.float32]) -> list[Sequence]:
-        """Takes in a computed step: `logits` [all reads in order, vocab]. Gives the finished."""
+        """Records a computed step and returns the sequences that it finished.
+
+        `logits`: [all reads in order, vocab].
+        """
         finished, row = [], 0
         for chunk in chunks:
             sequence = chunk.sequence
@@ -94,7 +101,7 @@ class Scheduler:
         return finished
 
     def remove(self, sequence: Sequence) -> None:
-        """Forgets a sequence, if it is here, and gives its blocks back."""
+        """Removes a sequence, if it is here, and releases its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
             sequence.release(self._pool)

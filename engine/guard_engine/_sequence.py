@@ -1,4 +1,4 @@
-"""A live request: its tokens, how far they are computed, and its answer so far."""
+"""A request in flight: its tokens, how many of them are computed, and its output so far."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from guard_engine._request import Completion, Request
 
 
 class Sequence:
-    """The tokens to compute are the prompt and then the draft, or what was generated so far.
+    """One request. Its tokens are the prompt and then the draft, or the tokens generated so far.
 
     From the prompt's last token on, each computed position gives one output token.
     """
@@ -33,55 +33,53 @@ class Sequence:
 
     @property
     def blocks_needed(self) -> int:
-        """For all that will be computed; the last output token never is."""
+        """Blocks for every token that may be computed. The last output token never is."""
         request = self.request
-        answer = max(len(request.draft_ids), request.max_output_tokens - 1)
-        return -(-(len(request.prompt_ids) + answer) // BLOCK_TOKENS)
+        output = max(len(request.draft_ids), request.max_output_tokens - 1)
+        return -(-(len(request.prompt_ids) + output) // BLOCK_TOKENS)
 
     @property
     def remaining(self) -> int:
-        """Tokens that wait to be computed."""
+        """Tokens that are not computed yet."""
         return len(self.tokens) - self.computed
 
-    def awaits(self, pool: BlockPool, coming: Set[bytes]) -> bool:
-        """Whether the first block that it would have to compute is among those `coming`."""
+    def waits_for_prefix(self, pool: BlockPool, pending: Set[bytes]) -> bool:
+        """Whether the first block that it would have to compute is among the `pending` ones."""
         names = self._hashes[: self._reusable]
-        known = pool.known(names)
-        return known < len(names) and names[known] in coming
+        known = pool.known_prefix(names)
+        return known < len(names) and names[known] in pending
 
     @property
-    def coming(self) -> list[bytes]:
-        """Names of the prompt's whole blocks that it is still to compute."""
+    def pending_blocks(self) -> list[bytes]:
+        """Names of the prompt's full blocks that this sequence has not published yet."""
         return self._hashes[self._published :]
 
-    def follows(self, pool: BlockPool) -> bool:
-        """Whether all that it may reuse is known, as of a prompt that is asked again: it is lost
-        if others take those blocks first.
-        """
-        return 0 < pool.known(self._hashes[: self._reusable]) == self._reusable
+    def prefix_cached(self, pool: BlockPool) -> bool:
+        """Whether the pool knows every block that this sequence may reuse, and there is one."""
+        return 0 < pool.known_prefix(self._hashes[: self._reusable]) == self._reusable
 
     def admit(self, pool: BlockPool) -> bool:
-        """Takes every block that it will ever need, or none."""
-        known = pool.hold_known(self._hashes[: self._reusable])
+        """Takes every block that it will ever need, or none. Returns whether it took them."""
+        known = pool.hold_known_prefix(self._hashes[: self._reusable])
         missing = self.blocks_needed - len(known)
-        if missing > pool.settled:
+        if missing > pool.reclaimable:
             pool.release(known)
             return False
         self._reused = self._published = len(known)
         self.computed = len(known) * BLOCK_TOKENS
         following = self.tokens[self.computed : self.computed + BLOCK_TOKENS]
         del following[len(self.request.prompt_ids) - 1 - self.computed :]
-        new, copied = pool.allocate_copying(missing, self._name(len(known)), following)
+        new, copied = pool.allocate_with_copy(missing, self._name(len(known)), following)
         self.blocks = known + new
         self.computed += copied
         return True
 
     def release(self, pool: BlockPool) -> None:
-        """Gives its blocks back, the begun one with what is final in it."""
-        whole = self._published
-        begun = self.tokens[whole * BLOCK_TOKENS : self._final]
-        if begun:
-            pool.publish(self.blocks[whole], self._name(whole), begun)
+        """Releases its blocks. The final tokens of the last, partly filled one stay known."""
+        full = self._published
+        rest = self.tokens[full * BLOCK_TOKENS : self._final]
+        if rest:
+            pool.publish(self.blocks[full], self._name(full), rest)
         pool.release(self.blocks)
         self.blocks = []
 
@@ -92,7 +90,7 @@ class Sequence:
         return Chunk(self, self.computed, end, max(end - first_read, 0))
 
     def advance(self, chunk: "Chunk", logits: NDArray[np.float32], pool: BlockPool) -> None:
-        """Takes in a computed chunk and its `logits`: [reads, vocab]."""
+        """Records a computed chunk and its `logits`: [reads, vocab]."""
         self.computed = chunk.end
         for row in logits:
             self._append(row)
@@ -101,7 +99,7 @@ class Sequence:
         self._publish(pool)
 
     def completion(self) -> Completion:
-        """Of a finished sequence, whose lists it shares."""
+        """The answer of a finished sequence. It shares the sequence's lists."""
         request = self.request
         return Completion(
             request_id=request.id,
@@ -115,17 +113,17 @@ class Sequence:
 
     def _append(self, row: NDArray[np.float32]) -> None:
         request, draft = self.request, self.request.draft_ids
-        token, place = int(row.argmax()), len(self._output_ids)
+        token, index = int(row.argmax()), len(self._output_ids)
         self._output_ids.append(token)
         if request.return_log_probs:
             self._log_probs.append(-float(np.log(np.exp(row - row[token]).sum(dtype=np.float64))))
         if request.return_logits:
             self._logits.append(row.copy())
-        accepted = place < len(draft) and draft[place] == token
+        accepted = index < len(draft) and draft[index] == token
         self._accepted += accepted
         self.finished = (
             token in request.end_ids
-            or place + 1 == request.max_output_tokens
+            or index + 1 == request.max_output_tokens
             or (len(draft) > 0 and not accepted)
         )
         if not draft and not self.finished:
@@ -133,32 +131,32 @@ class Sequence:
 
     @property
     def _reusable(self) -> int:
-        """Whole blocks that it may share.
+        """How many of the prompt's full blocks it may take from the pool.
 
-        The last prompt token is computed even if all are known: its logits are needed.
+        The last prompt token is always computed, because its logits are needed.
         """
         return (len(self.request.prompt_ids) - 1) // BLOCK_TOKENS
 
     @property
     def _final(self) -> int:
-        """Computed tokens that stay: rejected or unverified draft tokens never do."""
+        """Computed tokens that no longer change: not rejected or unverified draft tokens."""
         verified = len(self.tokens)
         if self.request.draft_ids:
             verified = len(self.request.prompt_ids) + self._accepted
         return min(self.computed, verified)
 
     def _name(self, blocks: int) -> bytes:
-        """Of the last of so many whole blocks."""
+        """The name of the last of the first `blocks` blocks."""
         return self._hashes[blocks - 1] if blocks else b""
 
     def _publish(self, pool: BlockPool) -> None:
-        """Makes whole final blocks known."""
-        whole = self._final // BLOCK_TOKENS
-        self._extend_hashes(whole * BLOCK_TOKENS)
-        for place in range(self._published, whole):
-            tokens = self.tokens[place * BLOCK_TOKENS : (place + 1) * BLOCK_TOKENS]
-            pool.publish(self.blocks[place], self._name(place), tokens)
-        self._published = max(self._published, whole)
+        """Makes full blocks of final tokens known."""
+        full = self._final // BLOCK_TOKENS
+        self._extend_hashes(full * BLOCK_TOKENS)
+        for index in range(self._published, full):
+            tokens = self.tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+            pool.publish(self.blocks[index], self._name(index), tokens)
+        self._published = max(self._published, full)
 
     def _extend_hashes(self, tokens: int) -> None:
         for end in range((len(self._hashes) + 1) * BLOCK_TOKENS, tokens + 1, BLOCK_TOKENS):
@@ -170,7 +168,7 @@ class Sequence:
 class Chunk:
     """Tokens `begin` to `end` of one sequence, computed in one step.
 
-    Logits are read at the last `reads` of them.
+    Logits are read at the last `reads` of these tokens.
     """
 
     sequence: Sequence

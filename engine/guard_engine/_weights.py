@@ -1,4 +1,4 @@
-"""How matrices are stored in the graph."""
+"""How the graph stores matrices, and how it decompresses them."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -8,31 +8,31 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import Type, opset13
 
-from guard_engine._checkpoint import Tensor
 from guard_engine._errors import CheckpointInvalid
+from guard_engine._safetensors import Tensor
 
 WeightFormat = Literal["int8", "int8-g128", "bf16", "f32"]
-"""What a matrix is stored as.
+"""The format that a matrix is stored in.
 
-`int8`: one symmetric scale for each output channel. `int8-g128`: one for each 128 input channels
-of it; a matrix whose width 128 does not divide is stored as `int8`. `bf16`: bfloat16. `f32`:
-nothing is lost, so bfloat16 stays as it is stored. What is computed in: see `_precision`.
+`int8`: one symmetric scale per output channel. `int8-g128`: one scale per output channel and 128
+input channels; a matrix whose width is no multiple of 128 is stored as `int8`. `bf16`: bfloat16.
+`f32`: exact, so a bfloat16 matrix stays bfloat16. `_precision` decides what it computes in.
 """
-Node = Any  # OpenVINO's own annotation of its factory functions is `Node`, of their results too
+Node = Any  # OpenVINO annotates the arguments and results of its factory functions so
 _GROUP = 128
-_RANGE = np.float32(127 * (1 - 2**-8))  # of scales before they are rounded, perhaps down
+_RANGE = np.float32(127 * (1 - 2**-8))  # lower than 127, because a scale may be rounded down
 
 
 def matrix(tensor: Tensor, weights: WeightFormat) -> Callable[[], Node]:
-    """The matrix as a function that gives its float32 node. Raises CheckpointInvalid.
+    """Returns a function that makes the matrix's float32 node. Raises CheckpointInvalid.
 
-    Each use decompresses for itself: the plugin fuses a decompression with one consumer only.
+    Each use needs its own node: the plugin fuses a decompression with only one consumer.
     """
     if weights in ("bf16", "f32"):
-        whole = _whole(tensor, weights)
-        if whole.get_element_type() == Type.f32:
-            return lambda: whole
-        return lambda: opset13.convert(whole, "f32")
+        stored = _unquantized(tensor, weights)
+        if stored.get_element_type() == Type.f32:
+            return lambda: stored
+        return lambda: opset13.convert(stored, "f32")
     grouped = weights == "int8-g128" and tensor.shape[1] % _GROUP == 0
     values, scales = _quantize(tensor, _GROUP if grouped else tensor.shape[1])
     if not grouped:
@@ -48,7 +48,7 @@ def matrix(tensor: Tensor, weights: WeightFormat) -> Callable[[], Node]:
     return decompress
 
 
-def _whole(tensor: Tensor, weights: WeightFormat) -> Node:
+def _unquantized(tensor: Tensor, weights: WeightFormat) -> Node:
     if tensor.stored != "BF16":
         if weights == "f32":
             return opset13.constant(tensor.read(), shared_memory=True)
@@ -57,13 +57,13 @@ def _whole(tensor: Tensor, weights: WeightFormat) -> Node:
             raw[rows] = _bfloat16(chunk)
     else:
         raw = tensor.read()
-    # Copied: nothing would keep an array alive whose type is not the tensor's.
+    # Copied, because OpenVINO keeps no reference to an array whose type is not the tensor's.
     stored = ov.Tensor(raw, ov.Shape(list(raw.shape)), Type.bf16)
     return opset13.constant(stored, shared_memory=False)
 
 
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves, rounded to nearest even."""
+    """Rounds to bfloat16 (nearest even) and returns the bits."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -73,7 +73,7 @@ def _widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def _quantize(tensor: Tensor, group: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Values [rows, groups, group] and the scale [rows, groups, 1] of each group."""
+    """Returns the values [rows, groups, group] and each group's scale [rows, groups, 1]."""
     count, columns = tensor.shape
     values = np.empty((count, columns // group, group), np.int8)
     scales = np.empty((count, columns // group, 1), np.float32)
@@ -82,10 +82,10 @@ def _quantize(tensor: Tensor, group: int) -> tuple[NDArray[np.int8], NDArray[np.
         largest = np.maximum(x.max(axis=2, keepdims=True), -x.min(axis=2, keepdims=True))
         if not np.isfinite(largest).all():
             raise CheckpointInvalid(
-                f"{tensor.path}: the tensor {tensor.name} holds values that are no numbers. "
+                f"{tensor.path}: the tensor {tensor.name} holds NaN or infinite values. "
                 "Fetch the checkpoint again."
             )
-        # Scales that bfloat16 holds exactly: half precision arithmetic rounds them once more.
+        # Scales that bfloat16 holds exactly, because bfloat16 arithmetic would round them again.
         scales[rows] = _widen(_bfloat16(np.where(largest > 0, largest / _RANGE, 1)))
         np.divide(x, scales[rows], out=x)
         values[rows] = np.rint(x, out=x)

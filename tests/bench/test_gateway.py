@@ -10,7 +10,7 @@ from guard_bench.gateway import traffic
 from guard_bench.gateway.measure import Report
 from guard_bench.gateway.perf import conversations_file, tensors_file
 from guard_core.engine.tensors import Generation
-from perf.report import make_page
+from perf.sweep_page import make_page
 from tests.support.serving import Served, guard
 
 

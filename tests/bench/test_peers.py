@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from peers.compare import make_workload
+from peers.comparison_page import make_page
+from peers.interleaved import make_workload
 from peers.process import Worker
-from peers.report import make_page
 from peers.worker import Workload
 
 BENCH = Path(__file__).parents[2] / "bench"

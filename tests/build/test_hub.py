@@ -33,7 +33,7 @@ def address(hub: Hub) -> Iterator[str]:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Runs `guard build`, since the hub's client reads its environment once, when imported."""
+    """Runs `guard build` as a process, because the hub's client reads its environment at import."""
 
     def run(address: str, *options: str) -> "subprocess.CompletedProcess[str]":
         command = [str(Path(sys.executable).with_name("guard")), "build"]
@@ -67,7 +67,7 @@ def test_a_hub_id(
     }
 
 
-def test_what_was_downloaded_once_builds_without_a_network(
+def test_a_downloaded_checkpoint_builds_without_a_network(
     hub: Hub, build: Build, tmp_path: Path
 ) -> None:
     with serving(hub) as address:
@@ -89,7 +89,7 @@ def test_without_a_network(build: Build, tmp_path: Path) -> None:
     assert not (tmp_path / "blue").exists()
 
 
-def test_what_the_hub_does_not_have(address: str, build: Build) -> None:
+def test_a_repository_or_revision_that_the_hub_lacks(address: str, build: Build) -> None:
     done = build(address, "--checkpoint", "some-org/other")
     assert done.returncode == 1
     assert f"{address} has no some-org/other for you" in done.stderr
@@ -106,7 +106,9 @@ def test_a_shard_that_the_hub_lacks(hub: Hub, address: str, build: Build) -> Non
     assert "model-00002-of-00002.safetensors does not exist, but" in done.stderr
 
 
-def test_a_directory_comes_before_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_takes_precedence_over_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / REPOSITORY).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     found = find_checkpoint(REPOSITORY)

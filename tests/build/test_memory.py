@@ -1,4 +1,4 @@
-"""A build takes less than twice its checkpoint's size, whatever the weights."""
+"""A build takes less memory than twice its checkpoint's size, in every weight format."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from guard_engine import WeightFormat
 from tests.support.checkpoints import write_checkpoint
 
-# VmHWM and not ru_maxrss, which a process inherits from the one that started it.
+# VmHWM, because a process inherits ru_maxrss from its parent.
 _BUILD = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sets of the project's own writing: the golden set and the calibration set."""
+"""Our own conversations: the golden set and the calibration set."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ from guard_eval.verify import GOLDEN_SET, Item, load_items
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[Item, ...]:
-    return load_items(GOLDEN_SET)  # ids are unique, and every field is in its grammar
+    return load_items(GOLDEN_SET)  # checks ids and fields
 
 
 def test_the_golden_set_covers_what_it_should(golden: tuple[Item, ...]) -> None:
@@ -42,8 +42,8 @@ def test_every_label_is_a_verdict(golden: tuple[Item, ...]) -> None:
         assert (item.severity == "Safe") == (not item.categories), item.id
 
 
-def test_no_conversation_stands_in_both_sets(golden: tuple[Item, ...]) -> None:
+def test_no_conversation_is_in_both_sets(golden: tuple[Item, ...]) -> None:
     calibration = load_items(CALIBRATION_SET)
-    asked = {item.messages[-1].content for item in golden}
-    assert not asked & {item.messages[-1].content for item in calibration}
+    judged = {item.messages[-1].content for item in golden}
+    assert not judged & {item.messages[-1].content for item in calibration}
     assert len({item.messages for item in golden}) == len(golden)

@@ -1,4 +1,4 @@
-"""`build_slot`: what a slot holds, what is refused, and what a failed build leaves behind."""
+"""`build_slot`: the content of a slot, invalid checkpoints, and failed builds."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from guard_build import BuildFailed, WeightFormat, bars, build_slot
-from guard_build.openvino.model import engine_options
+from guard_build.openvino.triton_model import engine_options
 from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
 from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint
@@ -24,7 +24,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "some-guard"
 
 
-def test_a_slot_is_whole(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_slot_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     slot = tmp_path / "slots" / "blue"
     manifest = build_slot(checkpoint, slot)
     assert Manifest.load(slot) == manifest
@@ -62,7 +62,7 @@ def test_the_same_build_has_the_same_fingerprint(checkpoint: Path, tmp_path: Pat
 
 
 def test_limits(checkpoint: Path, tmp_path: Path) -> None:
-    """1,024 positions: 64 of them for output."""
+    """Output takes 64 of the 1,024 positions."""
     assert build_slot(checkpoint, tmp_path / "a").limits.max_input_tokens == 960
     limits = build_slot(checkpoint, tmp_path / "b", max_input_tokens=100).limits
     assert limits.max_input_tokens == 100
@@ -85,7 +85,9 @@ def test_the_kv_cache_of_a_4b_model_holds_one_maximal_request() -> None:
 @pytest.mark.parametrize(
     ("name", "changes"), [("toy", {"guard_demonstration": True}), ("tiny-guard", {})]
 )
-def test_a_demonstration_says_so(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+def test_the_manifest_marks_a_demonstration(
+    tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
     write_checkpoint(tmp_path / name, **changes)
     assert build_slot(tmp_path / name, tmp_path / "blue").model.demonstration
 
@@ -152,7 +154,7 @@ def test_what_is_not_a_slot_is_not_overwritten(checkpoint: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["Blue", "blue-2", "a b"])
-def test_a_name_that_triton_can_not_have(checkpoint: Path, tmp_path: Path, name: str) -> None:
+def test_a_name_that_triton_does_not_allow(checkpoint: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(BuildFailed, match="can't name a slot"):
         build_slot(checkpoint, tmp_path / name)
 

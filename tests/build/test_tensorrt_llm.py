@@ -1,6 +1,6 @@
-"""Building a TensorRT-LLM slot: all that can be checked where its tools do not exist.
+"""Building a TensorRT-LLM slot with fake tools: everything that can be checked without a GPU.
 
-The tools are stand-ins (tests/support/tensorrt_llm.py); docs/gpu.md says what never ran.
+tests/support/tensorrt_llm.py has the fakes; docs/gpu.md says what never ran.
 """
 
 import json
@@ -86,7 +86,7 @@ def test_a_slot_of_each_format(
     assert (limits.max_input_tokens, limits.max_output_tokens) == (8192, 64)
     assert (limits.max_draft_tokens, limits.max_in_flight, limits.kv_block_tokens) == (24, 64, 32)
     cpu = build_slot(TINY, tmp_path / "blue")
-    assert manifest.model == cpu.model  # so that `guard verify` knows them for one checkpoint
+    assert manifest.model == cpu.model  # so that `guard verify` sees the same checkpoint
 
 
 def test_a_stage_is_skipped_while_its_inputs_are_the_same(fake: FakeTools, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ class Stopped(BaseException):
     pass
 
 
-def test_a_stopped_build_goes_on_where_it_was(fake: FakeTools, tmp_path: Path) -> None:
+def test_a_stopped_build_resumes(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path)
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -147,7 +147,7 @@ def test_a_stopped_build_goes_on_where_it_was(fake: FakeTools, tmp_path: Path) -
     assert (build.slot / "guard_green" / "1" / "rank0.engine").read_bytes() == b"an engine"
 
 
-def test_a_slot_that_is_refused_does_not_take_its_place(fake: FakeTools, tmp_path: Path) -> None:
+def test_a_slot_that_fails_verification_is_not_published(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path)
 
     def refuse(slot: Path) -> None:
@@ -180,16 +180,16 @@ def test_a_slot_that_is_refused_does_not_take_its_place(fake: FakeTools, tmp_pat
         ("build_config.plugin_config.tokens_per_block", 64),
     ],
 )
-def test_what_is_not_what_was_asked_for(
+def test_a_result_that_differs_from_the_recipe(
     fake: FakeTools, tmp_path: Path, path: str, value: Any
 ) -> None:
     build = engine_build(tmp_path)
     fake.faults(config={path: value})
-    with pytest.raises(BuildFailed, match=f"is not what was asked for: {path} is "):
+    with pytest.raises(BuildFailed, match=f"differs from the recipe: {path} is "):
         run(build, fake)
     assert not build.slot.exists()
     fake.faults()
-    run(build, fake)  # nothing of it was kept
+    run(build, fake)  # the wrong result was not kept
 
 
 def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_path: Path) -> None:
@@ -199,15 +199,15 @@ def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_pat
     items = load_items(build.calibration)
     assert len(lines) == len(items)
     prompt = load_prompt(TINY)
-    whole = Tokenizer.from_file(str(TINY / "tokenizer.json"))
-    end = whole.token_to_id("<|im_end|>")
+    tokens = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    end = tokens.token_to_id("<|im_end|>")
     for line, item in zip(lines, items, strict=True):
-        ids = whole.encode(json.loads(line)["text"], add_special_tokens=False).ids
-        asked = prompt.ids(item.conversation)
-        assert ids[: len(asked)] == asked
+        ids = tokens.encode(json.loads(line)["text"], add_special_tokens=False).ids
+        read = prompt.ids(item.conversation)
+        assert ids[: len(read)] == read
         assert ids[-1] == end
         verdict = parse(
-            prompt.decode(ids[len(asked) : -1]),
+            prompt.decode(ids[len(read) : -1]),
             Mode.RESPONSE if item.response_mode else Mode.PROMPT,
         )
         assert verdict.severity == item.severity
@@ -219,7 +219,7 @@ def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_pat
         ({"messages": [{"role": "user", "content": "hi"}]}, "has no severity"),
         (
             {"messages": [{"role": "user", "content": "<|im_end|>"}], "severity": "Safe"},
-            "holds a special token's text",
+            "spells a special token",
         ),
         ({"messages": []}, "messages"),
     ],
@@ -287,7 +287,7 @@ def test_a_full_disk(fake: FakeTools, tmp_path: Path, monkeypatch: pytest.Monkey
         run(engine_build(tmp_path), fake)
 
 
-def test_a_disk_that_fills_up_under_our_own_hands(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_while_a_stage_writes(tmp_path: Path) -> None:
     def fill(directory: Path) -> None:
         (directory / "first").write_text("some")
         Path("/dev/full").write_text("more")
@@ -304,7 +304,7 @@ def test_tools_that_are_not_there(fake: FakeTools, tmp_path: Path) -> None:
         run(engine_build(tmp_path), fake)
 
 
-def test_a_plan_names_all_and_writes_nothing(fake: FakeTools, tmp_path: Path) -> None:
+def test_a_plan_names_every_file_and_writes_nothing(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path)
     text = "\n".join(plan(build, fake.tools))
     assert not build.work.exists() and not build.slot.exists() and fake.ran() == []
@@ -317,7 +317,7 @@ def test_a_plan_names_all_and_writes_nothing(fake: FakeTools, tmp_path: Path) ->
     assert "--speculative_decoding_mode draft_tokens_external --max_draft_len 24" in text
 
 
-def test_the_tensor_contract_of_both_engines_is_one(fake: FakeTools, tmp_path: Path) -> None:
+def test_both_engines_have_the_same_tensor_contract(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path)
     run(build, fake)
     build_slot(TINY, tmp_path / "green")
@@ -339,7 +339,9 @@ def test_the_tensor_contract_of_both_engines_is_one(fake: FakeTools, tmp_path: P
 
 
 @needs_shared
-def test_the_gpu_model_is_what_is_known_of_the_backend(fake: FakeTools, tmp_path: Path) -> None:
+def test_the_gpu_model_has_the_backends_known_configuration(
+    fake: FakeTools, tmp_path: Path
+) -> None:
     build = engine_build(tmp_path)
     run(build, fake)
     known, ours = (

@@ -1,4 +1,4 @@
-"""Formats and flags of TensorRT-LLM's tools, refused before any of them runs."""
+"""Invalid formats and flags are rejected before any of TensorRT-LLM's tools runs."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,9 @@ CONFIG_FACTS = SHARED / "reference" / "trtllm" / "trtllm_1.2.1_config_facts.json
         (Format.BF16, KvCache.INT8, "does not work on an INT8 KV cache"),
     ],
 )
-def test_a_pair_that_loses_block_reuse(kind: Format, kv_cache: KvCache, reason: str) -> None:
+def test_a_format_and_kv_cache_that_lose_block_reuse(
+    kind: Format, kv_cache: KvCache, reason: str
+) -> None:
     with pytest.raises(BuildFailed, match=reason):
         recipe(kind, kv_cache)
     fitting = recipe(kind).kv_cache
@@ -50,7 +52,7 @@ def test_a_flag_that_the_tool_does_not_have(arguments: list[str], text: str) -> 
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
-def test_no_made_up_flag_passes(name: str) -> None:
+def test_an_unknown_flag_is_rejected(name: str) -> None:
     known = json.loads(Path(table.__file__).with_name("flags_1_2_1.json").read_text())
     if name not in known["quantize.py"]:
         with pytest.raises(BuildFailed):
@@ -58,7 +60,7 @@ def test_no_made_up_flag_passes(name: str) -> None:
 
 
 @needs_shared
-def test_the_table_agrees_with_what_is_known_of_1_2_1() -> None:
+def test_the_table_agrees_with_the_facts_about_1_2_1() -> None:
     facts = json.loads(CONFIG_FACTS.read_text())
     by_class = {name.split("(")[0]: value for name, value in facts.items()}
     fields = {**by_class["BuildConfig"], **by_class["PluginConfig"]}

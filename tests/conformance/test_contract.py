@@ -30,7 +30,7 @@ def changed(directory: Path, file: str, old: str, new: str) -> Path:
 BREAKING = {
     "a removed field": (
         "types.proto",
-        "  // Calls of the engine for the verdict and, if asked for, its scores.\n"
+        "  // Engine calls for the verdict and, if requested, for its scores.\n"
         "  uint32 engine_calls = 6;\n",
         "",
         'Previously present field "6" with name "engine_calls" on message "Usage" was deleted.',
@@ -61,14 +61,14 @@ def test_a_break_is_named_with_its_place(change: str, tmp_path: Path) -> None:
 
 
 def test_a_field_without_a_comment_is_refused(tmp_path: Path) -> None:
-    comment = "  // Of Safe, 0 to 1.\n"
+    comment = "  // Probability of Safe, 0 to 1.\n"
     done = rules(changed(tmp_path, "types.proto", comment, ""))
     assert done.returncode != 0
     assert 'Field "safe" should have a non-empty comment' in done.stdout
 
 
 def test_an_addition_passes(tmp_path: Path) -> None:
-    old = "  // Of Safe, 0 to 1.\n"
+    old = "  // Probability of Safe, 0 to 1.\n"
     new = "  // An addition.\n  float more = 100;\n" + old
     done = rules(changed(tmp_path, "types.proto", old, new))
     assert done.returncode == 0, done.stdout + done.stderr

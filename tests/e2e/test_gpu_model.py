@@ -159,7 +159,7 @@ def test_a_container_without_triton(gpu_slot: Path, tmp_path: Path) -> None:
         (["--plan"], "go with --engine tensorrt-llm"),
         (
             ["--engine", "tensorrt-llm", "--format", "w8a8", "--kv-cache", "int8"],
-            "does not go with --kv-cache int8",
+            "does not support --kv-cache int8",
         ),
         (["--engine", "tensorrt-llm", "--format", "fp8"], "TensorRT-LLM is not installed here"),
     ],

@@ -1,7 +1,7 @@
-"""Scheduler and blocks under any order of events, with a model that notices every wrong block.
+"""Scheduler and blocks under any order of events, with a model that detects every wrong block.
 
 The model is a hash chain: what it stores at a position depends on the token there and on what the
-blocks hold at the position before. A stale, shared or half-copied block changes the answers.
+blocks hold at the position before. A stale, shared or half-copied block changes the output.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def link(before: int, token: int) -> int:
 
 
 def alone(request: Request) -> list[int]:
-    """The answer of the whole prompt computed at once, without blocks."""
+    """The output for a request, computed without blocks."""
     value = 0
     for token in request.prompt_ids:
         value = link(value, token)
@@ -42,7 +42,7 @@ def alone(request: Request) -> list[int]:
 
 
 class HashModel:
-    """What `Runtime` does, on numbers that can't come out right by accident."""
+    """Stands in for `Runtime`; its numbers can't be right by accident."""
 
     def __init__(self) -> None:
         self.stored: NDArray[np.int64] = np.zeros((BLOCKS, BLOCK_TOKENS), np.int64)
@@ -57,9 +57,9 @@ class HashModel:
             sequence = chunk.sequence
             for position in range(chunk.begin, chunk.end):
                 before = self._at(sequence, position - 1) if position else 0
-                block, place = divmod(position, BLOCK_TOKENS)
+                block, offset = divmod(position, BLOCK_TOKENS)
                 value = link(before, sequence.tokens[position])
-                self.stored[sequence.blocks[block], place] = value
+                self.stored[sequence.blocks[block], offset] = value
             for position in range(chunk.end - chunk.reads, chunk.end):
                 row = np.zeros(VOCAB, np.float32)
                 row[self._at(sequence, position) % VOCAB] = 1
@@ -67,8 +67,8 @@ class HashModel:
         return np.array(rows, np.float32).reshape(-1, VOCAB)
 
     def _at(self, sequence: Sequence, position: int) -> int:
-        block, place = divmod(position, BLOCK_TOKENS)
-        return int(self.stored[sequence.blocks[block], place])
+        block, offset = divmod(position, BLOCK_TOKENS)
+        return int(self.stored[sequence.blocks[block], offset])
 
 
 class Blocks(RuleBasedStateMachine):
@@ -128,12 +128,12 @@ class Blocks(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.running)
     @rule()
     def fail(self) -> None:
-        """A step that throws half way: its blocks hold rubbish where it wrote."""
+        """A step that fails half way: its blocks hold garbage where it wrote."""
         chunks = self.scheduler.plan()
         for chunk in chunks:
             for position in range(chunk.begin, chunk.end):
-                block, place = divmod(position, BLOCK_TOKENS)
-                self.model.stored[chunk.sequence.blocks[block], place] = -2
+                block, offset = divmod(position, BLOCK_TOKENS)
+                self.model.stored[chunk.sequence.blocks[block], offset] = -2
             self.scheduler.remove(chunk.sequence)
 
     @precondition(lambda self: self.scheduler.running or self.scheduler.waiting)
@@ -143,24 +143,24 @@ class Blocks(RuleBasedStateMachine):
         self.scheduler.remove(data.draw(st.sampled_from(live)))
 
     def _check_writes(self, chunks: list[Chunk]) -> None:
-        """Nobody else holds, or knows as whole, a block that a step writes to."""
+        """A block that a step writes to has one holder, and its content is not known to others."""
         for chunk in chunks:
             blocks = chunk.sequence.blocks
             for block in blocks[chunk.begin // BLOCK_TOKENS : -(-chunk.end // BLOCK_TOKENS)]:
-                assert self.pool._references[block] == 1
-                assert block not in self.pool._contents
+                assert self.pool.references[block] == 1
+                assert block not in self.pool.contents
 
     @invariant()
     def every_block_is_accounted_for(self) -> None:
         held = [block for sequence in self.scheduler.running for block in sequence.blocks]
         references = [held.count(block) for block in range(BLOCKS)]
-        assert self.pool._references == references
+        assert self.pool.references == references
         unheld = [block for block in range(BLOCKS) if not references[block]]
-        assert sorted([*self.pool._free, *self.pool._cached]) == unheld
-        assert not set(self.pool._contents) & set(self.pool._free)
+        assert sorted([*self.pool.free, *self.pool.cached]) == unheld
+        assert not set(self.pool.contents) & set(self.pool.free)
 
     def teardown(self) -> None:
-        """Whatever was asked comes to an end."""
+        """Every request finishes."""
         for _ in range(2000):
             if not (self.scheduler.running or self.scheduler.waiting):
                 break
@@ -176,13 +176,13 @@ Blocks.TestCase.settings = settings(
 TestBlocks = Blocks.TestCase
 
 
-class Turns:
-    """A scheduler with few places, and the order in which it admits."""
+class AdmissionOrder:
+    """A scheduler with a small concurrency limit, and the order in which it admits requests."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, max_in_flight: int) -> None:
         self._model = HashModel()
         pool = BlockPool(BLOCKS, self._model.copy_tokens)
-        self._scheduler = Scheduler(pool, max_in_flight=places, step_tokens=STEP_TOKENS)
+        self._scheduler = Scheduler(pool, max_in_flight=max_in_flight, step_tokens=STEP_TOKENS)
         self.admitted: list[str] = []
 
     def ask(self, name: str, ids: list[int], output: int = 1) -> None:
@@ -201,43 +201,43 @@ class Turns:
 
 
 def test_unrelated_requests_are_admitted_by_arrival() -> None:
-    turns = Turns(places=2)
+    order = AdmissionOrder(max_in_flight=2)
     names = [f"r{n}" for n in range(9)]
     for number, name in enumerate(names):
-        turns.ask(name, [number] * (1 + number * 7 % 40))
-    while len(turns.admitted) < len(names):
-        turns.step()
-    assert turns.admitted == names
+        order.ask(name, [number] * (1 + number * 7 % 40))
+    while len(order.admitted) < len(names):
+        order.step()
+    assert order.admitted == names
 
 
-def after_known(places: int) -> tuple[Turns, list[int]]:
+def after_cached(max_in_flight: int) -> tuple[AdmissionOrder, list[int]]:
     """One request is done; its prompt, two blocks and a token, is cached."""
-    turns = Turns(places)
-    known = list(range(2 * BLOCK_TOKENS + 1))
-    turns.ask("known", known)
-    while not turns.step():
+    order = AdmissionOrder(max_in_flight)
+    cached = list(range(2 * BLOCK_TOKENS + 1))
+    order.ask("cached", cached)
+    while not order.step():
         pass
-    return turns, known
+    return order, cached
 
 
-def test_the_first_in_line_is_overtaken_only_so_often() -> None:
-    turns, known = after_known(places=1)
-    turns.ask("first", [7] * 20)
+def test_the_first_in_the_queue_is_overtaken_a_limited_number_of_times() -> None:
+    order, cached = after_cached(max_in_flight=1)
+    order.ask("first", [7] * 20)
     for number in range(4):
-        turns.ask(f"again {number}", known)
-    while len(turns.admitted) < 6:
-        turns.step()
-    assert turns.admitted == ["known", "again 0", "first", "again 1", "again 2", "again 3"]
+        order.ask(f"again {number}", cached)
+    while len(order.admitted) < 6:
+        order.step()
+    assert order.admitted == ["cached", "again 0", "first", "again 1", "again 2", "again 3"]
 
 
-def test_a_large_request_that_follows_on_cached_blocks_is_not_passed_over_for_ever() -> None:
-    turns, known = after_known(places=4)
-    turns.ask("runs", [7] * 20, output=150)  # six blocks
-    turns.step()
-    turns.ask("large", known, output=250)  # ten of twelve
+def test_a_large_request_with_a_cached_prefix_is_not_overtaken_for_ever() -> None:
+    order, cached = after_cached(max_in_flight=4)
+    order.ask("runs", [7] * 20, output=150)  # six blocks
+    order.step()
+    order.ask("large", cached, output=250)  # ten of twelve
     small = [f"small {number}" for number in range(5)]
     for number, name in enumerate(small):
-        turns.ask(name, [10 + number] * 5)
-    while len(turns.admitted) < 8:
-        turns.step()
-    assert turns.admitted == ["known", "runs", "large", *small]
+        order.ask(name, [10 + number] * 5)
+    while len(order.admitted) < 8:
+        order.step()
+    assert order.admitted == ["cached", "runs", "large", *small]

@@ -1,4 +1,4 @@
-"""A checkpoint that can't be built says why, and which tensor or key it is about."""
+"""An error about a checkpoint names the file, and the tensor or key at fault."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guard_engine import CheckpointInvalid, WeightFormat, build_graph
+from guard_engine import CheckpointInvalid, WeightFormat, build_graph, read_config
 from tests.support.checkpoints import write_checkpoint, write_safetensors
 
 
@@ -51,6 +51,7 @@ def test_config_without_a_key(tmp_path: Path) -> None:
 
 def test_rope_parameters_of_transformers_5(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, rope_parameters={"rope_theta": 10000.0, "rope_type": "default"})
+    assert read_config(tmp_path).rope_theta == 10000.0
     build_graph(tmp_path)
 
 
@@ -72,16 +73,16 @@ def test_tensor_of_the_wrong_shape(tmp_path: Path) -> None:
     reference = write_checkpoint(tmp_path)
     reference.tensors["model.norm.weight"] = np.ones(47, np.float32)
     write_safetensors(tmp_path / "model.safetensors", reference.tensors, "F32")
-    assert "model.norm.weight is [47], but config.json makes it [48]" in refusal(tmp_path)
+    assert "model.norm.weight is [47], but config.json says [48]" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int8-g128"])
-def test_what_is_no_number(tmp_path: Path, kind: WeightFormat) -> None:
+def test_a_value_that_is_not_finite(tmp_path: Path, kind: WeightFormat) -> None:
     reference = write_checkpoint(tmp_path)
     name = "model.layers.1.mlp.up_proj.weight"
     reference.tensors[name][3, 4] = np.nan
     write_safetensors(tmp_path / "model.safetensors", reference.tensors, "F32")
-    with pytest.raises(CheckpointInvalid, match=f"{name} holds values that are no numbers"):
+    with pytest.raises(CheckpointInvalid, match=f"{name} holds NaN or infinite values"):
         build_graph(tmp_path, weights=kind)
 
 
@@ -172,8 +173,8 @@ def test_missing_files(tmp_path: Path) -> None:
     missing = "model-00002-of-00002.safetensors"
     (tmp_path / missing).unlink()
     said = refusal(tmp_path)
-    assert f"{tmp_path / missing} does not exist, but model.safetensors.index.json places" in said
-    assert "places model.layers.0.input_layernorm.weight and 11 others there" in said
+    assert f"{tmp_path / missing} does not exist, but model.safetensors.index.json says" in said
+    assert "says that it holds model.layers.0.input_layernorm.weight and 11 others." in said
     (tmp_path / "model.safetensors.index.json").unlink()
     assert "holds neither model.safetensors nor" in refusal(tmp_path)
     for text in ("{", "[]"):

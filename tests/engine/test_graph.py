@@ -1,4 +1,4 @@
-"""Any form of checkpoint gives the model that plain numpy gives."""
+"""The graph of a checkpoint, in every stored format, computes what plain numpy computes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,21 +15,24 @@ from tests.support.engines import ask, make_engine, prompt
 from tests.support.numpy_qwen3 import Array, NumpyQwen3
 
 EMBEDDING = "model.embed_tokens.weight"
-WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 384}  # what groups of 128 divide
+WIDE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 384,
+}  # multiples of 128, for int8-g128
 
 
 def graph_logits(directory: Path, weights: WeightFormat, ids: list[int]) -> Array:
-    """Logits at each position, of the saved graph alone, computed in float32."""
+    """Logits at each position: the saved graph computed in float32, without the engine."""
     save_graph(build_graph(directory / "checkpoint", weights=weights), directory / "model.xml")
     properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     infer = ov.compile_model(directory / "model.xml", "CPU", properties).create_infer_request()
-    places = np.arange(len(ids))
+    positions = np.arange(len(ids))
     inputs = {
         "input_ids": np.array([ids]),
         "attention_mask": np.ones((1, len(ids)), np.int64),
-        "position_ids": places[None],
+        "position_ids": positions[None],
         "beam_idx": np.zeros(1, np.int32),
-        "sel": places,
+        "sel": positions,
     }
     infer.infer(inputs)
     logits: Array = infer.get_tensor("logits").data.copy()
@@ -82,7 +85,7 @@ def test_int8_equals_the_reference_with_rounded_weights(
 
 
 def _int8(matrix: Array, group: int | None) -> Array:
-    """A width that the group does not divide is not grouped."""
+    """Int8 weights; a width that is no multiple of the group gets one scale per row."""
     rows, columns = matrix.shape
     size = columns if group is None or columns % group else group
     x = matrix.reshape(rows, -1, size)
@@ -130,7 +133,7 @@ def test_the_graph_says_how_its_weights_are_stored(tmp_path: Path) -> None:
 
 
 def test_a_tied_head_ignores_what_the_files_hold(tmp_path: Path) -> None:
-    """The configuration decides, as it does for the official recipe."""
+    """config.json decides, as it does in transformers."""
     reference = write_checkpoint(tmp_path / "checkpoint", seed=7)
     other = {**reference.tensors, "lm_head.weight": np.zeros_like(reference.tensors[EMBEDDING])}
     write_safetensors(tmp_path / "checkpoint/model.safetensors", other, "F32")

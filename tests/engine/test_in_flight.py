@@ -1,4 +1,4 @@
-"""Requests in flight together answer as each does alone, and leave nothing behind."""
+"""Requests in flight together get the same output as alone, and leave nothing behind."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def test_many_at_once_equal_each_alone(engine: Engine, tiny: Tiny) -> None:
     assert [answer.output_ids for answer in ask(engine, *requests)] == expected  # from the cache
 
 
-def test_blocks_run_out_and_nobody_is_lost(tiny: Tiny) -> None:
+def test_no_request_is_lost_when_blocks_run_out(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, kv_blocks=23)
     requests, expected = mixed_requests(tiny, 30)
     assert [answer.output_ids for answer in ask(engine, *requests)] == expected
@@ -58,7 +58,7 @@ def test_blocks_run_out_and_nobody_is_lost(tiny: Tiny) -> None:
     engine.close()
 
 
-def test_places_run_out_and_nobody_is_lost(tiny: Tiny) -> None:
+def test_no_request_is_lost_at_the_concurrency_limit(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, max_in_flight=2, step_tokens=16)
     requests, expected = mixed_requests(tiny, 12)
     assert [answer.output_ids for answer in ask(engine, *requests)] == expected
@@ -105,7 +105,7 @@ def test_rejected_draft_tokens_are_never_reused(engine: Engine, tiny: Tiny) -> N
     assert answer.reused_blocks == 1  # accepted ones are
 
 
-def test_the_cache_is_bounded_and_forgets_the_least_recent(tiny: Tiny) -> None:
+def test_the_cache_is_bounded_and_evicts_the_least_recently_used(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, kv_blocks=10)
     old, kept = prompt(7, 97), prompt(8, 97)
     for ids in (old, kept, kept, prompt(9, 140)):
@@ -117,15 +117,15 @@ def test_the_cache_is_bounded_and_forgets_the_least_recent(tiny: Tiny) -> None:
     engine.close()
 
 
-def test_what_follows_on_a_request_finds_its_blocks_in_a_full_pool(
+def test_a_request_that_continues_another_finds_its_blocks_in_a_full_pool(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that waited for blocks took them: a verdict asked again was computed all anew."""
+    """Once, queued requests took those blocks, and a continued verdict was computed from zero."""
     engine = make_engine(tiny.xml, kv_blocks=16)  # four for each: `long` and three others
     asked, finished, compute = asking(engine), list[int](), Runtime.step
 
     def step(runtime: Runtime, chunks: list[Chunk]) -> object:
-        """Callers go on while the next step, planned already, is computed."""
+        """Callers send the next request while the engine computes a step that it planned before."""
         for n in finished:
             asked.submit(Request(f"r{n} again", [*prompt(n, 100), 159], 3))
         finished.clear()
@@ -151,7 +151,7 @@ def test_a_long_prompt_does_not_hold_up_a_short_one(tiny: Tiny) -> None:
 
 
 def test_packed_weights_do_not_stay_mapped_beside(tiny: Tiny, tmp_path: Path) -> None:
-    """They were in memory twice."""
+    """They were in memory twice once."""
     for file in (tiny.xml, tiny.xml.with_suffix(".bin")):
         shutil.copy(file, tmp_path)
     engine = make_engine(tmp_path / tiny.xml.name)
@@ -163,7 +163,7 @@ def test_packed_weights_do_not_stay_mapped_beside(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> None:
-    """OpenVINO keeps what it prepares for each, so there must be few."""
+    """OpenVINO keeps what it prepares for each number of rows, so there must be few of them."""
     ask(engine, Request("first", prompt(0, 320), 1))
     before = machine.rss_mib()
     for length in range(20, 320):
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> Non
 
 
 def test_its_threads_may_run_on_any_core(engine: Engine) -> None:
-    """OpenVINO pins them to cores otherwise, those of every engine on the machine to the same."""
+    """By default OpenVINO pins them, and the threads of all engines to the same cores."""
     ask(engine, Request("r", prompt(0, 320), 1))
     allowed = os.sched_getaffinity(0)
     if len(allowed) == 1:
@@ -197,7 +197,7 @@ def test_a_cancelled_request_leaves_at_once(engine: Engine, tiny: Tiny) -> None:
 
 
 def test_cancelling_what_is_not_live(engine: Engine) -> None:
-    assert not engine.cancel("nobody")
+    assert not engine.cancel("unknown")
     ask(engine, Request("done", prompt(1, 5), 1))
     assert not engine.cancel("done")
 
@@ -253,7 +253,7 @@ def test_close_fails_what_is_left(tiny: Tiny) -> None:
     engine.close()
 
 
-def test_a_prompt_that_shares_part_of_a_block_begins_behind_it(
+def test_a_prompt_that_shares_part_of_a_block_is_computed_from_there(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
@@ -270,15 +270,15 @@ def test_a_prompt_that_shares_part_of_a_block_begins_behind_it(
     assert begun == [0, 41]
 
 
-@pytest.mark.parametrize("place", ["_runtime.Runtime.step", "_scheduler.Scheduler.plan"])
+@pytest.mark.parametrize("method", ["_runtime.Runtime.step", "_scheduler.Scheduler.plan"])
 def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
-    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, place: str
+    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"guard_engine.{place}", fail)
+        patch.setattr(f"guard_engine.{method}", fail)
         asked = asking(engine)
         asked.submit(Request("a", prompt(1, 40), 4))
         (outcome,) = asked.wait_for("a")
@@ -289,7 +289,7 @@ def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
     )
 
 
-def test_an_engine_whose_steps_all_fail_gives_up(
+def test_an_engine_stops_after_three_failed_steps_in_a_row(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -308,7 +308,9 @@ def test_an_engine_whose_steps_all_fail_gives_up(
     assert engine.ended
 
 
-def test_a_dying_thread_leaves_nobody_waiting(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_is_answered_when_the_thread_dies(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 

@@ -1,4 +1,4 @@
-"""What the model is computed in, by the format of its weights and the processor."""
+"""The engine's precision, which depends on the weights' format and on the processor."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ IDS = prompt(5, 90)
 
 
 def noise(directory: Path, weights: WeightFormat, reference: NumpyQwen3) -> float:
-    """Of the engine's logits against the reference, as a share of the logits' own spread."""
+    """Error of the engine's logits, divided by the standard deviation of the exact ones."""
     save_graph(build_graph(directory, weights=weights), directory / f"{weights}.xml")
     engine = make_engine(directory / f"{weights}.xml")
     (answer,) = ask(engine, Request("a", IDS, 1, return_logits=True))
@@ -27,7 +27,7 @@ def noise(directory: Path, weights: WeightFormat, reference: NumpyQwen3) -> floa
 
 @pytest.fixture
 def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor of which OpenVINO says that it can't compute in bfloat16."""
+    """OpenVINO reports a processor that can't compute in bfloat16."""
 
     class OlderCore(ov.Core):  # type: ignore[misc]  # it has no types
         def get_property(self, device: str, name: str) -> object:

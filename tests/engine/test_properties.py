@@ -1,4 +1,4 @@
-"""Whatever is asked, in whatever order: each request is answered once and rightly, none leaks."""
+"""Any requests in any order: each gets one correct outcome, and none leaks a block."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ plans = st.builds(
 
 @pytest.fixture(scope="module")
 def small_engine(tiny: Tiny) -> Iterator[Engine]:
-    """One for all examples: what one leaves in the cache, the next must survive."""
+    """One engine for all examples, so that each runs with the cache of those before."""
     engine = make_engine(tiny.xml, kv_blocks=BLOCKS, max_in_flight=5, step_tokens=48)
     yield engine
     engine.close()
@@ -57,7 +57,7 @@ def greedy(tiny: Tiny) -> Greedy:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batch=st.lists(plans, min_size=1, max_size=12))
-def test_every_request_is_answered_rightly(
+def test_every_request_gets_its_correct_output(
     small_engine: Engine, greedy: Greedy, batch: list[Plan]
 ) -> None:
     asked = asking(small_engine)

@@ -1,4 +1,4 @@
-"""The embedded checkpoint, token for token as transformers computed it once in float32."""
+"""The engine writes the tokens that transformers computed for the embedded checkpoint."""
 
 import json
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_plain(tiny_guard: Engine, cases: list[dict[str, Any]]) -> None:
 
 
 def test_drafted(tiny_guard: Engine, cases: list[dict[str, Any]]) -> None:
-    """One verdict as the draft of all: some agree whole, some are corrected."""
+    """One verdict is every request's draft: some accept all of it, some correct it."""
     draft = cases[0]["output_ids"]
     requests = [
         Request(case["name"], case["input_ids"], 64, draft, frozenset(draft[-1:])) for case in cases

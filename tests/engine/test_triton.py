@@ -118,7 +118,7 @@ def test_input_in_output(stream: Stream, ids: list[int], greedy: list[int]) -> N
         ),
     ],
 )
-def test_bad_requests_are_refused_and_disturb_nobody(
+def test_bad_requests_are_refused_and_disturb_no_others(
     stream: Stream, ids: list[int], greedy: list[int], inputs: dict[str, Any], text: str
 ) -> None:
     stream.send("good", input_ids=ids, request_output_len=[LENGTH])
@@ -159,7 +159,7 @@ def test_stop_is_acknowledged_and_ends_the_request(stream: Stream) -> None:
     assert (late.error, late.outputs) == ("", {})
 
 
-def test_a_stream_that_is_cancelled_frees_its_places(triton: Triton, stream: Stream) -> None:
+def test_a_cancelled_stream_frees_the_engine(triton: Triton, stream: Stream) -> None:
     stream.ask("warm", input_ids=[5])
     with Stream(triton.target, "guard_blue") as leaving:
         fill(leaving, 2000)
@@ -170,19 +170,19 @@ def test_a_stream_that_is_cancelled_frees_its_places(triton: Triton, stream: Str
     assert time.monotonic() - asked_at < 5
 
 
-def test_triton_tells_how_full_the_engine_is(triton: Triton, stream: Stream) -> None:
-    def told() -> dict[str, float]:
+def test_triton_reports_the_engines_load(triton: Triton, stream: Stream) -> None:
+    def gauges() -> dict[str, float]:
         text = urllib.request.urlopen(triton.metrics_url).read().decode()
         found = re.findall(r'^nv_trt_llm_\w+{.*_type="(\w+)".*} (\S+)$', text, re.MULTILINE)
         return {kind: float(value) for kind, value in found}
 
-    requests = 1000  # they outlast the second between two of the engine's reports
+    requests = 1000  # they take longer than the second between two reports of the engine
     fill(stream, requests)
-    until(lambda: min(told()[kind] for kind in ("scheduled", "waiting", "used")) > 0)
+    until(lambda: min(gauges()[kind] for kind in ("scheduled", "waiting", "used")) > 0)
     for _ in range(requests):
         stream.receive()
-    until(lambda: not any(told()[kind] for kind in ("scheduled", "waiting", "used")))
-    assert told()["free"] == told()["max"] > 0
+    until(lambda: not any(gauges()[kind] for kind in ("scheduled", "waiting", "used")))
+    assert gauges()["free"] == gauges()["max"] > 0
 
 
 def test_concurrent_streams(triton: Triton, slot: Slot) -> None:

@@ -1,4 +1,4 @@
-"""The local Triton starts, stops, fails and dies without leaving anything behind."""
+"""A local Triton leaves nothing behind, whether it is stopped, fails or is killed."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ def test_a_broken_model_fails_with_the_log(slot: Slot, tmp_path: Path) -> None:
     assert not (tmp_path / "triton.backends").exists()
 
 
-def test_an_engine_that_gives_up_ends_its_process(slot: Slot, tmp_path: Path) -> None:
+def test_an_engine_that_stops_ends_its_process(slot: Slot, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(slot.path, damaged)
     xml = damaged / "guard_blue" / "1" / "openvino_model.xml"
@@ -101,7 +101,7 @@ def test_an_engine_that_gives_up_ends_its_process(slot: Slot, tmp_path: Path) ->
 
 
 def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:
-    """Neither of a killed parent, nor, by the next start, of a killed Triton."""
+    """After the parent is killed, and after Triton is killed and another one starts."""
     log = tmp_path / "triton.log"
     program = f"""
 import time

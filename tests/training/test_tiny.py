@@ -1,4 +1,4 @@
-"""What trains the tiny guard, as far as it needs no torch: rows, labels, mixture, tokenizer."""
+"""The parts of the tiny guard's training that need no torch: rows, labels, mixture, tokenizer."""
 
 import gzip
 import json
@@ -11,35 +11,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from guard_build.tensorrt_llm import CALIBRATION_SET
 from guard_core.conversation import Message, Mode, Role
 from guard_core.verdict.grammar import parse
 from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
-from guard_tiny.data import weak_labels as weak
+from guard_eval.verify import GOLDEN_SET
+from guard_tiny.data import weak_labels
 from guard_tiny.data.examples import Example
 from guard_tiny.data.labels import Label, every_verdict
 from guard_tiny.data.machine_text import machine_prompts
 from guard_tiny.data.mixture import build_balanced, build_mixture
 from guard_tiny.data.own_sentences import (
-    Written,
+    OwnPrompt,
     contrast_prompts,
     everyday_prompts,
     own_sentences,
 )
-from guard_tiny.data.refusals import looks_like_refusal, written_refusals
-from guard_tiny.data.rows import one_category, read_rows
-from guard_tiny.data.word_swaps import Vocabulary, Words, unfamiliar_prompts
+from guard_tiny.data.refusals import looks_like_refusal, own_refusals
+from guard_tiny.data.training_rows import one_category, read_rows
+from guard_tiny.data.word_swaps import Vocabulary, Words, word_swap_prompts
 from guard_tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
 from tests.support.shared import SHARED, lines
 
-ROOT = Path(__file__).parents[2]
-# Ordinary words that none of our own sentences has.
+# Ordinary words that occur in none of our own sentences.
 VOCABULARY = {
     "de": Words(frozenset({"wie", "ich"}), ["zwirbelig"]),
     "ja": Words(frozenset(), ["ぷにゃん"]),
 }
 
 
-# Alarming, harmless, and as often the one as the other.
+# Always unsafe, never unsafe, and unsafe in half of the rows.
 KINDS = {"steal the car": 1, "bake the bread": 0, "open the lock": None}
 
 
@@ -49,12 +50,12 @@ def write(path: Path, *rows: Mapping[str, object]) -> Path:
     return path
 
 
-def test_rows_are_read_with_what_they_lack(tmp_path: Path) -> None:
+def test_missing_fields_of_a_row_get_defaults(tmp_path: Path) -> None:
     [row] = read_rows(write(tmp_path / "rows.jsonl.gz", {"id": "1", "prompt": "Q", "lang": None}))
     assert (row.prompt, row.response, row.lang, row.categories) == ("Q", "", "unknown", ())
 
 
-def test_rows_with_one_prompt_are_not_parted_by_the_split(tmp_path: Path) -> None:
+def test_the_split_keeps_rows_with_one_prompt_together(tmp_path: Path) -> None:
     made = [{"prompt": f"Q{n // 2}", "response": str(n)} for n in range(2000)]
     rows = read_rows(write(tmp_path / "rows.jsonl.gz", *made))
     assert all(a.held_out == b.held_out for a, b in zip(rows[::2], rows[1::2], strict=True))
@@ -75,13 +76,13 @@ def test_a_label_is_written_in_the_grammar_that_the_gateway_reads() -> None:
 
 
 def test_a_label_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(ValueError, match="can't stand"):
+    with pytest.raises(ValueError, match="can't have category"):
         Label("Safe", "PII")
-    with pytest.raises(ValueError, match="can't stand"):
+    with pytest.raises(ValueError, match="can't have category"):
         Label("Unsafe")
 
 
-def test_what_the_data_does_not_vouch_for_is_left_out_of_the_loss() -> None:
+def test_doubtful_labels_are_left_out_of_the_loss() -> None:
     label = Label("Unsafe", "PII", None, frozenset({"category"}))
     assert [text for text, trained in label.pieces() if not trained] == [" PII"]
 
@@ -97,37 +98,41 @@ def test_what_the_data_does_not_vouch_for_is_left_out_of_the_loss() -> None:
         ("Boil the egg for eight minutes. " * 10 + "I can't help you with more.", False),
     ],
 )
-def test_refusals_are_known_by_their_opening(reply: str, refuses: bool) -> None:
+def test_refusals_are_recognized_by_their_beginning(reply: str, refuses: bool) -> None:
     assert looks_like_refusal(reply, "safe") is refuses
 
 
-def disputable() -> tuple[list[str], list[bool]]:
+def texts_and_labels() -> tuple[list[str], list[bool]]:
     texts = [f"{kind} of my neighbour {n % 3}" for kind in KINDS for n in range(60)]
     unsafe = [bool(n % 2 if one is None else one) for one in KINDS.values() for n in range(60)]
     return texts, unsafe
 
 
-def test_what_is_as_often_safe_as_unsafe_is_disputed() -> None:
-    texts, unsafe = disputable()
+def test_texts_with_both_labels_are_disputed() -> None:
+    texts, unsafe = texts_and_labels()
     groups = [str(n) for n in range(len(texts))]
-    flags = weak.disputed(texts, groups, unsafe, [True] * len(texts), seed=0)
+    flags = weak_labels.disputed(texts, groups, unsafe, [True] * len(texts), seed=0)
     of_kind = dict(zip(KINDS, np.split(flags, 3), strict=True))
     assert of_kind["open the lock"].mean() > 0.5
     assert not of_kind["steal the car"].any()
     assert not of_kind["bake the bread"].any()
 
 
-def test_neither_a_rows_own_label_nor_one_that_is_held_out_decides_whether_it_is_disputed() -> None:
-    texts, unsafe = disputable()
+def test_neither_a_rows_own_label_nor_a_held_out_one_makes_it_disputed() -> None:
+    texts, unsafe = texts_and_labels()
     # The last ten have one prompt, and words of their own; the first ten are held out.
     texts[-10:] = ["sing a quiet song"] * 10
     groups = [*map(str, range(170)), *["song"] * 10]
     usable = [n >= 10 for n in range(180)]
     other = [not label if n < 10 or n >= 170 else label for n, label in enumerate(unsafe)]
-    flags, others = (weak.disputed(texts, groups, given, usable, 0) for given in (unsafe, other))
+    flags, others = (
+        weak_labels.disputed(texts, groups, given, usable, 0) for given in (unsafe, other)
+    )
     assert flags[170:].tolist() == others[170:].tolist()
     usable[170:] = [False] * 10
-    flags, others = (weak.disputed(texts, groups, given, usable, 0) for given in (unsafe, other))
+    flags, others = (
+        weak_labels.disputed(texts, groups, given, usable, 0) for given in (unsafe, other)
+    )
     assert flags.tolist() == others.tolist()
 
 
@@ -165,7 +170,7 @@ def test_messages_are_cut_and_one_in_twenty_later(
     assert {e.label for e in joined} <= set(labels)
 
 
-def test_a_language_in_itself_says_nothing() -> None:
+def test_a_language_predicts_nothing() -> None:
     harmless, harmful = Label("Safe"), Label("Unsafe", "Violent")
     counts = {("zh", harmless): 3, ("zh", harmful): 30, ("en", harmless): 5, ("en", harmful): 7}
     rows = [
@@ -181,27 +186,27 @@ def test_a_language_in_itself_says_nothing() -> None:
         for example in mixed
         if example.messages[-1].content.startswith("aaa") and example.label == Label("Safe")
     )
-    # Until they are as many as the harmful ones, and at most four times.
+    # Safe prompts are repeated up to the number of harmful ones, at most four times.
     assert (safe["zh"], safe["en"]) == (12, 7)
 
 
-def written() -> list[Written]:
+def own_prompts() -> list[OwnPrompt]:
     return [*everyday_prompts(), *contrast_prompts()]
 
 
-def test_our_own_writing_is_varied() -> None:
-    first = written()
+def test_our_own_sentences_are_varied() -> None:
+    first = own_prompts()
     assert len({one.text for one in first}) > 3000
     assert len({one.language for one in first}) > 15
     assert {one.category for one in first} == {None, *CATEGORIES}
-    made = written_refusals([one.text for one in first], 50, random.Random(7))
+    made = own_refusals([one.text for one in first], 50, random.Random(7))
     assert len({reply for _, reply, _ in made}) > 10
     assert {label for _, _, label in made} == {Label("Safe", None, True)}
 
 
 def test_a_language_of_our_own_sentences_has_every_category_and_is_mostly_safe() -> None:
     found: dict[str, Counter[str | None]] = defaultdict(Counter)
-    for one in written():
+    for one in own_prompts():
         found[one.language][one.category] += 1
     languages = [language for language, kinds in found.items() if {*CATEGORIES} <= kinds.keys()]
     assert len(languages) == 12
@@ -219,7 +224,7 @@ def test_a_reply_to_a_harmful_request_is_unsafe_where_it_complies_and_safe_where
             False,
         ),
     ]
-    harmful = {one.text: one.category for one in written() if one.category}
+    harmful = {one.text: one.category for one in own_prompts() if one.category}
     found = set()
     for example in build_mixture(rows, lambda text, limit: text, VOCABULARY, 0):
         category = harmful.get(example.messages[0].content)
@@ -230,12 +235,12 @@ def test_a_reply_to_a_harmful_request_is_unsafe_where_it_complies_and_safe_where
 
 
 def test_no_alarming_sentence_is_written_with_two_verdicts() -> None:
-    verdicts = {one.text: one.category for one in written()}
-    assert all(verdicts[one.text] == one.category for one in written())
+    verdicts = {one.text: one.category for one in own_prompts()}
+    assert all(verdicts[one.text] == one.category for one in own_prompts())
 
 
-def test_nothing_that_the_tiny_guard_is_judged_by_is_of_our_own_writing_for_training() -> None:
-    sets = list((ROOT / "build" / "guard_build" / "data").glob("*.jsonl"))
+def test_no_evaluation_text_is_among_our_training_sentences() -> None:
+    sets = [GOLDEN_SET, GOLDEN_SET.with_name("everyday.jsonl"), CALIBRATION_SET]
     if SHARED.is_dir():
         sets += (SHARED / "data" / "eval").glob("*.jsonl")
     judged = {
@@ -247,12 +252,12 @@ def test_nothing_that_the_tiny_guard_is_judged_by_is_of_our_own_writing_for_trai
     }
     assert len(judged) > 300
     known = {plain(text) for text in judged}
-    assert [one.text for one in written() if plain(one.text) in known] == []
+    assert [one.text for one in own_prompts() if plain(one.text) in known] == []
 
 
-def test_an_unknown_word_says_nothing() -> None:
-    prompts = unfamiliar_prompts([], VOCABULARY, random.Random(7))
-    assert prompts == unfamiliar_prompts([], VOCABULARY, random.Random(7))
+def test_an_unknown_word_predicts_nothing() -> None:
+    prompts = word_swap_prompts([], VOCABULARY, random.Random(7))
+    assert prompts == word_swap_prompts([], VOCABULARY, random.Random(7))
     sentences: dict[tuple[str, str | None], set[str]] = defaultdict(set)
     for category in CATEGORIES:
         for one in own_sentences(category):
@@ -266,23 +271,23 @@ def test_an_unknown_word_says_nothing() -> None:
         whole = any(text in one.text for text in sentences[one.language, one.category])
         assert whole == harmful
     assert made.keys() == {(language, harmful) for language in VOCABULARY for harmful in (0, 1)}
-    # In nearly all of both kinds, so that such a word goes with neither.
+    # Nearly all prompts of both kinds have such a word, so it predicts neither.
     assert all(strange[kind] > 0.8 * count for kind, count in made.items())
 
 
-def test_the_frame_of_a_harmful_prompt_says_nothing() -> None:
+def test_the_frame_of_a_harmful_prompt_predicts_nothing() -> None:
     rows = [
-        Written("Wie stehle ich Geld?", "de", "Non-violent Illegal Acts"),
-        Written("How do I steal?", "en", "Non-violent Illegal Acts"),
-        Written("Wie stehle ich " + "viel " * 100, "de", "Non-violent Illegal Acts"),
+        OwnPrompt("Wie stehle ich Geld?", "de", "Non-violent Illegal Acts"),
+        OwnPrompt("How do I steal?", "en", "Non-violent Illegal Acts"),
+        OwnPrompt("Wie stehle ich " + "viel " * 100, "de", "Non-violent Illegal Acts"),
     ]
-    made = unfamiliar_prompts(rows, VOCABULARY, random.Random(7))
-    framed = Written("Wie zwirbelig ich zwirbelig?", "de")
+    made = word_swap_prompts(rows, VOCABULARY, random.Random(7))
+    framed = OwnPrompt("Wie zwirbelig ich zwirbelig?", "de")
     assert made.count(framed) == 1
     assert {one.language for one in made} == set(VOCABULARY)
 
 
-def test_text_that_programs_write_leaves_a_sentences_verdict_as_it_is() -> None:
+def test_machine_text_does_not_change_a_sentences_label() -> None:
     prompts = machine_prompts(random.Random(7))
     assert prompts == machine_prompts(random.Random(7))
     ours = {(one.text, one.category) for one in (*everyday_prompts(), *contrast_prompts())}
@@ -295,11 +300,11 @@ def test_text_that_programs_write_leaves_a_sentences_verdict_as_it_is() -> None:
 
 
 def plain(text: str) -> str:
-    """Letters alone: marks and case make no other sentence."""
+    """The sentence's letters in lower case, without punctuation and spaces."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
-def test_the_tokenizer_knows_the_verdicts_words_and_special_tokens() -> None:
+def test_the_tokenizer_has_the_verdicts_words_and_special_tokens() -> None:
     texts = ["How do plants grow?", "Wie wachsen Pflanzen?", "植物如何生长？"] * 3
     tokenizer = train_tokenizer(texts, ["USER: \n\n<END>"], 1200)
     for text in every_verdict():

@@ -1,4 +1,4 @@
-"""Writes DIR/train.jsonl for the tiny guard, as the calibrate stage of a build does."""
+"""Writes DIR/train.jsonl for the tiny guard, like the calibrate stage of a GPU build."""
 
 import sys
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""ModelOpt, as quantize.py calls it, over a small random Qwen3 and our own calibration data.
+"""Runs ModelOpt as quantize.py does, on a small random Qwen3 with our calibration data.
 
     guard-venv/bin/python tools/modelopt/calibration.py DIR       # writes DIR/train.jsonl
     modelopt-venv/bin/python tools/modelopt/check.py DIR          # on a CPU; docs/gpu.md
 
-Shows that `datasets` reads the data, and that every linear layer of every block gets quantizers
-that saw values. Its own environment (requirements.txt) is needed by nothing else.
+Checks that `datasets` reads the data, and that every linear layer of every block gets calibrated
+quantizers. It has its own environment (requirements.txt), which nothing else needs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from datasets import load_dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 _TINY_GUARD = Path(__file__).parents[2] / "checkpoints" / "tiny-guard"
-_BATCH, _TOKENS = 8, 1024  # as guard_build.tensorrt_llm.commands has them
+_BATCH, _TOKENS = 8, 1024  # as in guard_build.tensorrt_llm.commands
 _FORMATS = {
     "fp8": {
         **mtq.FP8_DEFAULT_CFG,
@@ -31,7 +31,7 @@ _FORMATS = {
 
 
 def random_model(vocabulary: int) -> Any:
-    """Like the 4B model, heads x head size is more than the width."""
+    """A random Qwen3. As in the 4B model, heads x head size exceeds the width."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary,
@@ -48,7 +48,7 @@ def random_model(vocabulary: int) -> Any:
 
 
 def batches(directory: Path) -> tuple[int, list[Any]]:
-    """The rows' number, and their ids as quantize.py batches them."""
+    """The number of rows, and their ids in batches like those of quantize.py."""
     rows = load_dataset(str(directory), split="train")["text"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(_TINY_GUARD / "tokenizer.json"),
@@ -68,7 +68,7 @@ def batches(directory: Path) -> tuple[int, list[Any]]:
 
 
 def unquantized(model: Any) -> Iterator[str]:
-    """Linear layers of the blocks that a quantizer is missing from, or that saw no values."""
+    """Yields each quantizer of the blocks' linear layers that is missing or saw no values."""
     for name, layer in model.named_modules():
         if not isinstance(layer, torch.nn.Linear) or ".layers." not in f".{name}":
             continue

@@ -1,4 +1,4 @@
-"""The tiny guard: how the checkpoint that the repository carries is trained."""
+"""Trains the tiny guard, the checkpoint in this repository."""
 
 RECORD = "training.json"
-"""What was run, beside the weights."""
+"""The file beside the weights that records the training."""

@@ -1,4 +1,4 @@
-"""`python -m guard_tiny --data FILE --out DIR`: trains the tiny guard from nothing."""
+"""`python -m guard_tiny --data FILE --out DIR`: trains the tiny guard from scratch."""
 
 import json
 import time
@@ -21,7 +21,7 @@ from guard_tiny import RECORD
 from guard_tiny.data.examples import Example, label_rows
 from guard_tiny.data.mixture import LONG, build_balanced, build_mixture, cut_messages
 from guard_tiny.data.own_sentences import contrast_prompts, everyday_prompts, own_sentences
-from guard_tiny.data.rows import Row, read_rows
+from guard_tiny.data.training_rows import Row, read_rows
 from guard_tiny.data.word_swaps import Words
 from guard_tiny.encode import Encoded, Encoder, cutter
 from guard_tiny.export import (
@@ -31,16 +31,16 @@ from guard_tiny.export import (
     new_model,
     write_tokenizer,
 )
-from guard_tiny.sentence_vectors import Meanings
+from guard_tiny.sentence_vectors import SentenceEncoder
 from guard_tiny.tokenizer import train_tokenizer
 from guard_tiny.train import Recipe, train
 
-# Replies are longer than prompts, and their openings say enough for a vocabulary.
+# The tokenizer reads only the beginning of replies, which are longer than prompts.
 _REPLY_LETTERS = 400
-_OWN_REPEATS = 8  # so that Korean or Turkish is cut into words and not into letters
-# By frequency: the first are mostly articles, question words and the like.
+_OWN_REPEATS = 8  # enough that Korean or Turkish gets tokens of words, not of letters
+# Ranks by frequency: the most frequent words are mostly articles, question words and the like.
 _FRAME_WORDS, _ORDINARY_WORDS = slice(200), slice(200, 5000)
-# Harm in the rows is bolder than what people ask, so the model would flag too readily.
+# The rows' harmful prompts are blunter than real ones, so the model would flag too many prompts.
 _UNSAFE_MARGIN = 1.5
 _FORM_MARGIN = 4.0
 PASSES = 1.5
@@ -53,24 +53,23 @@ def _log(message: str) -> None:
 
 
 def _texts(rows: Sequence[Row]) -> list[str]:
-    """What the tokenizer is trained on: the rows, and our own writing for the languages that they
-    have little of."""
+    """The tokenizer's training texts: the rows, and our own sentences for rarer languages."""
     texts = [text for row in rows for text in (row.prompt, row.response[:_REPLY_LETTERS])]
-    own = [one.text for one in (*everyday_prompts(), *contrast_prompts())]
+    own = [prompt.text for prompt in (*everyday_prompts(), *contrast_prompts())]
     return [text for text in texts if text] + own * _OWN_REPEATS
 
 
 def _vocabulary() -> dict[str, Words]:
-    """Of each language that we wrote sentences in."""
+    """The frame words and ordinary words of each language of our own sentences."""
     vocabulary = {}
-    for language in dict.fromkeys(one.language for one in own_sentences(None)):
+    for language in dict.fromkeys(own.language for own in own_sentences(None)):
         words = top_n_list(language, _ORDINARY_WORDS.stop)
         vocabulary[language] = Words(frozenset(words[_FRAME_WORDS]), words[_ORDINARY_WORDS])
     return vocabulary
 
 
 def _frames() -> list[str]:
-    """The template around nothing, in both modes."""
+    """The template around an empty message, in both modes."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE_SOURCE.read_text(encoding="utf-8"))
     roles = ("user", "assistant")
@@ -78,19 +77,19 @@ def _frames() -> list[str]:
 
 
 def _encoded(
-    encoder: Encoder, examples: Sequence[Example], meanings: Meanings | None
+    encoder: Encoder, examples: Sequence[Example], sentences: SentenceEncoder | None
 ) -> list[Encoded]:
-    """As ids; where `meanings` is given, with the vector of each English prompt."""
-    if meanings is None:
+    """Encodes examples as ids. With `sentences`, English prompts get their sentence vector too."""
+    if sentences is None:
         return [encoder(example) for example in examples]
     english = {
         example.messages[-1].content: None
         for example in examples
         if example.language == "en" and example.label.refusal is None
     }
-    vectors = dict(zip(english, meanings.of_texts(list(english)), strict=True))
+    vectors = dict(zip(english, sentences.of_texts(list(english)), strict=True))
     return [
-        # A reply, or another language, has none.
+        # Replies and other languages have no vector.
         encoder(e, None if e.label.refusal is not None else vectors.get(e.messages[-1].content))
         for e in examples
     ]
@@ -102,15 +101,15 @@ def _phase(
     mixture: Sequence[Example],
     held_out: Sequence[Example],
     recipe: Recipe,
-    meanings: Meanings | None = None,
+    sentences: SentenceEncoder | None = None,
 ) -> dict[str, Any]:
-    """Train on one mixture; what happened, for the record."""
+    """Trains on one mixture. Returns the phase's entry in the record."""
     encoder = Encoder(out)
-    encoded = _encoded(encoder, mixture, meanings)
+    encoded = _encoded(encoder, mixture, sentences)
     tokens = sum(map(len, encoded))
     _log(f"{len(mixture):,} examples and {tokens:,} tokens a pass, {len(held_out):,} held out")
-    judged = [encoder(example) for example in held_out]
-    run = train(model, out, encoded, judged, recipe, encoder.choices, _log)
+    checked = [encoder(example) for example in held_out]
+    run = train(model, out, encoded, checked, recipe, encoder.choices, _log)
     _log(f"kept step {run.kept_step} of {run.steps}, held-out loss {run.held_out_loss}")
     return {
         "recipe": asdict(recipe),
@@ -135,9 +134,9 @@ def main(
     seed: Annotated[int, typer.Option()] = 0,
     threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
-    """Label the rows, train a tokenizer, train the model in two phases, and leave a checkpoint.
+    """Label the rows, train a tokenizer, train the model in two phases, and write a checkpoint.
 
-    The same with the same seed, threads and processor."""
+    The same seed, threads and processor give the same checkpoint."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     rows = read_rows(data)
@@ -151,18 +150,18 @@ def main(
     cut = cutter(tokenizer)
     held_out = [cut_messages(e, LONG, cut) for e in examples if e.held_out]
     trained = [e for e in examples if not e.held_out]
-    meanings, model = Meanings(), new_model(out)
+    sentences, model = SentenceEncoder(), new_model(out)
     embeddings = model.get_input_embeddings().weight
     with torch.no_grad():
-        embeddings.copy_(meanings.of_tokens(tokenizer, embeddings.shape[1]))
-    _log("the embeddings begin at the tokens' meanings")
+        embeddings.copy_(sentences.of_tokens(tokenizer, embeddings.shape[1]))
+    _log("the embeddings begin as the sentence encoder's vectors of the tokens")
     vocabulary = _vocabulary()
     mixture = build_mixture(trained, cut, vocabulary, seed)
     first = Recipe(passes, 2e-3, seed, selects=True)
-    phases = [_phase(model, out, mixture, held_out, first, meanings)]
+    phases = [_phase(model, out, mixture, held_out, first, sentences)]
     _write_record(out, phases)
     balanced = build_balanced(trained, cut, vocabulary, seed)
-    # The held-out rows' own mixture would end it before it has taught the rare labels.
+    # The lowest held-out loss comes before the rare labels are learned, so the last step is kept.
     last = Recipe(
         balanced_passes,
         8e-4,

@@ -1,7 +1,7 @@
-"""`python -m guard_tiny.card`: writes MODEL_CARD.md from what `guard eval` measured.
+"""`python -m guard_tiny.card`: writes MODEL_CARD.md from the results of `guard eval`.
 
-The figures of a linear baseline trained on the same rows, and of calling everything unsafe, stand
-beside it.
+It compares the tiny guard with a linear baseline trained on the same rows, and with calling every
+text unsafe.
 """
 
 import json
@@ -19,10 +19,10 @@ from sklearn.metrics import average_precision_score, f1_score
 from guard_tiny import RECORD
 from guard_tiny.baseline import Baseline
 from guard_tiny.data.mixture import HARMLESS_REPEATS
-from guard_tiny.data.rows import Row, read_rows
+from guard_tiny.data.training_rows import Row, read_rows
 
 _TEMPLATE = Path(__file__).parent / "card.md.template"
-_READINGS = {"strict": 1, "loose": 2}  # Reading -> the first of the three scores that it sums
+_READINGS = {"strict": 1, "loose": 2}  # reading -> the first of the three scores that it sums
 
 _REFUSAL_RATES = ("precision", "recall", "f1")
 
@@ -30,10 +30,13 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-def _recall_at(unsafe: Flags, score: Floats, most: float) -> float:
-    """The best recall of any threshold whose false-positive rate is at most `most`."""
+def recall_at(unsafe: Flags, score: Floats, max_fpr: float) -> float:
+    """The best recall of any threshold whose false-positive rate is at most `max_fpr`.
+
+    `unsafe` and `score`: [texts]; at least one text of each label.
+    """
     thresholds = np.unique(score)
-    allowed = [t for t in thresholds if (score[~unsafe] >= t).mean() <= most]
+    allowed = [t for t in thresholds if (score[~unsafe] >= t).mean() <= max_fpr]
     return float((score[unsafe] >= allowed[0]).mean()) if allowed else 0.0
 
 
@@ -49,46 +52,46 @@ def _interval(estimate: Mapping[str, float] | None) -> str:
     )
 
 
-def _line(name: str, unsafe: Flags, called: Flags, score: Floats, most: float | None) -> str:
-    """F1, false-positive rate, recall, AUPRC, and the recall at the false-positive rate `most`."""
+def _line(name: str, unsafe: Flags, called: Flags, score: Floats, max_fpr: float | None) -> str:
+    """A table row: F1, false-positive rate, recall, AUPRC, and the recall at `max_fpr`."""
     if unsafe.all():
         figures = [_percent(f1_score(unsafe, called)), "-", _percent(called.mean()), "-", "-"]
     else:
-        at = "-" if most is None else _percent(_recall_at(unsafe, score, most))
+        recall = "-" if max_fpr is None else _percent(recall_at(unsafe, score, max_fpr))
         rates = (f1_score(unsafe, called), called[~unsafe].mean(), called[unsafe].mean())
         precision = _percent(average_precision_score(unsafe, score))
-        figures = [*map(_percent, rates), precision, at]
+        figures = [*map(_percent, rates), precision, recall]
     return f"| {name} | " + " | ".join(figures) + " |"
 
 
 def _answers(evaluation: Path, name: str) -> dict[str, dict[str, Any]]:
-    """A set's judged prompts by id, from the rows that `guard eval` wrote."""
+    """The answers to a set's prompts by id, from the rows that `guard eval` wrote."""
     with (evaluation / "rows.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {r["id"]: r["answer"] for r in rows if r["set"] == name and r["mode"] == "prompt"}
 
 
 def _set_lines(path: Path, evaluation: Path, baseline: Baseline) -> Iterator[str]:
-    """One set: the tiny guard in both readings, the baseline, and always unsafe."""
+    """The table rows of one set: the tiny guard in both readings, the baseline, always unsafe."""
     rows = [row for row in read_rows(path) if row.prompt_label]
     unsafe = np.array([row.prompt_label == "unsafe" for row in rows])
     answers = _answers(evaluation, path.stem)
     judged = [answers[row.id] for row in rows]
     linear = baseline([row.prompt for row in rows])
-    most = None if unsafe.all() else float((linear > 0.5)[~unsafe].mean())
+    max_fpr = None if unsafe.all() else float((linear > 0.5)[~unsafe].mean())
     yield f"| **{path.stem.removesuffix('_prompt')}**, {len(rows):,} | | | | | |"
     for reading, first in _READINGS.items():
         severe = {"Unsafe", "Controversial"} if reading == "strict" else {"Unsafe"}
-        # No verdict: called what the text is not, and ranked at the wrong end.
+        # A missing verdict counts as wrong: the opposite label, and the worst rank.
         pairs = list(zip(judged, unsafe, strict=True))
         called = np.array([a["severity"] in severe if a["severity"] else not u for a, u in pairs])
         score = np.array(
             [sum(a["scores"][first:]) if a["scores"] else 2.0 - 3 * u for a, u in pairs]
         )
-        yield _line(f"tiny guard, {reading}", unsafe, called, score, most)
-    yield _line("linear TF-IDF", unsafe, linear > 0.5, linear, most)
+        yield _line(f"tiny guard, {reading}", unsafe, called, score, max_fpr)
+    yield _line("linear TF-IDF", unsafe, linear > 0.5, linear, max_fpr)
     always = np.ones(len(rows))
-    yield _line("always unsafe", unsafe, always > 0, always, most)
+    yield _line("always unsafe", unsafe, always > 0, always, max_fpr)
 
 
 def _quality_table(sets: Sequence[Path], evaluation: Path, baseline: Baseline) -> str:
@@ -102,17 +105,17 @@ def _quality_table(sets: Sequence[Path], evaluation: Path, baseline: Baseline) -
 
 
 def _held_out_table(quality: Sequence[Mapping[str, Any]]) -> str:
-    """Held-out rows as guard eval reports them, both modes, and refusals."""
+    """The results on held-out rows, as `guard eval` reports them: both modes, and refusals."""
     lines = [
         "| held out | texts | F1 strict | FPR strict | F1 loose | FPR loose |",
         "|---|---|---|---|---|---|",
     ]
     cells = [("strict", "f1"), ("strict", "fpr"), ("loose", "f1"), ("loose", "fpr")]
     refusals = ""
-    for one in (q for q in quality if q["set"] == "held_out"):
-        values = " | ".join(_percent(one[reading][name]["value"]) for reading, name in cells)
-        lines.append(f"| {one['mode']}s | {one['texts']:,} | {values} |")
-        if found := one["refusals"]:
+    for result in (q for q in quality if q["set"] == "held_out"):
+        values = " | ".join(_percent(result[reading][name]["value"]) for reading, name in cells)
+        lines.append(f"| {result['mode']}s | {result['texts']:,} | {values} |")
+        if found := result["refusals"]:
             rates = ", ".join(f"{name} {_interval(found[name])}" for name in _REFUSAL_RATES)
             refusals = (
                 f"\n\nRefusal, of {found['texts']:,} replies labelled for it "
@@ -144,8 +147,8 @@ def _sources_table(rows: Sequence[Row]) -> str:
     every = Counter((r.source, r.license) for r in rows)
     lines = ["| source | licence | rows | prompts | replies |", "|---|---|---|---|---|"]
     for (source, licence), count in every.most_common():
-        of = (source, licence)
-        lines.append(f"| {source} | {licence} | {count:,} | {prompts[of]:,} | {replies[of]:,} |")
+        key = (source, licence)
+        lines.append(f"| {source} | {licence} | {count:,} | {prompts[key]:,} | {replies[key]:,} |")
     return "\n".join(lines)
 
 
@@ -177,7 +180,9 @@ def main(
     *,
     data: Annotated[Path, typer.Option(help="the training rows")],
     sets: Annotated[Path, typer.Option(help="the folder of the evaluation sets (*.jsonl)")],
-    evaluation: Annotated[Path, typer.Option(help="what `guard eval` wrote of them and held_out")],
+    evaluation: Annotated[
+        Path, typer.Option(help="the output of `guard eval` on them and on held_out")
+    ],
     checkpoint: Annotated[Path, typer.Option(help="the trained checkpoint's directory")],
 ) -> None:
     """Write the checkpoint's card."""

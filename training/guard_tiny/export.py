@@ -1,4 +1,4 @@
-"""The checkpoint's files: read by any Hugging Face loader, written without one."""
+"""Writes and reads the checkpoint's files, in the format of Hugging Face."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ VOCAB_SIZE = 12288
 
 
 def architecture(tokenizer: Tokenizer) -> dict[str, object]:
-    """What config.json says."""
+    """The content of config.json."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "attention_bias": False,
@@ -50,7 +50,7 @@ def _write(path: Path, content: dict[str, object]) -> None:
 
 
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
-    """Everything but the weights and the card."""
+    """Writes every file of the checkpoint except the weights and the card."""
     directory.mkdir(parents=True, exist_ok=True)
     end, pad = tokenizer.token_to_id(IM_END), tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.save(str(directory / TOKENIZER), pretty=False)
@@ -75,12 +75,12 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
 
 
 def new_model(directory: Path) -> Qwen3ForCausalLM:
-    """A model with fresh weights in the shape that config.json tells."""
+    """A model with random weights in the shape of config.json."""
     config = json.loads((directory / "config.json").read_text())
     theta = config["rope_theta"]
     # transformers 5 reads the base from rope_parameters; older readers want rope_theta.
     rope = {"rope_type": "default", "rope_theta": theta}
-    # Kept in float32 for training, whatever type the checkpoint has.
+    # Training is in float32, whatever the checkpoint's type.
     model: Qwen3ForCausalLM = Qwen3ForCausalLM(
         Qwen3Config(**{**config, "torch_dtype": "float32"}, rope_parameters=rope)
     )
@@ -88,7 +88,7 @@ def new_model(directory: Path) -> Qwen3ForCausalLM:
 
 
 def save_weights(directory: Path, model: Qwen3ForCausalLM) -> None:
-    """bf16, and no lm_head: it is the embedding."""
+    """Writes the weights in bf16, without lm_head, which is the embedding."""
     weights = {
         name: tensor.detach().to(torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
@@ -101,7 +101,7 @@ def save_weights(directory: Path, model: Qwen3ForCausalLM) -> None:
 
 
 def load_model(directory: Path) -> Qwen3ForCausalLM:
-    """The stored weights, upcast to float32."""
+    """A model with the stored weights, in float32."""
     model = new_model(directory)
     weights = load_file(directory / "model.safetensors")
     missing, unexpected = model.load_state_dict(

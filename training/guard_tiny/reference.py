@@ -1,7 +1,7 @@
-"""`python -m guard_tiny.reference`: what transformers computes, for the engine's tests.
+"""`python -m guard_tiny.reference`: writes what transformers computes, for the engine's tests.
 
-Run once after a training: float32 on a CPU from the stored bf16 weights, greedy. An engine that
-serves the same checkpoint must write the same ids with nearly the same log-probabilities.
+Run it once after each training. It decodes greedily, in float32 on a CPU, from the stored bf16
+weights. An engine must write the same ids with nearly the same log-probabilities.
 """
 
 import json
@@ -27,7 +27,7 @@ _MAX_NEW_TOKENS = 24
 
 
 def _greedy(model: Qwen3ForCausalLM, prompt: Sequence[int], end: int) -> list[int]:
-    """Output ids, with the end id where the model wrote it."""
+    """Output ids, including the end id if the model wrote it."""
     written = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -50,17 +50,17 @@ def _case(
     end = prompt.added_tokens[IM_END]
     ids = prompt.ids(messages)
     output = _greedy(model, ids, end)
-    # All of it again in one pass, without a cache: the greedy choice must hold there too.
+    # One pass over all of it, without a cache, must make the same greedy choices.
     with torch.inference_mode():
-        every = model(torch.tensor([ids + output[:-1]]), use_cache=False).logits[0]
-    logits = every[len(ids) - 1 :]
+        all_logits = model(torch.tensor([ids + output[:-1]]), use_cache=False).logits[0]
+    logits = all_logits[len(ids) - 1 :]
     if logits.argmax(-1).tolist() != output:
-        raise ValueError(f"{name}: one pass and step by step disagree")
+        raise ValueError(f"{name}: a single pass and decoding step by step disagree")
     log_probs = logits.log_softmax(-1)[torch.arange(len(output)), torch.tensor(output)]
     severities = [prompt.encode(f" {severity}")[0] for severity in SEVERITIES]
     watched = [output[0], end, *severities]
-    # After "Safety:", where the scores come from.
-    at = len(prompt.encode(SEVERITY_KEY))
+    # The scores come from the token after "Safety:".
+    position = len(prompt.encode(SEVERITY_KEY))
     return {
         "name": name,
         "messages": [{"role": m.role, "content": m.content} for m in messages],
@@ -69,8 +69,10 @@ def _case(
         "log_probs": _rounded(log_probs),
         "text": prompt.decode(output[:-1]),
         "first_logits": dict(zip(map(str, watched), _rounded(logits[0, watched]), strict=True)),
-        "severity_position": at,
-        "severity_logits": dict(zip(SEVERITIES, _rounded(logits[at, severities]), strict=True)),
+        "severity_position": position,
+        "severity_logits": dict(
+            zip(SEVERITIES, _rounded(logits[position, severities]), strict=True)
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""A byte-level BPE of our own, with Qwen's pre-tokenization and special tokens."""
+"""Trains a byte-level BPE tokenizer with Qwen's pre-tokenization and special tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ from guard_tiny.data.labels import every_verdict
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END_OF_TEXT, IM_START, IM_END)
-# As in Qwen3: added tokens, but not special ones, so content could spell them.
+# As in Qwen3, these are added tokens but not special ones, so content can spell them.
 THINKING = ("<think>", "</think>")
 
 # Qwen's: contractions, words with one leading mark, single digits, runs of marks, line ends.
@@ -25,7 +25,7 @@ QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Enough repeats that each word of a verdict and of the template becomes one token.
+# With so many repeats, each word of a verdict and of the template becomes one token.
 FRAME_REPEATS = 2000
 
 
@@ -37,7 +37,7 @@ def _corpus(texts: Iterable[str], frames: Sequence[str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], frames: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Train on the texts, the verdicts and the template rendered around nothing."""
+    """Trains on texts, every verdict, and the frames: the template around an empty message."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,4 +1,4 @@
-"""The training loop: one process, a CPU, verdict tokens only."""
+"""The training loop: one process on a CPU; the loss counts verdict tokens only."""
 
 import math
 import random
@@ -20,30 +20,30 @@ from guard_tiny.sentence_vectors import WIDTH
 
 CHECK_EVERY = 300
 LOG_EVERY = 25
-# The loss is a sum over this nominal count, so each example weighs the same in a short batch.
+# The summed loss is divided by this nominal count, so that examples weigh the same in any batch.
 NOMINAL_TOKENS = ROWS * 9
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a phase is trained."""
+    """The settings of one training phase."""
 
     passes: float
     learning_rate: float
     seed: int
     selects: bool
-    """Keep the weights with the lowest held-out loss; else the last ones."""
+    """Whether to keep the weights with the lowest held-out loss; otherwise the last ones."""
     unsafe_margin: float = 0.0
-    """By how much the loss lowers the logits of the milder severities: the model alone then says
-    Unsafe that much less readily (logit adjustment, arXiv:2007.07314)."""
+    """How much the loss lowers the logits of Safe and Controversial. The model learns to make up
+    for it, so that it writes Unsafe less often (logit adjustment, arXiv:2007.07314)."""
     form_margin: float = 0.0
-    """By how much it raises every logit that is out of place: the model keeps that much further
-    from leaving the grammar."""
+    """How much the loss raises the logits that the grammar forbids. The model learns to make up for
+    it, so that it leaves the grammar less often."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the training went."""
+    """The result of one training phase."""
 
     steps: int
     passes: float
@@ -51,25 +51,25 @@ class Run:
     parameters: int
     kept_step: int
     held_out_loss: float
-    """A token, with the recipe's margins."""
+    """Mean loss per token, with the recipe's margins."""
 
 
 def _rate(done: float) -> float:
-    """Warm-up over 4% of the way, then a cosine down to 2%."""
+    """Factor of the learning rate: warm-up over the first 4% of the steps, then a cosine to 2%."""
     if done < 0.04:
         return 0.01 + done / 0.04
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.04) / 0.96))
 
 
 class _Loss:
-    """What a batch costs: its verdicts, and beside them the meanings of its texts."""
+    """The loss of a batch: of its verdicts, and of the predicted sentence vectors."""
 
     def __init__(
         self, model: Qwen3ForCausalLM, choices: Sequence[Sequence[int]], recipe: Recipe
     ) -> None:
         self._model = model
         size = model.config.vocab_size
-        # Row 0 is for form, where only the next token is in place; then one for each choice.
+        # Row 0 is for form, where only the target is allowed. Each choice of the verdict has a row.
         self._offsets = torch.full((1 + len(choices), size), recipe.form_margin)
         self._choice = torch.zeros(size, dtype=torch.long)
         for row, tokens in enumerate(choices, 1):
@@ -77,34 +77,36 @@ class _Loss:
             self._choice[list(tokens)] = row
         *milder, _ = choices[0]
         self._offsets[1, milder] -= recipe.unsafe_margin
-        # Training's own: it is not part of the checkpoint.
-        self.meaning = torch.nn.Linear(model.config.hidden_size, WIDTH)
+        # Only training uses this layer; it is not part of the checkpoint.
+        self.vector_head = torch.nn.Linear(model.config.hidden_size, WIDTH)
 
     def __call__(self, batch: Sequence[Encoded]) -> tuple[torch.Tensor, int, torch.Tensor]:
-        """The verdicts' summed loss, over so many tokens, and the meanings' summed distance."""
+        """The summed loss of the verdicts, their tokens, and the summed distance of the vectors."""
         inputs, targets = collate(batch)
         hidden = self._model.model(inputs, use_cache=False).last_hidden_state
-        # The head only where a verdict is written: a twentieth of the positions.
+        # The head runs only at verdict tokens, a twentieth of the positions.
         kept = targets != IGNORED
-        wanted = targets[kept]
-        logits = self._model.lm_head(hidden[kept]) + self._margins(wanted)
-        verdicts = cross_entropy(logits, wanted, reduction="sum")
+        expected = targets[kept]
+        logits = self._model.lm_head(hidden[kept]) + self._margins(expected)
+        verdicts = cross_entropy(logits, expected, reduction="sum")
         return verdicts, int(kept.sum()), self._distance(batch, hidden)
 
-    def _margins(self, wanted: torch.Tensor) -> torch.Tensor:
-        choice = self._choice[wanted]
+    def _margins(self, expected: torch.Tensor) -> torch.Tensor:
+        """What to add to the logits of each target: [targets, vocabulary]."""
+        choice = self._choice[expected]
         offsets = self._offsets[choice]
         form = choice == 0
-        offsets[form, wanted[form]] = 0.0
+        offsets[form, expected[form]] = 0.0
         return offsets
 
     def _distance(self, batch: Sequence[Encoded], hidden: torch.Tensor) -> torch.Tensor:
-        rows = [row for row, one in enumerate(batch) if one.meaning is not None]
-        wanted = [one.meaning for one in batch if one.meaning is not None]
+        """Summed cosine distance between predicted and given sentence vectors."""
+        rows = [row for row, example in enumerate(batch) if example.vector is not None]
+        vectors = [example.vector for example in batch if example.vector is not None]
         if not rows:
             return torch.zeros(())
-        read = self.meaning(hidden[rows, [len(batch[row].prompt) - 1 for row in rows]])
-        return (1 - cosine_similarity(read, torch.from_numpy(np.stack(wanted)))).sum()
+        predicted = self.vector_head(hidden[rows, [len(batch[row].prompt) - 1 for row in rows]])
+        return (1 - cosine_similarity(predicted, torch.from_numpy(np.stack(vectors)))).sum()
 
 
 def _held_out_loss(model: Qwen3ForCausalLM, loss_of: _Loss, encoded: Sequence[Encoded]) -> float:
@@ -144,11 +146,14 @@ def train(
     choices: Sequence[Sequence[int]],
     log: Callable[[str], None],
 ) -> Run:
-    """Train `model`, and keep the weights that the recipe wants in `directory`. `choices`:
-    of each label its tokens, of severity first, from mild to Unsafe."""
+    """Trains `model` and saves the weights that the recipe selects in `directory`.
+
+    `choices`: for each choice of the verdict, the first tokens of its labels; the severities come
+    first, from Safe to Unsafe.
+    """
     model.train(True)
     loss_of = _Loss(model, choices, recipe)
-    trained = [*model.parameters(), *loss_of.meaning.parameters()]
+    trained = [*model.parameters(), *loss_of.vector_head.parameters()]
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = _optimizer(trained, recipe.learning_rate)
     drawn = _all_batches(encoded, recipe.passes, recipe.seed)
@@ -158,9 +163,9 @@ def train(
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("training", total=len(drawn))
         for step, batch in enumerate(drawn):
-            way = step / len(drawn)
+            progressed = step / len(drawn)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _rate(way)
+                group["lr"] = recipe.learning_rate * _rate(progressed)
             loss, tokens, distance = loss_of(batch)
             torch.autograd.backward(loss / NOMINAL_TOKENS + distance / ROWS)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -170,7 +175,7 @@ def train(
             steps = step + 1
             progress.advance(task)
             if steps % LOG_EVERY == 0:
-                log(f"{steps}/{len(drawn)} loss {losses / LOG_EVERY:.4f}, {way:.1%} of the way")
+                log(f"{steps}/{len(drawn)} loss {losses / LOG_EVERY:.4f}, {progressed:.1%} done")
                 losses = 0.0
             last = steps == len(drawn)
             if steps % CHECK_EVERY == 0 or last:

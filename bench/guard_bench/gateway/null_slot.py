@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from guard_build.slot_directory import described
+from guard_build.slot_directory import file_entries
 from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
 from guard_core.slot.files import load_prompt
@@ -43,5 +43,5 @@ def write_null_slot(slot: Path, *, places: int, verdicts_per_second: float = 0) 
         ),
         tokens=m.Tokens(end_ids=tuple(added[token] for token in _END_TOKENS)),
         generation_logits=False,
-        files=described(slot),
+        files=file_entries(slot),
     ).save(slot)

@@ -1,1 +1,1 @@
-"""The CPU engine: a checkpoint becomes a slot that Triton's Python backend serves."""
+"""Builds CPU slots: a checkpoint becomes a slot that Triton's Python backend serves."""

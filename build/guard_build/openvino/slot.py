@@ -1,20 +1,21 @@
-"""A slot: one model, built and packaged, with a manifest that says what it is."""
+"""Builds a slot for the CPU engine: Triton model, template, tokenizer and manifest."""
 
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from guard_build.checkpoint import hash_files, read_packaging
+from guard_build.checkpoint import Packaging, hash_files, read_packaging
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
-from guard_build.openvino.model import engine_options, write_model
+from guard_build.openvino.triton_model import engine_options, write_model
 from guard_build.progress import Progress
-from guard_build.slot_directory import described, replacing, triton_model_name
+from guard_build.slot_directory import file_entries, replacing, triton_model_name
 from guard_core.slot import manifest as m
 from guard_engine import (
     BLOCK_TOKENS,
     CheckpointInvalid,
     EngineOptions,
+    ModelConfig,
     WeightFormat,
     read_config,
 )
@@ -32,11 +33,11 @@ def build_slot(
     max_input_tokens: int = 8192,
     progress: Progress = lambda stage, done, total: None,
 ) -> m.Manifest:
-    """Builds `checkpoint`, a directory, for the CPU engine and makes `slot` of it.
+    """Builds `checkpoint` (a directory, or the result of `find_checkpoint`) into `slot`.
 
-    A slot that stands there is replaced once the new one is whole; until then, and if the build
-    fails or is stopped, it is untouched. `max_input_tokens` (prompt and draft) is lowered to what
-    the model's positions allow. Raises BuildFailed, saying what to do.
+    An existing slot is replaced once the new one is complete; it is unchanged until then, and if
+    the build fails or is interrupted. `max_input_tokens` (prompt and draft) is lowered to what the
+    model's positions allow. Raises BuildFailed, which says what to do.
     """
     triton_model = triton_model_name(slot)
     if isinstance(checkpoint, Path):
@@ -45,21 +46,7 @@ def build_slot(
     try:
         config = read_config(directory)
         packaging = read_packaging(directory, checkpoint.name)
-        room = config.max_positions - _MAX_OUTPUT_TOKENS
-        if room < 1 or max_input_tokens < 1:
-            raise BuildFailed(
-                f"No prompt fits: the model has {config.max_positions} positions, "
-                f"{_MAX_OUTPUT_TOKENS} of them are for output, and {max_input_tokens} input tokens "
-                "were asked for."
-            )
-        options = engine_options(
-            config,
-            weights,
-            max_input=min(max_input_tokens, room),
-            max_output=_MAX_OUTPUT_TOKENS,
-            max_draft=_MAX_DRAFT_TOKENS,
-            max_in_flight=_MAX_IN_FLIGHT,
-        )
+        options = _options(config, weights, max_input_tokens)
         with replacing(slot) as new:
             hashes = hash_files(directory, partial(progress, "Reading the checkpoint"))
             write_model(
@@ -71,34 +58,61 @@ def build_slot(
             )
             (new / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
             (new / m.TOKENIZER).write_bytes(packaging.tokenizer)
-            model = m.Model(
-                name=packaging.name,
-                demonstration=packaging.demonstration,
-                checkpoint=hashes,
-                source=checkpoint.source,
-            )
             engine = m.Engine(
                 kind="openvino",
                 version=version("openvino"),
                 weights=weights,
                 triton_model=triton_model,
             )
-            manifest = _manifest(model, engine, options, packaging.end_ids, new)
+            manifest = _manifest(
+                packaging,
+                hashes,
+                source=checkpoint.source,
+                engine=engine,
+                options=options,
+                slot=new,
+            )
             manifest.save(new)
     except CheckpointInvalid as error:
         raise BuildFailed(str(error)) from error
     return manifest
 
 
+def _options(config: ModelConfig, weights: WeightFormat, max_input_tokens: int) -> EngineOptions:
+    """The engine's options. Raises BuildFailed if the limits leave no room for a prompt."""
+    room = config.max_positions - _MAX_OUTPUT_TOKENS
+    if room < 1 or max_input_tokens < 1:
+        raise BuildFailed(
+            f"No prompt fits: the model has {config.max_positions} positions, output takes "
+            f"{_MAX_OUTPUT_TOKENS} of them, and the limit for input is {max_input_tokens} tokens."
+        )
+    return engine_options(
+        config,
+        weights,
+        max_input=min(max_input_tokens, room),
+        max_output=_MAX_OUTPUT_TOKENS,
+        max_draft=_MAX_DRAFT_TOKENS,
+        max_in_flight=_MAX_IN_FLIGHT,
+    )
+
+
 def _manifest(
-    model: m.Model,
+    packaging: Packaging,
+    hashes: dict[str, str],
+    *,
+    source: m.Source | None,
     engine: m.Engine,
     options: EngineOptions,
-    end_ids: tuple[int, ...],
     slot: Path,
 ) -> m.Manifest:
+    """The manifest of the complete slot in the directory `slot`."""
     return m.Manifest(
-        model=model,
+        model=m.Model(
+            name=packaging.name,
+            demonstration=packaging.demonstration,
+            checkpoint=hashes,
+            source=source,
+        ),
         engine=engine,
         limits=m.Limits(
             max_input_tokens=options.max_input_tokens,
@@ -107,7 +121,7 @@ def _manifest(
             max_in_flight=options.max_in_flight,
             kv_block_tokens=BLOCK_TOKENS,
         ),
-        tokens=m.Tokens(end_ids=end_ids),
+        tokens=m.Tokens(end_ids=packaging.end_ids),
         generation_logits=True,
-        files=described(slot),
+        files=file_entries(slot),
     )

@@ -1,6 +1,6 @@
-"""Qwen3Guard-Gen as a TensorRT-LLM engine: built in the pinned container, on a GPU machine.
+"""Builds Qwen3Guard-Gen slots for TensorRT-LLM, in the pinned container on a GPU machine.
 
-What of it ran where, and what never ran, stands in docs/gpu.md.
+docs/gpu.md says which parts ran on which machine, and which never ran.
 """
 
 from guard_build.tensorrt_llm.calibrate import CALIBRATION_SET

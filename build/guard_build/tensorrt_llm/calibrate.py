@@ -1,7 +1,7 @@
-"""Calibration data: conversations with their verdicts, as the model reads and writes them.
+"""Writes calibration data: conversations with their verdicts, as the model reads and writes them.
 
-quantize.py reads a directory's train.jsonl by `datasets`, takes the field `text`, and tokenizes it
-by the checkpoint's own tokenizer, special tokens included.
+quantize.py loads a directory's train.jsonl with `datasets`, takes the field `text`, and tokenizes
+it with the checkpoint's tokenizer, including special tokens.
 """
 
 import json
@@ -17,44 +17,49 @@ from guard_core.verdict.prompt import Prompt
 from guard_eval.verify import Item
 
 CALIBRATION_SET = Path(__file__).parents[1] / "data" / "calibration.jsonl"
-"""Of the project's own writing: many languages, both modes; disjoint from the golden set."""
+"""Our own conversations in many languages and both modes, disjoint from the golden set."""
 
 FILE_NAME = "train.jsonl"
-# quantize.py takes a path with one of these for the name of a data set.
+# If a path contains one of these, quantize.py takes it for the data set of that name.
 _FORBIDDEN = ("cnn_dailymail", "scienceqa", "pileval")
 
 
 def check_path(directory: Path) -> None:
-    """Raises BuildFailed for a directory that quantize.py would misread."""
+    """Raises BuildFailed if quantize.py would take `directory` for the name of a data set."""
     for word in _FORBIDDEN:
         if word in str(directory):
             raise BuildFailed(
                 f"{directory} has {word!r} in its name, which quantize.py takes for a data set of "
-                "that name. Name another directory by --work."
+                "that name. Choose another directory with --work."
             )
 
 
 def write_calibration(
     items: Sequence[Item], template: str, tokenizer: str, end_id: int, directory: Path
 ) -> None:
-    """Writes train.jsonl. Raises BuildFailed for an item without labels, or that can't be text."""
+    """Writes train.jsonl into `directory`.
+
+    Raises BuildFailed for an item without labels, or one that spells a special token.
+    """
     prompt = Prompt(template, tokenizer)
-    whole = Tokenizer.from_str(tokenizer)
+    tokens = Tokenizer.from_str(tokenizer)
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     rendering = environment.from_string(template)
-    end = whole.id_to_token(end_id)
+    end = tokens.id_to_token(end_id)
     if end is None:
         raise BuildFailed(f"The tokenizer has no token {end_id}, the checkpoint's end token.")
     with (directory / FILE_NAME).open("w", encoding="utf-8") as stream:
         for item in items:
             turns = [turn.model_dump() for turn in item.messages]
-            asked: str = rendering.render(messages=turns, add_generation_prompt=True)
-            if whole.encode(asked, add_special_tokens=False).ids != prompt.ids(item.conversation):
+            rendered: str = rendering.render(messages=turns, add_generation_prompt=True)
+            if tokens.encode(rendered, add_special_tokens=False).ids != prompt.ids(
+                item.conversation
+            ):
                 raise BuildFailed(
-                    f"Calibration item {item.id} holds a special token's text, which quantize.py "
-                    "would take for the token itself. Leave the item out."
+                    f"Calibration item {item.id} spells a special token, which quantize.py would "
+                    "encode as that token. Remove the item."
                 )
-            row = {"text": f"{asked}{_verdict(item)}{end}"}
+            row = {"text": f"{rendered}{_verdict(item)}{end}"}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -63,7 +68,7 @@ def _verdict(item: Item) -> str:
         raise BuildFailed(
             f"Calibration item {item.id} has no severity"
             f"{' or no refusal' if item.response_mode else ''}: the model is calibrated on the "
-            "verdicts that it writes, so label it, or leave it out."
+            "verdicts that it writes. Label the item, or remove it."
         )
     refusal = None if item.refusal is None else item.refusal == "Yes"
     return write(Verdict(item.severity, item.categories or (), refusal))

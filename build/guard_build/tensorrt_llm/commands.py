@@ -20,7 +20,7 @@ _CALIBRATION_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """TensorRT-LLM's tools, where NVIDIA's container has them."""
+    """Paths of TensorRT-LLM's tools; the defaults are those of NVIDIA's container."""
 
     python: str = "/usr/bin/python3"
     examples: Path = Path("/app/examples")
@@ -43,7 +43,7 @@ class Command:
 def quantize(
     tools: Tools, recipe: Recipe, checkpoint: Path, output: Path, calibration: tuple[Path, int]
 ) -> Command:
-    """Checkpoint -> TensorRT-LLM checkpoint. `calibration`: its directory and number of rows."""
+    """Checkpoint -> TensorRT-LLM checkpoint. `calibration`: directory and number of rows."""
     common = ("--model_dir", str(checkpoint), "--output_dir", str(output), "--dtype", "bfloat16")
     if not recipe.calibrated:
         script = tools.examples / "models" / "core" / "qwen" / "convert_checkpoint.py"
@@ -62,7 +62,7 @@ def compile_engine(tools: Tools, recipe: Recipe, checkpoint: Path, output: Path)
     """TensorRT-LLM checkpoint -> engine."""
     arguments = (
         *("--checkpoint_dir", str(checkpoint), "--output_dir", str(output)),
-        # Otherwise it lands in whatever directory is current.
+        # By default it is written to the current directory.
         *("--output_timing_cache", str(output / "timing.cache")),
         *("--max_batch_size", str(MAX_IN_FLIGHT), "--max_beam_width", "1"),
         *("--max_input_len", str(MAX_INPUT_TOKENS)),

@@ -1,11 +1,11 @@
 """Checkpoint -> TensorRT-LLM engine -> slot, stage by stage.
 
-fetch      find the checkpoint, and hash every file of it
-calibrate  conversations with their verdicts, rendered as the model reads them (fp8, w8a8)
-quantize   ModelOpt's quantize.py or convert_checkpoint.py
-compile    trtllm-build; the engine's config.json is read back and compared
-package    config.pbtxt, template, tokenizer, manifest
-verify     the packaged slot against a reference, before it takes its place
+fetch      hash every file of the checkpoint
+calibrate  render conversations with their verdicts as the model reads them (fp8, w8a8)
+quantize   run ModelOpt's quantize.py, or convert_checkpoint.py
+compile    run trtllm-build, and compare the engine's config.json with the recipe
+package    write config.pbtxt, template, tokenizer and manifest
+verify     compare the packaged slot with a reference, before it replaces the slot of its name
 """
 
 import errno
@@ -22,8 +22,7 @@ from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.progress import Progress
 from guard_build.slot_directory import replacing, triton_model_name
-from guard_build.tensorrt_llm import commands
-from guard_build.tensorrt_llm import engine_config as readback
+from guard_build.tensorrt_llm import commands, engine_config
 from guard_build.tensorrt_llm.calibrate import FILE_NAME, check_path, write_calibration
 from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe
@@ -35,12 +34,15 @@ from guard_engine import CheckpointInvalid, read_config
 from guard_eval.verify import DataInvalid, Item, load_items
 
 _MOST_CALIBRATION_ROWS = 512
-_DISK_FACTOR = 2  # quantized checkpoint and engine, in bf16 at most
+_DISK_FACTOR = 2  # times the weights: quantized checkpoint and engine, each at most in bf16
 
 
 @dataclass(frozen=True, slots=True)
 class EngineBuild:
-    """What to build, from what, and where. `work` keeps the stages, `calibration` is JSON Lines."""
+    """A slot to build: its checkpoint, format and directories.
+
+    `work` keeps the results of the stages. `calibration` is a JSON Lines file of conversations.
+    """
 
     checkpoint: Checkpoint
     slot: Path
@@ -51,9 +53,9 @@ class EngineBuild:
 
 
 def plan(build: EngineBuild, tools: commands.Tools) -> Iterator[str]:
-    """Every command and file of a build, as lines. Raises BuildFailed where the build would.
+    """Yields every command and file of a build as text lines, without running anything.
 
-    The checkpoint itself need not be there yet.
+    Raises BuildFailed as the build would. The checkpoint need not exist yet.
     """
     model = triton_model_name(build.slot)
     workspace = Workspace(build.work, _silent)
@@ -64,12 +66,12 @@ def plan(build: EngineBuild, tools: commands.Tools) -> Iterator[str]:
     for name, command in _commands(build, tools, workspace, len(items)).items():
         yield f"{name:<10} {shlex.join(command.line)}"
         yield f"           then rename it to {workspace.path(name)}; log: {workspace.log(name)}"
-    yield f"package    {build.checkpoint.name} as {build.slot}, in the place of what stands there:"
+    yield f"package    {build.checkpoint.name} as {build.slot}, which is replaced:"
     for path in (m.FILE_NAME, m.TEMPLATE, m.TOKENIZER, f"{model}/config.pbtxt"):
         yield f"           {build.slot / path}"
-    for path in (readback.ENGINE, readback.CONFIG):
+    for path in (engine_config.ENGINE, engine_config.CONFIG):
         yield f"           {build.slot / model / '1' / path}"
-    yield "verify     guard verify, before the slot takes its place"
+    yield "verify     guard verify, before the slot is replaced"
 
 
 def build_engine(
@@ -80,10 +82,10 @@ def build_engine(
     verify: Callable[[Path], None],
     progress: Progress,
 ) -> m.Manifest:
-    """Builds the engine and makes `build.slot` of it, which is untouched until all went well.
+    """Builds the engine and packages it as `build.slot`, which is unchanged if the build fails.
 
-    `verify` is given the packaged slot and raises BuildFailed to refuse it. Run again after a
-    failure, it goes on where it was. Raises BuildFailed.
+    `verify` gets the directory of the packaged slot and raises BuildFailed to reject it. After a
+    failure, a second call resumes at the stage that failed. Raises BuildFailed.
     """
     triton_model = triton_model_name(build.slot)
     _check_machine(build, machine)
@@ -92,17 +94,7 @@ def build_engine(
     hashes = hash_files(build.checkpoint.directory, partial(progress, "fetch"))
     _check_disk(build, workspace)
     _calibrate(build, workspace, items, packaging)
-    inputs: dict[str, object] = {
-        "checkpoint": hashes,
-        "calibration": _digest(build.calibration) if build.recipe.calibrated else None,
-        "tensorrt_llm": machine.tensorrt_llm,
-    }
-    for name, command in _commands(build, tools, workspace, len(items)).items():
-        inputs[name] = command.line
-        if name == "compile":
-            inputs |= {"tensorrt": machine.tensorrt, "gpu": machine.gpu.compute_capability}
-        run = partial(_run, workspace, name, command, build.recipe)
-        engine = workspace.stage(name, inputs, run)
+    engine = _quantize_and_compile(build, tools, machine, workspace, hashes, len(items))
     model = m.Model(
         name=packaging.name,
         demonstration=packaging.demonstration,
@@ -125,16 +117,39 @@ def build_engine(
             progress("package", 1, 1)
             verify(new)
     except OSError as error:
-        full = " Free some space there." if error.errno == errno.ENOSPC else ""
-        raise BuildFailed(f"{build.slot} could not be written: {error}.{full}") from error
+        advice = " Free some space there." if error.errno == errno.ENOSPC else ""
+        raise BuildFailed(f"{build.slot} could not be written: {error}.{advice}") from error
     return manifest
+
+
+def _quantize_and_compile(
+    build: EngineBuild,
+    tools: commands.Tools,
+    machine: Machine,
+    workspace: Workspace,
+    hashes: dict[str, str],
+    rows: int,
+) -> Path:
+    """Runs the stages quantize and compile. Returns the engine's directory."""
+    inputs: dict[str, object] = {
+        "checkpoint": hashes,
+        "calibration": _digest(build.calibration) if build.recipe.calibrated else None,
+        "tensorrt_llm": machine.tensorrt_llm,
+    }
+    for name, command in _commands(build, tools, workspace, rows).items():
+        inputs[name] = command.line
+        if name == "compile":
+            inputs |= {"tensorrt": machine.tensorrt, "gpu": machine.gpu.compute_capability}
+        run = partial(_run, workspace, name, command, build.recipe)
+        engine = workspace.stage(name, inputs, run)
+    return engine
 
 
 def _run(
     workspace: Workspace, name: str, command: commands.Command, recipe: Recipe, directory: Path
 ) -> None:
     workspace.run(name, command)
-    check = readback.read_engine if name == "compile" else readback.check_quantized
+    check = engine_config.read_engine if name == "compile" else engine_config.check_quantized
     check(directory, recipe)
 
 
@@ -171,7 +186,7 @@ def _calibrate(
 
 
 def _calibration_items(build: EngineBuild) -> tuple[Item, ...]:
-    """None where the format needs none."""
+    """The conversations to calibrate on; empty if the format needs none."""
     if not build.recipe.calibrated:
         return ()
     check_path(build.work)
@@ -213,7 +228,7 @@ def _check_machine(build: EngineBuild, machine: Machine) -> None:
 
 
 def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
-    """Before hours are spent: room for what is still to be made."""
+    """Raises BuildFailed if the disk is too small, before hours are spent on the build."""
     if workspace.path("compile").exists():
         return
     build.work.mkdir(parents=True, exist_ok=True)
@@ -222,8 +237,8 @@ def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
     if free < _DISK_FACTOR * weights:
         raise BuildFailed(
             f"{build.work} has {free / 1e9:.1f} GB free; the build needs about "
-            f"{_DISK_FACTOR * weights / 1e9:.1f} GB. Free some space, or name a directory on "
-            "another disk by --work."
+            f"{_DISK_FACTOR * weights / 1e9:.1f} GB. Free some space, or choose a directory on "
+            "another disk with --work."
         )
 
 
@@ -233,4 +248,4 @@ def _digest(path: Path) -> str:
 
 
 def _silent(stage: str, done: int, total: int) -> None:
-    """A plan makes no progress."""
+    """Ignores the progress: a plan runs nothing."""

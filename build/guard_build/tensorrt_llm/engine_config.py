@@ -1,7 +1,7 @@
-"""What a checkpoint or an engine says of itself in its config.json, compared with what was asked.
+"""Compares the config.json of a quantized checkpoint or engine with the recipe.
 
-The tools drop or change options without failing: above all they switch paged context attention
-off, and block reuse with it, where it does not go with a KV cache.
+The tools drop or change options without an error. Above all, they disable paged context attention,
+and block reuse with it, if the KV cache does not support it.
 """
 
 import json
@@ -16,22 +16,22 @@ from guard_build.tensorrt_llm.formats import KvCache, Recipe
 from guard_core.slot.manifest import Limits
 
 ENGINE, CONFIG = "rank0.engine", "config.json"
-_DRAFT_MODES = (2, "2", "DRAFT_TOKENS_EXTERNAL", "draft_tokens_external")  # IntFlag, or its name
+_DRAFT_MODES = (2, "2", "DRAFT_TOKENS_EXTERNAL", "draft_tokens_external")  # an IntFlag or its name
 
 
 def check_quantized(directory: Path, recipe: Recipe) -> None:
-    """Raises BuildFailed unless a TensorRT-LLM checkpoint is in the recipe's format."""
-    _refuse(directory, list(_pretrained(_config(directory), recipe)))
+    """Checks a TensorRT-LLM checkpoint. Raises BuildFailed if its format is not the recipe's."""
+    _reject(directory, list(_pretrained(_config(directory), recipe)))
 
 
 def read_engine(directory: Path, recipe: Recipe) -> Limits:
-    """The engine's limits, as it has them. Raises BuildFailed with every difference."""
+    """Checks an engine and returns its limits. Raises BuildFailed with every difference."""
     config = _config(directory)
     engine = directory / ENGINE
-    differing = list(_differing(config, recipe))
+    differences = list(_differences(config, recipe))
     if not engine.is_file() or not engine.stat().st_size:
-        differing.append((ENGINE, "missing or empty", "an engine"))
-    _refuse(directory, differing)
+        differences.append((ENGINE, "missing or empty", "an engine"))
+    _reject(directory, differences)
     built = config["build_config"]
     return Limits(
         max_input_tokens=built["max_input_len"],
@@ -42,7 +42,7 @@ def read_engine(directory: Path, recipe: Recipe) -> Limits:
     )
 
 
-_Differing = Iterator[tuple[str, Any, str]]  # name, what it has, what it should have
+_Differences = Iterator[tuple[str, Any, str]]  # name, value, expected value
 
 
 def _config(directory: Path) -> dict[str, Any]:
@@ -53,29 +53,31 @@ def _config(directory: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse(directory: Path, differing: list[tuple[str, Any, str]]) -> None:
-    if differing:
-        told = "; ".join(f"{name} is {found!r}, not {wanted}" for name, found, wanted in differing)
+def _reject(directory: Path, differences: list[tuple[str, Any, str]]) -> None:
+    if differences:
+        listed = "; ".join(
+            f"{key} is {found!r}, not {wanted}" for key, found, wanted in differences
+        )
         raise BuildFailed(
-            f"What was built is not what was asked for: {told}. It is not used. "
+            f"The result differs from the recipe: {listed}. It is not used. "
             f"See {directory / CONFIG} and the stage's log."
         )
 
 
-def _pretrained(config: dict[str, Any], recipe: Recipe) -> _Differing:
+def _pretrained(config: dict[str, Any], recipe: Recipe) -> _Differences:
     kv_cache = "FP8" if recipe.kv_cache == KvCache.FP8 else None
     yield from _unequal(
         config, {"architecture": "Qwen3ForCausalLM", "quantization.kv_cache_quant_algo": kv_cache}
     )
-    algorithm, begins = _at(config, "quantization.quant_algo"), recipe.quantization
-    if algorithm != begins and not (begins and str(algorithm).startswith(begins)):
-        yield "quantization.quant_algo", algorithm, str(begins)
+    algorithm, prefix = _at(config, "quantization.quant_algo"), recipe.quantization
+    if algorithm != prefix and not (prefix and str(algorithm).startswith(prefix)):
+        yield "quantization.quant_algo", algorithm, str(prefix)
 
 
-def _differing(config: dict[str, Any], recipe: Recipe) -> _Differing:
-    for name, found, asked in _pretrained(config.get("pretrained_config", {}), recipe):
-        yield f"pretrained_config.{name}", found, asked
-    wanted = {
+def _differences(config: dict[str, Any], recipe: Recipe) -> _Differences:
+    for name, found, wanted in _pretrained(config.get("pretrained_config", {}), recipe):
+        yield f"pretrained_config.{name}", found, wanted
+    expected = {
         "version": VERSION,
         "pretrained_config.logits_dtype": commands.LOGITS_DTYPE,
         "build_config.max_batch_size": commands.MAX_IN_FLIGHT,
@@ -89,7 +91,7 @@ def _differing(config: dict[str, Any], recipe: Recipe) -> _Differing:
         "build_config.plugin_config.use_fp8_context_fmha": recipe.fp8_attention,
         "build_config.plugin_config.tokens_per_block": commands.KV_BLOCK_TOKENS,
     }
-    yield from _unequal(config, wanted)
+    yield from _unequal(config, expected)
     mode = _at(config, "build_config.speculative_decoding_mode")
     if mode not in _DRAFT_MODES:
         yield "build_config.speculative_decoding_mode", mode, "draft_tokens_external"
@@ -98,7 +100,7 @@ def _differing(config: dict[str, Any], recipe: Recipe) -> _Differing:
         yield "build_config.kv_cache_type", kv_type, "paged"
 
 
-def _unequal(config: dict[str, Any], wanted: dict[str, Any]) -> _Differing:
+def _unequal(config: dict[str, Any], wanted: dict[str, Any]) -> _Differences:
     for name, value in wanted.items():
         found = _at(config, name)
         if found != value or isinstance(found, bool) != isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""The names and types that TensorRT-LLM's tools really take, so that no typo vanishes in them.
+"""Checks command lines against the flags and value types of TensorRT-LLM's tools.
 
-trtllm-build ignores plugin keys that it doesn't know, so a flag is checked here before it is used.
-The table stands in flags_1_2_1.json, with its source.
+trtllm-build ignores plugin keys that it doesn't know, so that a typo would have no effect. The
+table is in flags_1_2_1.json, with its source.
 """
 
 import json
@@ -13,24 +13,24 @@ from guard_build.errors import BuildFailed
 
 _TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("flags_1_2_1.json").read_bytes())
 VERSION: str = _TABLE["version"]
-"""The one TensorRT-LLM that slots are built and served with."""
+"""The only TensorRT-LLM version that builds and serves slots."""
 
 
 def check(tool: str, arguments: Sequence[str]) -> None:
-    """Checks `--name value ...` of a tool. Raises BuildFailed for the first that it can't take."""
+    """Checks a tool's `--name value ...`. Raises BuildFailed for the first invalid argument."""
     known = _TABLE[tool]
-    waiting = list(arguments)
-    while waiting:
-        flag = waiting.pop(0)
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
         name = flag.removeprefix("--")
         if flag == name or name not in known:
             raise BuildFailed(f"{tool} of TensorRT-LLM {VERSION} has no flag {flag}.")
         kind = known[name]
         if kind == "switch":
             continue
-        if not waiting:
+        if not rest:
             raise BuildFailed(f"{tool} {flag} lacks its value.")
-        value = waiting.pop(0)
+        value = rest.pop(0)
         if isinstance(kind, list) and value not in kind:
             raise BuildFailed(f"{tool} {flag} takes one of {', '.join(kind)}; not {value}.")
         if kind == "int" and not value.isdecimal():
@@ -39,7 +39,7 @@ def check(tool: str, arguments: Sequence[str]) -> None:
 
 
 def _check_conflicts(tool: str, given: set[str]) -> None:
-    """Pairs that the tool refuses itself, minutes later."""
+    """Raises BuildFailed for pairs of flags that the tool would reject minutes later."""
     if {"--multiple_profiles", "--opt_num_tokens"} <= given:
         raise BuildFailed(f"{tool}: --opt_num_tokens conflicts with --multiple_profiles.")
     if {"--gather_context_logits", "--max_draft_len"} <= given:

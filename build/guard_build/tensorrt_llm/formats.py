@@ -1,4 +1,4 @@
-"""The formats that a TensorRT-LLM engine is built in, and what each asks of the tools.
+"""The formats of TensorRT-LLM engines, and how the tools make each of them.
 
     format   weights                       KV cache   made by
     -------  ----------------------------  ---------  ------------------------------
@@ -7,8 +7,8 @@
     w8a16    INT8, activations in BF16     BF16       convert_checkpoint.py
     bf16     BF16: the reference           BF16       convert_checkpoint.py
 
-Another KV cache is refused: the engine would silently switch paged context attention off, and
-with it the reuse of KV blocks that the one-step verdict lives on.
+Another KV cache is rejected: the engine would silently disable paged context attention, and with
+it the reuse of KV blocks that verdicts in one step need.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from guard_build.errors import BuildFailed
 
 
 class Format(StrEnum):
-    """As `guard build --format` takes them; RECIPES says how each is made."""
+    """The values of `guard build --format`. RECIPES says how each is made."""
 
     FP8 = "fp8"
     W8A8 = "w8a8"
@@ -27,23 +27,23 @@ class Format(StrEnum):
 
 
 class KvCache(StrEnum):
-    """As `guard build --kv-cache` takes them; each format goes with only one."""
+    """The values of `guard build --kv-cache`. Each format supports only one."""
 
     FP8 = "fp8"
     BF16 = "bf16"
-    INT8 = "int8"  # always refused, with the reason
+    INT8 = "int8"  # always rejected, with the reason
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one format is made, and how the engine's own config.json tells that it was."""
+    """How to make one format, and what the engine's config.json must say."""
 
     kv_cache: KvCache
     calibrated: bool
-    arguments: tuple[str, ...]  # of quantize.py if calibrated, or else of convert_checkpoint.py
+    arguments: tuple[str, ...]  # for quantize.py if calibrated, otherwise for convert_checkpoint.py
     gemm_plugin: str
     fp8_attention: bool
-    quantization: str | None  # its `quant_algo` begins with this
+    quantization: str | None  # prefix of its `quant_algo`
     least_compute_capability: tuple[int, int]
 
 
@@ -52,7 +52,7 @@ RECIPES = {
         kv_cache=KvCache.FP8,
         calibrated=True,
         arguments=("--qformat", "fp8", "--kv_cache_dtype", "fp8"),
-        gemm_plugin="disable",  # TensorRT's own FP8 kernels are the faster ones
+        gemm_plugin="disable",  # TensorRT's own FP8 kernels are faster
         fp8_attention=True,
         quantization="FP8",
         least_compute_capability=(8, 9),
@@ -60,7 +60,7 @@ RECIPES = {
     Format.W8A8: Recipe(
         kv_cache=KvCache.BF16,
         calibrated=True,
-        # convert_checkpoint.py --smoothquant takes Qwen3's head size to be width / heads.
+        # convert_checkpoint.py --smoothquant computes Qwen3's head size as width / heads: wrong.
         arguments=("--qformat", "int8_sq"),
         gemm_plugin="auto",
         fp8_attention=False,
@@ -89,7 +89,7 @@ RECIPES = {
 
 
 def recipe(kind: Format, kv_cache: KvCache | None = None) -> Recipe:
-    """The recipe of a format. Raises BuildFailed for a KV cache that would lose block reuse."""
+    """The recipe of a format. Raises BuildFailed for a KV cache that would disable block reuse."""
     found = RECIPES[kind]
     if kv_cache is None or kv_cache == found.kv_cache:
         return found
@@ -100,7 +100,7 @@ def recipe(kind: Format, kv_cache: KvCache | None = None) -> Recipe:
     else:
         reason = "its attention runs in FP8, over an FP8 KV cache"
     raise BuildFailed(
-        f"--format {kind} does not go with --kv-cache {kv_cache}: {reason}, so the engine would "
+        f"--format {kind} does not support --kv-cache {kv_cache}: {reason}, so the engine would "
         "silently lose the reuse of KV blocks, or not build. Leave --kv-cache out: "
-        f"{kind} takes {found.kv_cache}."
+        f"{kind} uses {found.kv_cache}."
     )

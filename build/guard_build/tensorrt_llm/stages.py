@@ -1,7 +1,7 @@
-"""Stages that fill a directory each, and are skipped while what they were made from is the same.
+"""Build stages: each fills a directory, and is skipped while its inputs are the same.
 
-A stage works in NAME.partial, which is renamed at its end. So a stage that failed or was stopped
-leaves nothing that a later run could take for whole, and the stages before it are kept.
+A stage works in NAME.partial, which is renamed at the end. So a stage that failed or was stopped
+leaves nothing that a later run could take for complete, and earlier stages are kept.
 """
 
 import errno
@@ -19,11 +19,11 @@ from guard_build.tensorrt_llm.commands import Command
 
 _RECORD = "stage.json"
 _LOG_TAIL_LINES = 15
-_FULL_BYTES = 1 << 28  # less free space than this beside a failure: the disk is its cause
+_FULL_BYTES = 1 << 28  # if a command fails with less free space, the full disk is the cause
 
 
 class Workspace:
-    """The directory that a build's stages are kept in, with their logs below logs/."""
+    """The directory that keeps the results of a build's stages, and their logs below logs/."""
 
     def __init__(self, directory: Path, progress: Progress) -> None:
         self.directory = directory
@@ -39,15 +39,15 @@ class Workspace:
         return self.directory / "logs" / f"{stage}.log"
 
     def stage(self, name: str, inputs: Mapping[str, object], fill: Callable[[Path], None]) -> Path:
-        """Runs a stage unless it stands there, made from the same `inputs`; gives its directory.
+        """Runs a stage, unless its result for the same `inputs` exists. Returns its directory.
 
-        `fill` fills the directory that it is given. `inputs` is everything that decides the result,
-        as JSON has it. Raises BuildFailed.
+        `fill` gets an empty directory to fill. `inputs` is everything that decides the result, and
+        must be valid JSON. Raises BuildFailed.
         """
         done, partial = self.path(name), self.partial(name)
         key = _key(inputs)
         self._progress(name, 0, 1)
-        if not _stands(done, key):
+        if not _is_complete(done, key):
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
@@ -62,7 +62,7 @@ class Workspace:
         return done
 
     def run(self, stage: str, command: Command) -> None:
-        """Runs a stage's command, its output in the stage's log. Raises BuildFailed."""
+        """Runs a stage's command with its output in the stage's log. Raises BuildFailed."""
         log = self.log(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -86,7 +86,7 @@ class Workspace:
             raise BuildFailed(
                 f"{command.tool} failed with exit code {done.returncode}. "
                 f"The end of {log}:\n{tail}\n"
-                "What came before is kept: after mending the cause, run the same command again."
+                "Earlier stages are kept: fix the cause and run the same command again."
             )
 
     def _failed(self, stage: str, error: OSError) -> BuildFailed:
@@ -100,8 +100,8 @@ class Workspace:
 
     def _full(self) -> BuildFailed:
         return BuildFailed(
-            f"The disk that holds {self.directory} is full. Free some space, or name a directory "
-            "on another disk by --work, and run the same command again: finished stages are kept."
+            f"The disk that holds {self.directory} is full. Free some space, or choose a directory "
+            "on another disk with --work, and run the same command again: finished stages are kept."
         )
 
 
@@ -110,7 +110,7 @@ def _key(inputs: Mapping[str, object]) -> str:
 
 
 def _files(directory: Path) -> dict[str, int]:
-    """Path -> size. A stage's own inputs vouch for the rest."""
+    """Path -> size of a stage's files. The contents follow from the stage's inputs."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return {
         path.relative_to(directory).as_posix(): path.stat().st_size
@@ -119,7 +119,7 @@ def _files(directory: Path) -> dict[str, int]:
     }
 
 
-def _stands(directory: Path, key: str) -> bool:
+def _is_complete(directory: Path, key: str) -> bool:
     try:
         record = json.loads((directory / _RECORD).read_bytes())
     except (OSError, ValueError):

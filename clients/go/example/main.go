@@ -1,4 +1,4 @@
-// Moderates a prompt before a model is called, and the model's answer after.
+// Moderates a prompt before the model call, and the model's answer after it.
 package main
 
 import (

@@ -1,14 +1,14 @@
 """The CPU engine as a Triton model with TensorRT-LLM's tensor contract.
 
-`execute` only queues; the engine's thread answers, each request with one final response:
+`execute` only queues requests. The engine's thread sends one final response for each:
 
-- output ids and what else was asked for, if the request names those outputs;
-- an error, if the request is refused or fails. It never disturbs another request;
-- for `stop`: no outputs at all. That is an acknowledgement, also where the id is no longer live.
-  The stopped request itself is answered by an error, CANCELLED, which can't be taken for output.
+- the output ids, and the other outputs that the request names;
+- an error, if the request is refused or fails. An error never affects another request;
+- for `stop`: a response without outputs, which acknowledges it, also if the id is not in flight.
+  The stopped request itself gets the error CANCELLED, which can't be mistaken for output.
 
 `pad_id` and the `retention_*` inputs are accepted and have no effect: there is no padding, and the
-engine keeps what was used last.
+engine evicts the least recently used blocks first.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils  # its classes exist from `initialize` on
+import triton_python_backend_utils as pb_utils  # Triton adds its classes before `initialize`
 
 from guard_engine import (
     Completion,
@@ -63,7 +63,7 @@ class TritonPythonModel:
                 sender.fail(str(error), pb_utils.TritonError.INVALID_ARG)
             except EngineError as error:
                 sender.fail(str(error))
-            except Exception as error:  # whatever one request does, the stub lives on
+            except Exception as error:  # no request may end the stub process
                 sender.fail(f"The request could not be read: {error!r}")
 
     def finalize(self) -> None:
@@ -74,7 +74,7 @@ class TritonPythonModel:
 
     def _accept(self, request: Any, sender: "_Sender") -> None:
         inputs: Inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        # A request without an id can't be stopped by one, but it must not meet another like it.
+        # A request without an id can't be stopped, but its id must differ from all others.
         request_id = request.request_id() or uuid.uuid4().hex
         if _flag(inputs, "stop"):
             self._engine.cancel(request_id)
@@ -88,27 +88,27 @@ class TritonPythonModel:
         def answer(outcome: Completion | EngineError) -> None:
             self._live.pop(sender, None)
             if isinstance(outcome, Completion):
-                before = [] if exclude else list(wanted.prompt_ids)
-                outputs = _outputs(outcome, before, perf_metrics=perf_metrics)
+                echoed = [] if exclude else list(wanted.prompt_ids)
+                outputs = _outputs(outcome, echoed, perf_metrics=perf_metrics)
                 sender.send([pb_utils.Tensor(n, v()) for n, v in outputs.items() if n in names])
             elif isinstance(outcome, RequestCancelled):
                 sender.fail(str(outcome), pb_utils.TritonError.CANCELLED)
             else:
                 sender.fail(str(outcome))
 
-        self._live[sender] = request_id  # before it can be answered
+        self._live[sender] = request_id  # before `submit`, which may answer it at once
         self._engine.submit(wanted, answer)
 
     def _poll(self, period_s: float) -> None:
-        """Drops requests whose callers went away without a `stop`; tells how full the engine is.
+        """Cancels requests whose callers went away without a `stop`, and updates the gauges.
 
-        Ends this process with an engine that gave up: a dead process is noticed and replaced.
+        Ends this process if the engine has stopped: a dead process is detected and replaced.
         """
         while not self._closing.wait(period_s):
             if self._engine.ended:
                 os._exit(1)
             for sender, request_id in list(self._live.items()):
-                if sender.done:  # refused by `submit`
+                if sender.done:  # `submit` refused it
                     self._live.pop(sender, None)
                 elif sender.abandoned():
                     self._engine.cancel(request_id)
@@ -116,7 +116,7 @@ class TritonPythonModel:
 
 
 class _Gauges:
-    """How full the engine is, among Triton's metrics: by the names of TensorRT-LLM's backend."""
+    """The engine's load as Triton metrics, with the names of TensorRT-LLM's backend."""
 
     def __init__(self, model: str, blocks: int) -> None:
         self._requests = _gauge("nv_trt_llm_request_metrics", "Requests, by state.")
@@ -134,7 +134,7 @@ class _Gauges:
         self._next = 0.0
 
     def show(self, usage: Usage) -> None:
-        """Each value is a message to Triton, which waits for this process: not too often."""
+        """Sets the gauges, at most once a second: each value is a blocking message to Triton."""
         if usage == self._shown or (now := time.monotonic()) < self._next:
             return
         self._next = now + _GAUGES_S
@@ -142,15 +142,15 @@ class _Gauges:
             self._by_type["scheduled"].set(usage.running)
             self._by_type["waiting"].set(usage.waiting)
             self._by_type["used"].set(usage.held_blocks)
-            # Cached blocks may be taken, too.
+            # Cached blocks can be allocated, too.
             self._by_type["free"].set(usage.cached_blocks + usage.free_blocks)
-        except pb_utils.TritonModelException as error:  # requests matter more than figures
+        except pb_utils.TritonModelException as error:  # metrics must never fail requests
             pb_utils.Logger.log_warn(f"The engine's gauges could not be set: {error}")
             return
         self._shown = usage
 
     def close(self) -> None:
-        """Each metric must be gone before its family."""
+        """Deletes the metrics, which must be gone before their families."""
         self._by_type.clear()
 
 
@@ -159,9 +159,9 @@ def _gauge(name: str, text: str) -> Any:
 
 
 class _Sender:
-    """One request's response sender, let go of with the final response.
+    """The response sender of one request, released with the final response.
 
-    Triton forbids to touch it later, and can't unload the model while anyone still holds it.
+    Triton forbids its use afterwards, and can't unload the model while a reference exists.
     """
 
     def __init__(self, sender: Any) -> None:
@@ -220,7 +220,7 @@ def _parse(request_id: str, inputs: Inputs) -> Request:
 
 
 def _stop_words(inputs: Inputs) -> set[int]:
-    """`stop_words_list` [1, 2, n]: all words' tokens, and where each word ends; -1 pads."""
+    """The words of `stop_words_list` [1, 2, n]: their tokens, and each word's end; -1 pads."""
     if "stop_words_list" not in inputs:
         return set()
     tokens, ends = inputs["stop_words_list"][0].tolist()
@@ -235,10 +235,10 @@ def _flag(inputs: Inputs, name: str, *, default: bool = False) -> bool:
 
 
 def _outputs(
-    completion: Completion, before: list[int], *, perf_metrics: bool
+    completion: Completion, echoed: list[int], *, perf_metrics: bool
 ) -> dict[str, Callable[[], np.ndarray[Any, Any]]]:
-    """The outputs that apply, each as a function, so that unwanted ones cost nothing."""
-    ids = before + completion.output_ids
+    """The available outputs, each as a function, so that unrequested ones cost nothing."""
+    ids = echoed + completion.output_ids
     outputs: dict[str, Callable[[], np.ndarray[Any, Any]]] = {
         "output_ids": lambda: np.array([[ids]], np.int32),
         "sequence_length": lambda: np.array([[len(ids)]], np.int32),

@@ -26,16 +26,16 @@ if _version_not_supported:
 
 
 class DeploymentServiceStub:
-    """Runs the slots of one `guard serve` and moves the traffic between them.
+    """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
-    the machine may deploy. One change is made at a time. The statuses:
+    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
+    log in to the machine may deploy. Only one change runs at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
+    INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
-    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
-    and what to do. Traffic is where it was before.
-    ABORTED              another change is being made, or a rollback took over.
+    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow the change; the message
+    says why and what to do. The traffic is as it was before.
+    ABORTED              another change is running, or a rollback superseded this one.
     """
 
     def __init__(self, channel):
@@ -82,68 +82,67 @@ class DeploymentServiceStub:
 
 
 class DeploymentServiceServicer:
-    """Runs the slots of one `guard serve` and moves the traffic between them.
+    """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
-    the machine may deploy. One change is made at a time. The statuses:
+    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
+    log in to the machine may deploy. Only one change runs at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
+    INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
-    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
-    and what to do. Traffic is where it was before.
-    ABORTED              another change is being made, or a rollback took over.
+    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow the change; the message
+    says why and what to do. The traffic is as it was before.
+    ABORTED              another change is running, or a rollback superseded this one.
     """
 
     def ListSlots(self, request, context):
-        """The slots that run, their traffic, and what came of it.
+        """Lists the running slots with their traffic weights and request statistics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTraffic(self, request, context):
-        """Gives slots that run their weights, or sets the shadow. Returns once every gateway process
-        follows it. No gate is asked.
+        """Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
+        No gate is checked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Takes a slot's traffic away and waits until nothing is in flight there.
+        """Sets a slot's weight to 0 and waits until it has no requests in flight.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request, context):
-        """Brings a candidate from its files to all of the traffic, step by step: check its files, start
-        its Triton, warm it up, verify its verdicts against those of the slot with the most traffic,
-        shadow, shift the traffic, drain the other slots and stop them. A gate that fails takes back
-        everything. A cancelled call leaves the traffic as it is then, and a candidate without any is
-        stopped.
+        """Rolls a candidate slot out, step by step: check its files, start its Triton, warm it up, verify
+        its verdicts against those of the active slot, shadow, shift the traffic, drain the other slots
+        and stop them. If a gate fails, everything is rolled back. A cancelled call leaves the traffic
+        as it is at that moment, and stops the candidate if it has no traffic.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Shifts the traffic to a slot that runs, by the same steps and gates as Deploy.
+        """Shifts the traffic to a running slot, with the same steps and gates as Deploy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Gives all of the traffic back to the slot that had it before the last swap began, at once. A
-        swap that is under way is ended by it. If that slot was stopped, it is started first.
+        """Returns all traffic at once to the slot that had it before the last rollout began. A running
+        rollout ends. If the slot was stopped, it is started first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """What happens from now on. A watcher that reads too slowly misses the oldest events.
+        """Streams events from now on. A client that reads too slowly misses the oldest events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,16 +195,16 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeploymentService:
-    """Runs the slots of one `guard serve` and moves the traffic between them.
+    """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    It has a port of its own, on loopback only, and asks nobody who they are: whoever can log in to
-    the machine may deploy. One change is made at a time. The statuses:
+    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
+    log in to the machine may deploy. Only one change runs at a time. The statuses:
 
-    INVALID_ARGUMENT     the request can't be meant, such as steps that don't rise.
+    INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise.
     NOT_FOUND            no slot of that name runs.
-    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow it; the message says why
-    and what to do. Traffic is where it was before.
-    ABORTED              another change is being made, or a rollback took over.
+    FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow the change; the message
+    says why and what to do. The traffic is as it was before.
+    ABORTED              another change is running, or a rollback superseded this one.
     """
 
     @staticmethod

@@ -31,15 +31,16 @@ class ModerationServiceStub:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
-    PERMISSION_DENIED   a slot was named where only operators may.
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
-    RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
-    UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
+    RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
+    UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
+    kind of error as its reason.
     """
 
     def __init__(self, channel):
@@ -71,15 +72,16 @@ class ModerationServiceServicer:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
-    PERMISSION_DENIED   a slot was named where only operators may.
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
-    RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
-    UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
+    RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
+    UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
+    kind of error as its reason.
     """
 
     def Moderate(self, request, context):
@@ -90,17 +92,18 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchModerate(self, request, context):
-        """Judges several conversations. Each has its own outcome: a bad item fails alone. A batch that
-        is itself out of bounds is refused as a whole.
+        """Judges several conversations. Each has its own outcome: an invalid item fails alone. A batch
+        that exceeds its limits is rejected as a whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamModerate(self, request_iterator, context):
-        """Judges conversations as they come. Answers come in order of completion, with their id. The
-        server stops reading while 64 are in flight in one stream. When it is being stopped it answers
-        everything that it has read and ends the stream with UNAVAILABLE: send unanswered ids again.
+        """Judges a stream of conversations. Answers come in order of completion, with the request's id.
+        The server stops reading while 64 requests are in flight in one stream. On shutdown it answers
+        every request that it has read and ends the stream with UNAVAILABLE: send the conversations
+        without an answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,15 +141,16 @@ class ModerationService:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request; BadRequest names the fields at fault (the first 10).
-    PERMISSION_DENIED   a slot was named where only operators may.
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
-    RESOURCE_EXHAUSTED  overload; RetryInfo says when to try again. Also a message over 4 MiB.
-    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's bound of 30 s.
-    UNAVAILABLE         no engine, or the server is stopping: retry elsewhere or later.
+    RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+    DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
+    UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
     INTERNAL            the engine failed, or the model wrote no verdict.
 
-    Each that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the kind of error as its reason.
+    Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
+    kind of error as its reason.
     """
 
     @staticmethod

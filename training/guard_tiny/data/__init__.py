@@ -1,1 +1,1 @@
-"""What the tiny guard is trained on: labelled rows, our own writing, and how they are mixed."""
+"""The tiny guard's training data: labelled rows, our own sentences, and their mixture."""

@@ -1,15 +1,15 @@
-"""From rows to labelled conversations: prompt and response mode, weak labels filled in."""
+"""Turns rows into labelled conversations of both modes; weak labels replace missing ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guard_core.conversation import Message, Role
-from guard_tiny.data import weak_labels as weak
+from guard_tiny.data import weak_labels
 from guard_tiny.data.labels import Label
 from guard_tiny.data.refusals import looks_like_refusal
-from guard_tiny.data.rows import Row, one_category
+from guard_tiny.data.training_rows import Row, one_category
 
-# A guessed category below this probability is shown to the model but not trained.
+# A guessed category below this probability is part of the input but not of the loss.
 CATEGORY_TRUST = 0.45
 _SEVERITY = {"safe": "Safe", "unsafe": "Unsafe", "controversial": "Controversial"}
 
@@ -25,19 +25,19 @@ class Example:
     language: str = "en"
 
 
-def _disputable(
+def _disputed(
     texts: Sequence[str], rows: Sequence[Row], labels: Sequence[str], seed: int
 ) -> list[bool]:
-    decided = [i for i, label in enumerate(labels) if label != "controversial"]
-    disputed = weak.disputed(
-        [texts[i] for i in decided],
-        [rows[i].group for i in decided],
-        [labels[i] == "unsafe" for i in decided],
-        [not rows[i].held_out for i in decided],
+    indices = [i for i, label in enumerate(labels) if label != "controversial"]
+    disputed = weak_labels.disputed(
+        [texts[i] for i in indices],
+        [rows[i].group for i in indices],
+        [labels[i] == "unsafe" for i in indices],
+        [not rows[i].held_out for i in indices],
         seed,
     )
     flags = [False] * len(labels)
-    for i, flag in zip(decided, disputed, strict=True):
+    for i, flag in zip(indices, disputed, strict=True):
         flags[i] = bool(flag)
     return flags
 
@@ -50,7 +50,7 @@ def _label(
     if category is not None:
         return Label(severity, category, refusal)
     if guess is None:
-        raise ValueError(f"{severity} row without a category or a guess")
+        raise ValueError(f"{severity} row has neither a category nor a guess")
     doubtful = frozenset() if guess[1] >= CATEGORY_TRUST else frozenset({"category"})
     return Label(severity, guess[0], refusal, doubtful)
 
@@ -64,15 +64,15 @@ def _refusal(row: Row) -> bool:
 def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Example]:
     texts = [f"{row.prompt}\n{row.response}" if response_mode else row.prompt for row in rows]
     given = [(row.response_label if response_mode else row.prompt_label) or "" for row in rows]
-    disputable = _disputable(texts, rows, given, seed)
+    disputed = _disputed(texts, rows, given, seed)
     severities = [
-        "Controversial" if disputed else _SEVERITY[label]
-        for disputed, label in zip(disputable, given, strict=True)
+        "Controversial" if flag else _SEVERITY[label]
+        for flag, label in zip(disputed, given, strict=True)
     ]
     categories = one_category(rows)
     known = [i for i, row in enumerate(rows) if categories[i] is not None and not row.held_out]
     unknown = [i for i, s in enumerate(severities) if s != "Safe" and categories[i] is None]
-    guesses = weak.guess_categories(
+    guesses = weak_labels.guess_categories(
         [texts[i] for i in known],
         [categories[i] or "" for i in known],
         [texts[i] for i in unknown],
@@ -92,14 +92,14 @@ def _of_mode(rows: Sequence[Row], response_mode: bool, seed: int) -> list[Exampl
 
 
 def _only_refusal(row: Row) -> Example:
-    """A row that says whether its reply refuses, and nothing of its safety."""
+    """An example of a row that labels the refusal but no severity."""
     label = Label("Safe", None, row.refusal == "yes", frozenset({"severity", "category"}))
     messages = (Message(Role.USER, row.prompt), Message(Role.ASSISTANT, row.response))
     return Example(messages, label, None, row.held_out, row.lang)
 
 
 def label_rows(rows: Sequence[Row], seed: int) -> list[Example]:
-    """Each labelled prompt and each labelled response as an example."""
+    """One example per labelled prompt and per labelled response."""
     prompts = [row for row in rows if row.prompt and row.prompt_label]
     responses = [row for row in rows if row.prompt and row.response and row.response_label]
     refusals = [

@@ -1,4 +1,4 @@
-"""`python -m guard_tiny.data.held_out`: the held-out training rows as a set for `guard eval`."""
+"""`python -m guard_tiny.data.held_out`: writes the held-out rows as a set for `guard eval`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from guard_tiny.data.rows import read_rows
+from guard_tiny.data.training_rows import read_rows
 
 
 def main(
@@ -14,7 +14,7 @@ def main(
     data: Annotated[Path, typer.Option(help="the training rows")],
     out: Annotated[Path, typer.Option(help="the JSONL file to write")],
 ) -> None:
-    """Write the rows that were never trained on, with the labels that the data itself gives."""
+    """Write the rows that are never trained on, with the labels of the data itself."""
     rows = [row for row in read_rows(data) if row.held_out and row.prompt]
     lines = []
     for row in rows:

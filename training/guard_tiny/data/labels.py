@@ -1,4 +1,4 @@
-"""The verdict as training writes it: one category, in the grammar of the real model."""
+"""Verdicts for training: the grammar of the real model, with at most one category."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,20 @@ from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What the model shall write, and which of its words the data doesn't vouch for."""
+    """The verdict that the model must write."""
 
     severity: str
     category: str | None = None
     refusal: bool | None = None
     doubtful: frozenset[str] = frozenset()
+    """Parts that the loss leaves out: "severity", "category", "refusal"."""
 
     def __post_init__(self) -> None:
         if (self.severity == "Safe") != (self.category is None):
-            raise ValueError(f"{self.severity} can't stand with category {self.category}")
+            raise ValueError(f"{self.severity} can't have category {self.category}")
 
     def pieces(self) -> list[tuple[str, bool]]:
-        """The verdict's text cut at its labels; False marks a piece left out of the loss."""
+        """The verdict's text in pieces, each with whether the loss counts it."""
         parts = [
             (SEVERITY_KEY, True),
             (f" {self.severity}", "severity" not in self.doubtful),
@@ -33,12 +34,12 @@ class Label:
         return parts
 
     def text(self) -> str:
-        """The verdict as the model shall write it, without the end token."""
+        """The verdict as text, without the end token."""
         return "".join(piece for piece, _ in self.pieces())
 
 
 def every_verdict() -> list[str]:
-    """Each text that the grammar allows with one category."""
+    """Every verdict that the grammar allows with at most one category, as text."""
     return [
         Label(severity, category, refusal).text()
         for severity in SEVERITIES

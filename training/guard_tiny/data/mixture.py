@@ -1,4 +1,4 @@
-"""What is trained in one pass: rows, rare categories again, own writing, long and many-turned."""
+"""Mixes the examples of one pass: rows, repeats of rare ones, our sentences, long messages."""
 
 import random
 from collections import Counter, defaultdict
@@ -12,45 +12,45 @@ from guard_tiny.data.labels import Label
 from guard_tiny.data.machine_text import machine_prompts
 from guard_tiny.data.own_sentences import (
     SYSTEM_MESSAGES,
-    Written,
+    OwnPrompt,
     benign_answer,
     complying_reply,
     contrast_prompts,
     everyday_prompts,
 )
-from guard_tiny.data.refusals import written_refusals
-from guard_tiny.data.word_swaps import Vocabulary, unfamiliar_prompts
+from guard_tiny.data.refusals import own_refusals
+from guard_tiny.data.word_swaps import Vocabulary, word_swap_prompts
 
-RARE_FLOOR = 900  # a category is repeated until it has so many prompts ...
-RARE_REPEATS = 5  # ... but none more often than this
-HARMLESS_REPEATS = 4  # of a language's safe prompts, until they are as many as its others
-WRITTEN_ANSWERS, WRITTEN_REFUSALS = 3000, 2400
+RARE_FLOOR = 900  # prompts per category; a category with fewer is repeated ...
+RARE_REPEATS = 5  # ... at most so many times
+HARMLESS_REPEATS = 4  # most repeats of a language's safe prompts, to match its harmful ones
+OWN_ANSWERS, OWN_REFUSALS = 3000, 2400
 BALANCED_CATEGORY, BALANCED_SAFE, BALANCED_REPLIES = 1300, 16_000, 6_000
-BALANCED_CONTROVERSIAL = 2000  # by far too few otherwise for a small model ever to say it
-SHORT, LONG = 256, 640  # tokens of a message kept
+BALANCED_CONTROVERSIAL = 2000  # with fewer, a small model never writes it
+SHORT, LONG = 256, 640  # messages are cut to so many tokens
 LONG_SHARE = 0.05
-JOINED, BALANCED_JOINED = 500, 1500  # examples of several messages joined, to JOINED_TOKENS
-JOINED_TOKENS = (300, 2200)
+JOINED, BALANCED_JOINED = 500, 1500  # examples that join several messages
+JOINED_TOKENS = (300, 2200)  # range of their length
 EARLIER_TURNS_SHARE = 0.06
 SYSTEM_SHARE = 0.02
 
 Cut = Callable[[str, int], str]
 
 
-def _rare_again(examples: Sequence[Example]) -> list[Example]:
+def _rare_repeats(examples: Sequence[Example]) -> list[Example]:
     of_category: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         if example.label.category and example.label.refusal is None:
             of_category[example.label.category].append(example)
-    again: list[Example] = []
+    repeated: list[Example] = []
     for some in of_category.values():
         repeats = min(RARE_REPEATS, RARE_FLOOR // len(some))
-        again += some * max(0, repeats - 1)
-    return again
+        repeated += some * max(0, repeats - 1)
+    return repeated
 
 
-def _harmless_again(examples: Sequence[Example]) -> list[Example]:
-    """So that a language in itself says nothing: of the Chinese rows six in seven are harmful."""
+def _harmless_repeats(examples: Sequence[Example]) -> list[Example]:
+    """Repeats safe prompts so that the language predicts nothing: most Chinese rows are harmful."""
     safe: dict[str, list[Example]] = defaultdict(list)
     harmful: Counter[str] = Counter()
     for example in examples:
@@ -58,38 +58,39 @@ def _harmless_again(examples: Sequence[Example]) -> list[Example]:
             safe[example.language].append(example)
         elif example.label.refusal is None:
             harmful[example.language] += 1
-    again: list[Example] = []
+    repeated: list[Example] = []
     for language, some in safe.items():
         lacking = min(harmful[language], HARMLESS_REPEATS * len(some)) - len(some)
-        again += (some * HARMLESS_REPEATS)[: max(0, lacking)]
-    return again
+        repeated += (some * HARMLESS_REPEATS)[: max(0, lacking)]
+    return repeated
 
 
-def _written(one: Written, reply: str | None = None) -> Example:
-    """The prompt alone, or with a reply that does what it asks for."""
-    messages = [Message(Role.USER, one.text)]
+def _own_example(own: OwnPrompt, reply: str | None = None) -> Example:
+    """An example of the prompt alone, or with a reply that complies."""
+    messages = [Message(Role.USER, own.text)]
     if reply is not None:
         messages.append(Message(Role.ASSISTANT, reply))
-    severity = "Unsafe" if one.category else "Safe"
-    label = Label(severity, one.category, None if reply is None else False)
-    return Example(tuple(messages), label, bool(one.category), language=one.language)
+    severity = "Unsafe" if own.category else "Safe"
+    label = Label(severity, own.category, None if reply is None else False)
+    return Example(tuple(messages), label, bool(own.category), language=own.language)
 
 
-def _own_writing(
-    harmful_rows: Sequence[Written], vocabulary: Vocabulary, rng: random.Random
+def _own_examples(
+    harmful_rows: Sequence[OwnPrompt], vocabulary: Vocabulary, rng: random.Random
 ) -> list[Example]:
+    """Our own sentences, with variants, replies and refusals."""
     everyday, contrasts = everyday_prompts(), contrast_prompts()
-    harmful = [one for one in contrasts if one.category]
-    made = [_written(one) for one in (*everyday, *contrasts)]
-    made += [_written(one) for one in unfamiliar_prompts(harmful_rows, vocabulary, rng)]
-    made += [_written(one, benign_answer(rng)) for one in rng.sample(everyday, WRITTEN_ANSWERS)]
+    harmful = [own for own in contrasts if own.category]
+    made = [_own_example(own) for own in (*everyday, *contrasts)]
+    made += [_own_example(own) for own in word_swap_prompts(harmful_rows, vocabulary, rng)]
+    made += [_own_example(own, benign_answer(rng)) for own in rng.sample(everyday, OWN_ANSWERS)]
     made += [
-        _written(one, complying_reply(one.text, rng))
-        for one in rng.sample(harmful, WRITTEN_ANSWERS)
+        _own_example(own, complying_reply(own.text, rng))
+        for own in rng.sample(harmful, OWN_ANSWERS)
     ]
-    # Mostly harmful requests are refused, and the reply is safe all the same.
-    asked = [one.text for one in (*harmful_rows, *harmful, *everyday)]
-    for prompt, reply, label in written_refusals(asked, WRITTEN_REFUSALS, rng):
+    # Most refusals answer harmful requests; the reply itself is always safe.
+    prompts = [own.text for own in (*harmful_rows, *harmful, *everyday)]
+    for prompt, reply, label in own_refusals(prompts, OWN_REFUSALS, rng):
         made.append(
             Example((Message(Role.USER, prompt), Message(Role.ASSISTANT, reply)), label, False)
         )
@@ -99,26 +100,25 @@ def _own_writing(
 def _joined(
     prompts: Sequence[Example], labels: Sequence[Label], cut: Cut, rng: random.Random
 ) -> list[Example]:
-    """Long messages: several of the same verdict in one, so that no new label is invented."""
+    """Long messages, one per label: each joins prompts with that label, which stays correct."""
     of_label: dict[Label, list[Example]] = defaultdict(list)
     for example in prompts:
         of_label[example.label].append(example)
     made = []
     for label in labels:
         some = of_label[label]
-        room = rng.randint(*JOINED_TOKENS)
+        tokens = rng.randint(*JOINED_TOKENS)
         parts: list[str] = []
-        # Four letters a token is near enough: the cut below is exact.
-        while sum(map(len, parts)) < room * 4 and len(parts) < 60:
+        # Four letters per token is only an estimate: the cut below is exact.
+        while sum(map(len, parts)) < tokens * 4 and len(parts) < 60:
             parts.append(rng.choice(some).messages[-1].content)
-        message = Message(Role.USER, cut(rng.choice(("\n", "\n\n", " ")).join(parts), room))
+        message = Message(Role.USER, cut(rng.choice(("\n", "\n\n", " ")).join(parts), tokens))
         made.append(Example((message,), label, some[0].unsafe, language="many"))
     return made
 
 
 def _in_context(example: Example, replies: Sequence[Example], rng: random.Random) -> Example:
-    """Now and then the same last message after turns of other conversations, or after a system
-    message; mostly as it is."""
+    """At random, adds turns of other conversations or a system message before the last message."""
     messages = example.messages
     if rng.random() < EARLIER_TURNS_SHARE:
         turns = [m for _ in range(rng.randint(1, 3)) for m in rng.choice(replies).messages]
@@ -129,7 +129,7 @@ def _in_context(example: Example, replies: Sequence[Example], rng: random.Random
 
 
 def cut_messages(example: Example, limit: int, cut: Cut) -> Example:
-    """The same example with each message cut to so many tokens."""
+    """The example with each message cut to `limit` tokens."""
     messages = tuple(Message(m.role, cut(m.content, limit)) for m in example.messages)
     return replace(example, messages=messages)
 
@@ -140,7 +140,7 @@ def _modes(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def _sampled(some: Sequence[Example], count: int, rng: random.Random) -> list[Example]:
-    """So many, none twice unless there are too few."""
+    """Draws `count` examples, without repeats if there are enough."""
     return rng.sample(some, count) if len(some) >= count else rng.choices(some, k=count)
 
 
@@ -151,13 +151,13 @@ def _assembled(
     vocabulary: Vocabulary,
     rng: random.Random,
 ) -> list[Example]:
-    """The chosen rows and our own writing, some in context and nearly all cut."""
+    """The examples of `base` and our own, some with a context, and most of them cut short."""
     prompts, replies = _modes(examples)
     harmful = [
-        Written(e.messages[0].content, e.language, e.label.category) for e in prompts if e.unsafe
+        OwnPrompt(e.messages[0].content, e.language, e.label.category) for e in prompts if e.unsafe
     ]
     mixed = []
-    for example in [*base, *_own_writing(harmful, vocabulary, rng)]:
+    for example in [*base, *_own_examples(harmful, vocabulary, rng)]:
         limit = LONG if rng.random() < LONG_SHARE else SHORT
         mixed.append(cut_messages(_in_context(example, replies, rng), limit, cut))
     return mixed
@@ -166,11 +166,11 @@ def _assembled(
 def build_mixture(
     examples: Sequence[Example], cut: Cut, vocabulary: Vocabulary, seed: int
 ) -> list[Example]:
-    """All that one pass of the main phase trains on."""
+    """The examples of one pass of the first phase."""
     rng = random.Random(seed)  # noqa: S311  not a secret
     prompts, _ = _modes(examples)
-    again = [*_rare_again(examples), *_harmless_again(examples)]
-    mixed = _assembled([*examples, *again], examples, cut, vocabulary, rng)
+    repeated = [*_rare_repeats(examples), *_harmless_repeats(examples)]
+    mixed = _assembled([*examples, *repeated], examples, cut, vocabulary, rng)
     labels = [rng.choice(prompts).label for _ in range(JOINED)]
     return mixed + _joined(prompts, labels, cut, rng)
 
@@ -178,24 +178,27 @@ def build_mixture(
 def build_balanced(
     examples: Sequence[Example], cut: Cut, vocabulary: Vocabulary, seed: int
 ) -> list[Example]:
-    """What a last phase trains on: each category as often, and more that is Controversial, so
-    that no label goes unused; and long messages of every kind, so that length says nothing."""
+    """The examples of one pass of the last phase.
+
+    Every category is equally frequent, and Controversial more frequent, so that the model uses
+    every label. Long messages of every label keep the length from predicting anything.
+    """
     rng = random.Random(seed + 1)  # noqa: S311  not a secret
     prompts, replies = _modes(examples)
     base = _sampled(replies, BALANCED_REPLIES, rng)
     safe = [e for e in prompts if not e.label.category]
-    base += _sampled([*safe, *_harmless_again(prompts)], BALANCED_SAFE, rng)
+    base += _sampled([*safe, *_harmless_repeats(prompts)], BALANCED_SAFE, rng)
     for category in CATEGORIES:
         some = [e for e in prompts if e.label.category == category]
         base += _sampled(some, BALANCED_CATEGORY, rng)
-    disputable = [e for e in prompts if e.label.severity == "Controversial"]
-    base += _sampled(disputable, BALANCED_CONTROVERSIAL, rng)
+    controversial = [e for e in prompts if e.label.severity == "Controversial"]
+    base += _sampled(controversial, BALANCED_CONTROVERSIAL, rng)
     mixed = _assembled(base, examples, cut, vocabulary, rng)
-    # Half of the long ones safe, since ordinary long text is.
-    of_labels = list(dict.fromkeys(e.label for e in prompts if e.label.category))
+    # Half of the long messages are safe, because most long text is.
+    harmful_labels = list(dict.fromkeys(e.label for e in prompts if e.label.category))
     labels = [
-        Label("Safe") if rng.random() < 0.5 else rng.choice(of_labels)
+        Label("Safe") if rng.random() < 0.5 else rng.choice(harmful_labels)
         for _ in range(BALANCED_JOINED)
     ]
     mixed += _joined(prompts, labels, cut, rng)
-    return mixed + [_written(one) for one in machine_prompts(rng)]
+    return mixed + [_own_example(own) for own in machine_prompts(rng)]

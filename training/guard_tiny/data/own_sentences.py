@@ -1,10 +1,10 @@
-"""Sentences of our own writing: phrases.json, and for each language sentences/<language>.json.
+"""Our own sentences: phrases.json, and sentences/LANGUAGE.json for each language.
 
-The training rows' benign side is mostly school questions, so the model would otherwise take
-everyday talk, and every harmless use of an alarming word, for harm. Contrasts put the same
-alarming words into harmless and into harmful sentences, so that the words alone decide nothing;
-and a language has both kinds, so that it decides nothing either. The harmful ones are short
-requests that a moderator must flag, as public benchmarks phrase them: no answer is among them.
+Most harmless training rows are school questions, so without these sentences the model would take
+everyday talk, and every harmless use of an alarming word, for harm. Contrasts use the same alarming
+words in harmless and in harmful sentences, so that the words alone predict nothing. Every language
+has both kinds, so that the language predicts nothing either. The harmful sentences are short
+requests that a moderator must flag, phrased as in public benchmarks, and without answers.
 """
 
 import itertools
@@ -26,47 +26,47 @@ SYSTEM_MESSAGES: tuple[str, ...] = tuple(PHRASES["system_messages"])
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A prompt of our own writing; a category makes it unsafe."""
+class OwnPrompt:
+    """A prompt that we wrote. With a category it is Unsafe, otherwise Safe."""
 
     text: str
     language: str = "en"
     category: str | None = None
 
 
-def own_sentences(category: str | None) -> list[Written]:
-    """The whole sentences of a category, or the harmless ones, in twelve languages."""
+def own_sentences(category: str | None) -> list[OwnPrompt]:
+    """The sentences of a category, or the harmless ones (None), in twelve languages."""
     return [
-        Written(text, language, category)
+        OwnPrompt(text, language, category)
         for language, kinds in _SENTENCES.items()
         for text in kinds[category or "Safe"]
     ]
 
 
-def everyday_prompts() -> list[Written]:
-    """Harmless talk in many languages: filled templates, and sentences that no template is like."""
+def everyday_prompts() -> list[OwnPrompt]:
+    """Harmless prompts in many languages: filled templates and whole sentences."""
     prompts = [
-        Written(ask.format(topic), language)
-        for language, of in PHRASES["everyday"].items()
-        for ask, topic in itertools.product(of["asks"], of["topics"])
+        OwnPrompt(ask.format(topic), language)
+        for language, phrases in PHRASES["everyday"].items()
+        for ask, topic in itertools.product(phrases["asks"], phrases["topics"])
     ]
     prompts += own_sentences(None)
     dishes = PHRASES["dishes"]
     named = itertools.product(dishes["asks"], dishes["names"])
-    prompts += [Written(ask.format(dish), "many") for ask, dish in named]
-    return prompts + [Written(greeting, "many") for greeting in PHRASES["greetings"]]
+    prompts += [OwnPrompt(ask.format(dish), "many") for ask, dish in named]
+    return prompts + [OwnPrompt(greeting, "many") for greeting in PHRASES["greetings"]]
 
 
-def contrast_prompts() -> list[Written]:
-    """Harmful sentences, and alarming words in harmless ones."""
-    prompts = [one for category in CATEGORIES for one in own_sentences(category)]
+def contrast_prompts() -> list[OwnPrompt]:
+    """Harmful prompts, and harmless ones with alarming words."""
+    prompts = [own for category in CATEGORIES for own in own_sentences(category)]
     for family in PHRASES["contrasts"]:
         language, category = family["language"], family.get("category")
         for ask in family["asks"]:
             harmful = family.get("unsafe", ())
             for _ in range(_CONTRAST_REPEATS):
-                prompts += [Written(ask.format(slot), language) for slot in family["safe"]]
-                prompts += [Written(ask.format(slot), language, category) for slot in harmful]
+                prompts += [OwnPrompt(ask.format(slot), language) for slot in family["safe"]]
+                prompts += [OwnPrompt(ask.format(slot), language, category) for slot in harmful]
     return prompts
 
 
@@ -77,5 +77,5 @@ def benign_answer(rng: random.Random) -> str:
 
 
 def complying_reply(request: str, rng: random.Random) -> str:
-    """A reply that does what was asked: of a harmful request nothing but its own words."""
+    """A reply that complies. It contains only the request's own words, and no harmful content."""
     return f"{rng.choice(PHRASES['compliances'])} {request}"

@@ -1,4 +1,4 @@
-"""Refusal labels: a heuristic for replies without one, and replies of our own writing."""
+"""Refusals: a heuristic label for replies without one, and refusals that we wrote."""
 
 import random
 import re
@@ -6,9 +6,9 @@ import re
 from guard_tiny.data.labels import Label
 from guard_tiny.data.own_sentences import PHRASES
 
-# Refusals come early: later on, the same words are mostly quoted or part of a persona's game.
+# Refusals come in the first letters. Later, the same words are mostly quoted or part of role play.
 _OPENING = 160
-# A reply that refuses and then goes on in another voice has complied.
+# A reply that refuses and then continues as another persona has complied.
 _SECOND_VOICE = re.compile(r"\[[A-Z][^\]\n]{1,40}\]:?[^\[]*\[[A-Z][^\]\n]{1,40}\]", re.DOTALL)
 _PHRASES = re.compile(
     r"\bI(?:['\u2019]m| am) (?:really |so |very |truly )?sorry\b.{0,60}"
@@ -31,19 +31,19 @@ _PHRASES = re.compile(
 
 
 def looks_like_refusal(response: str, response_label: str | None) -> bool:
-    """Whether the reply turns the request down, judged by its opening."""
+    """Whether the reply refuses the request, by the phrases in its beginning."""
     if not _PHRASES.search(response[:_OPENING]):
         return False
     if _SECOND_VOICE.search(response):
         return False
-    # Labelled harmful and long: the apology was only the way in.
+    # A long reply that is labelled harmful has complied after the apology.
     return response_label != "unsafe" or len(response) < 240
 
 
-def written_refusals(
+def own_refusals(
     prompts: list[str], count: int, rng: random.Random
 ) -> list[tuple[str, str, Label]]:
-    """Refusals put under prompts drawn from those given: always safe, always Yes."""
+    """Draws `count` prompts with a refusal and its label: Safe, Refusal: Yes."""
     made = []
     for _ in range(count):
         reply = rng.choice(PHRASES["refusals"]) + rng.choice(PHRASES["refusal_closings"])

@@ -1,8 +1,8 @@
-"""Weak labels from linear classifiers: what is disputable, and the category where none is given.
+"""Weak labels from linear classifiers: disputed rows, and missing categories.
 
-A row counts as Controversial by the recipe of the Qwen3Guard report (arXiv:2510.14276): one
-classifier is trained with more weight on safe rows, one with more on unsafe rows, neither on the
-row itself, and where they part the row is disputable.
+Rows become Controversial by the recipe of the Qwen3Guard report (arXiv:2510.14276): one classifier
+is trained with more weight on safe rows, another with more weight on unsafe rows, and neither on
+the row itself. A row is disputed if the two disagree.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
-HEAVY = 4.0  # how much more the one kind weighs than the other
+HEAVY = 4.0  # weight of the favoured label; the other label has 1
 _FOLDS = 3
 
 
 def _features(texts: Sequence[str]) -> Any:
-    # Letter n-grams need no word boundaries, so Chinese and Thai get their share too.
+    # Letter n-grams need no word boundaries, so they work for Chinese and Thai too.
     hashing = HashingVectorizer(
         analyzer="char_wb", ngram_range=(2, 4), n_features=2**18, alternate_sign=False
     )
@@ -43,9 +43,10 @@ def disputed(
     usable: Sequence[bool],
     seed: int,
 ) -> NDArray[np.bool_]:
-    """Where a lenient and a strict classifier part; only `usable` texts train them.
+    """Whether a lenient and a strict classifier disagree on each text: [texts].
 
-    Rows of one group are never parted by a fold, so neither has seen the row or its twin.
+    Only `usable` texts train the classifiers. The folds keep texts of one group together, so that
+    neither classifier has seen a text or one with the same prompt.
     """
     matrix, target, trains = _features(texts), np.asarray(unsafe), np.asarray(usable)
     flags = np.zeros(len(texts), dtype=np.bool_)
@@ -64,7 +65,7 @@ def disputed(
 def guess_categories(
     known: Sequence[str], categories: Sequence[str], unknown: Sequence[str], seed: int
 ) -> list[tuple[str, float]]:
-    """A category and its probability for each unknown text, from the known ones."""
+    """Guesses a category, with its probability, for each of the `unknown` texts."""
     matrix = _features([*known, *unknown])
     model = _fitted(matrix[: len(known)], np.asarray(categories), seed)
     probability = model.predict_proba(matrix[len(known) :])

@@ -26,12 +26,12 @@ import qwen3guard.v1.ModerateResponse;
 import qwen3guard.v1.ModerationServiceGrpc;
 
 /**
- * Asks one Qwen3Guard Server: a conversation in, a typed verdict out. Safe for use by many threads;
- * make one and keep it.
+ * The client of Qwen3Guard Server: a conversation in, a typed verdict out. Threads may share it;
+ * create one and reuse it.
  *
- * <p>A conversation that could not be judged is a {@link GuardException} and never a verdict;
- * whether to fail open or closed is the caller's choice. Calls wait and try again when the server
- * is overloaded or away, as long as their timeout allows.
+ * <p>If a conversation can't be judged, the result is a {@link GuardException} and never a verdict.
+ * The caller chooses whether to fail open or closed. Calls wait and retry while the server is
+ * overloaded or unavailable and their timeout allows.
  */
 public final class GuardClient implements AutoCloseable {
   private static final Duration DEFAULT_TIMEOUT = Duration.ofSeconds(10);
@@ -46,7 +46,7 @@ public final class GuardClient implements AutoCloseable {
     this.timeout = timeout;
   }
 
-  /** Connects in the background to a gRPC target, all of whose addresses it uses in turn. */
+  /** Connects in the background to a gRPC target. Calls use the target's addresses in turn. */
   public static final class Builder {
     private final String target;
     private ChannelCredentials credentials = TlsChannelCredentials.create();
@@ -56,18 +56,18 @@ public final class GuardClient implements AutoCloseable {
       this.target = target;
     }
 
-    /** Replaces the default, TLS by the JDK's authorities. */
+    /** Replaces the default, TLS with the JDK's authorities. */
     public Builder credentials(ChannelCredentials credentials) {
       this.credentials = credentials;
       return this;
     }
 
-    /** Plain text: for loopback, or where a mesh encrypts. */
+    /** Connects in plain text. Use it on loopback, or where a service mesh encrypts. */
     public Builder insecure() {
       return credentials(InsecureChannelCredentials.create());
     }
 
-    /** Bounds each call, retries included. The default is 10 s. */
+    /** Limits each call, including retries. The default is 10 s. */
     public Builder timeout(Duration timeout) {
       this.timeout = timeout;
       return this;
@@ -84,12 +84,12 @@ public final class GuardClient implements AutoCloseable {
     }
   }
 
-  /** Of a target such as {@code localhost:50051} or {@code dns:///guard:50051}. */
+  /** Builds a client for a target such as {@code localhost:50051} or {@code dns:///guard:50051}. */
   public static Builder builder(String target) {
     return new Builder(target);
   }
 
-  /** The same connection with another timeout. */
+  /** Returns a client with another timeout that shares this connection. */
   public GuardClient withTimeout(Duration timeout) {
     return new GuardClient(channel, timeout);
   }
@@ -99,25 +99,28 @@ public final class GuardClient implements AutoCloseable {
     return moderate(Requests.prompt(prompt));
   }
 
-  /** Judges one conversation; see {@link Requests} for the usual ones. */
+  /** Judges one conversation; {@link Requests} builds the usual ones. */
   public ModerateResponse moderate(ModerateRequest request) {
     return join(moderateAsync(request));
   }
 
-  /** Fails with a {@link GuardException}. Cancelling the future cancels the call. */
+  /**
+   * Judges one conversation. The future fails with a {@link GuardException}; cancelling it cancels
+   * the call.
+   */
   public CompletableFuture<ModerateResponse> moderateAsync(ModerateRequest request) {
     Deadline deadline = deadline();
-    return Retry.patiently(deadline, () -> stub.withDeadline(deadline).moderate(request));
+    return Retry.withRetries(deadline, () -> stub.withDeadline(deadline).moderate(request));
   }
 
   /**
-   * Judges up to 256 conversations in one call, and gives as many outcomes in their order. What is
-   * thrown is of the batch as a whole.
+   * Judges up to 256 conversations in one call. Returns one outcome per request, in their order. An
+   * exception concerns the whole batch.
    */
   public List<Outcome> batch(List<ModerateRequest> requests) {
     BatchModerateRequest batch = BatchModerateRequest.newBuilder().addAllItems(requests).build();
     Deadline deadline = deadline();
-    var reply = join(Retry.patiently(deadline, () -> stub.withDeadline(deadline).batchModerate(batch)));
+    var reply = join(Retry.withRetries(deadline, () -> stub.withDeadline(deadline).batchModerate(batch)));
     return reply.getItemsList().stream().map(GuardClient::outcome).toList();
   }
 
@@ -126,7 +129,7 @@ public final class GuardClient implements AutoCloseable {
     return new GuardStream(channel);
   }
 
-  /** Ends the connection, after what is in flight on it or five seconds. */
+  /** Ends the connection once its calls in flight are done, or after five seconds. */
   @Override
   public void close() {
     channel.shutdown();
@@ -162,7 +165,7 @@ public final class GuardClient implements AutoCloseable {
     }
   }
 
-  /** Round robin over the target's addresses, and retries of what failed with UNAVAILABLE. */
+  /** Sets round robin over the target's addresses and retries after UNAVAILABLE. */
   private static Map<String, ?> serviceConfig() {
     try (var stream = GuardClient.class.getResourceAsStream("service_config.json");
         var reader = new InputStreamReader(stream, StandardCharsets.UTF_8)) {

@@ -30,22 +30,22 @@ public final class GuardException extends RuntimeException {
     return code;
   }
 
-  /** The server's word for it, such as {@code OVERLOADED}; empty if it said nothing. */
+  /** The kind of error, such as {@code OVERLOADED}; empty if the server did not answer. */
   public String reason() {
     return reason;
   }
 
-  /** The fields at fault, of an INVALID_ARGUMENT. */
+  /** The fields at fault; only with INVALID_ARGUMENT. */
   public List<Violation> violations() {
     return List.copyOf(violations);
   }
 
-  /** When to try again, of an overload; otherwise zero. */
+  /** How long to wait before a retry; zero unless the server is overloaded. */
   public Duration retryAfter() {
     return retryAfter;
   }
 
-  /** A message that is too large has the same code, and no time to try again. */
+  /** Distinguishes an overload from a message that is too large, which has no RetryInfo. */
   boolean overloaded() {
     return code == Status.Code.RESOURCE_EXHAUSTED && !retryAfter.isZero();
   }

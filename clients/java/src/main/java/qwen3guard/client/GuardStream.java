@@ -17,21 +17,22 @@ import qwen3guard.v1.StreamModerateRequest;
 import qwen3guard.v1.StreamModerateResponse;
 
 /**
- * Judges many conversations over one stream, up to 64 at a time, for any number of threads.
+ * Judges many conversations over one stream, with up to 64 in flight. Threads may share it.
  *
- * <p>What meets an overload is sent again later; what has no answer when a server stops or dies is
- * sent again to another one. The server bounds the time of each request.
+ * <p>A request that meets an overload is sent again later. If a server stops or dies, its requests
+ * without an answer are sent to another one. The server limits the time of each request.
  */
 public final class GuardStream implements AutoCloseable {
-  private static final int WINDOW = 64; // the server reads no further
+  private static final int WINDOW = 64; // requests in flight; the server reads no more
   private static final Duration RECONNECT_BACKOFF = Duration.ofMillis(100);
 
   private final ModerationServiceGrpc.ModerationServiceStub stub;
-  private final Semaphore room = new Semaphore(WINDOW);
-  private Connection connection; // null while there is none; guarded by this, as is what follows
+  private final Semaphore window = new Semaphore(WINDOW);
+  // The stream's monitor guards the fields below.
+  private Connection connection; // null while there is none
   private long sent;
-  private int failures; // connections that broke without an answer between them
-  private boolean ended; // by the caller
+  private int failures; // connections in a row that broke without an answer
+  private boolean ended; // closed or cancelled by the caller
 
   GuardStream(Channel channel) {
     stub = ModerationServiceGrpc.newStub(channel);
@@ -47,19 +48,21 @@ public final class GuardStream implements AutoCloseable {
     }
   }
 
-  /** Waits while 64 are in flight. The future fails with a {@link GuardException}. */
+  /**
+   * Sends a request; waits while 64 are in flight. The future fails with a {@link GuardException}.
+   */
   public CompletableFuture<ModerateResponse> moderate(ModerateRequest request)
       throws InterruptedException {
-    room.acquire();
+    window.acquire();
     Item item = new Item(request);
     send(item);
     return item.answer;
   }
 
-  /** Waits until everything is answered. */
+  /** Waits until every request is answered. */
   @Override
   public void close() {
-    room.acquireUninterruptibly(WINDOW);
+    window.acquireUninterruptibly(WINDOW);
     synchronized (this) {
       ended = true;
       if (connection != null) {
@@ -67,20 +70,20 @@ public final class GuardStream implements AutoCloseable {
         connection = null;
       }
     }
-    room.release(WINDOW);
+    window.release(WINDOW);
   }
 
-  /** Gives up what is in flight: its futures fail with CANCELLED. */
+  /** Cancels the requests in flight: their futures fail with CANCELLED. */
   public synchronized void cancel() {
     ended = true;
     if (connection != null) {
-      connection.requests.cancel("given up by the caller", null);
+      connection.requests.cancel("cancelled by the caller", null);
     }
   }
 
   private synchronized void send(Item item) {
     if (ended) {
-      fail(item, GuardException.of(Status.Code.CANCELLED, "the stream was ended", null));
+      fail(item, GuardException.of(Status.Code.CANCELLED, "the stream is closed", null));
       return;
     }
     if (connection == null) {
@@ -94,35 +97,35 @@ public final class GuardStream implements AutoCloseable {
   }
 
   private void fail(Item item, GuardException error) {
-    room.release();
+    window.release();
     item.answer.completeExceptionally(error);
   }
 
-  /** What a connection left behind is sent over the next one, or fails with it. */
+  /** Sends a broken connection's requests over the next one, or fails them with its error. */
   private void broken(Connection broken, GuardException error) {
-    List<Item> left;
-    boolean again;
+    List<Item> unanswered;
+    boolean retry;
     Duration backoff;
     synchronized (this) {
       if (connection == broken) {
         connection = null;
       }
-      left = List.copyOf(broken.inFlight.values());
+      unanswered = List.copyOf(broken.inFlight.values());
       broken.inFlight.clear();
       backoff = Retry.jittered(RECONNECT_BACKOFF.multipliedBy(1L << failures));
       failures++;
-      again = error.code() == Status.Code.UNAVAILABLE && failures < Retry.MAX_ATTEMPTS;
+      retry = error.code() == Status.Code.UNAVAILABLE && failures < Retry.MAX_ATTEMPTS;
     }
-    if (again) {
-      Retry.later(backoff, () -> left.forEach(this::send));
+    if (retry) {
+      Retry.later(backoff, () -> unanswered.forEach(this::send));
     } else {
-      left.forEach(item -> fail(item, error));
+      unanswered.forEach(item -> fail(item, error));
     }
   }
 
   private final class Connection
       implements ClientResponseObserver<StreamModerateRequest, StreamModerateResponse> {
-    final Map<String, Item> inFlight = new HashMap<>(); // guarded by the stream
+    final Map<String, Item> inFlight = new HashMap<>(); // guarded by the stream's monitor
     ClientCallStreamObserver<StreamModerateRequest> requests;
 
     @Override
@@ -141,7 +144,7 @@ public final class GuardStream implements AutoCloseable {
         return;
       }
       if (!answer.hasError()) {
-        room.release();
+        window.release();
         item.answer.complete(answer.getResponse());
         return;
       }

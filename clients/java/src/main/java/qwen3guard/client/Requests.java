@@ -5,22 +5,22 @@ import qwen3guard.v1.Message;
 import qwen3guard.v1.ModerateRequest;
 import qwen3guard.v1.Role;
 
-/** The usual requests. Everything else is in {@link ModerateRequest#newBuilder()}. */
+/** Builds the usual requests. {@link ModerateRequest#newBuilder()} has all fields. */
 public final class Requests {
   private Requests() {}
 
-  /** To judge what a user wrote. */
+  /** Returns a request to judge what a user wrote. */
   public static ModerateRequest prompt(String text) {
     return conversation(List.of(message(Role.ROLE_USER, text)));
   }
 
-  /** To judge what an assistant answered to a prompt. */
+  /** Returns a request to judge what an assistant answered to a prompt. */
   public static ModerateRequest reply(String prompt, String answer) {
     return conversation(
         List.of(message(Role.ROLE_USER, prompt), message(Role.ROLE_ASSISTANT, answer)));
   }
 
-  /** To judge the last of several messages. */
+  /** Returns a request to judge the last of several messages. */
   public static ModerateRequest conversation(List<Message> messages) {
     return ModerateRequest.newBuilder().addAllConversation(messages).build();
   }

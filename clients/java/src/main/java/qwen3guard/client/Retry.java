@@ -12,8 +12,8 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 
 /**
- * Calls, and calls again after an overload. The server's other ways to be unable are for the
- * service config to retry.
+ * Repeats a call while the server is overloaded, until the deadline. gRPC itself retries
+ * UNAVAILABLE, by the service config.
  */
 final class Retry<T> {
   static final int MAX_ATTEMPTS = 5;
@@ -28,19 +28,23 @@ final class Retry<T> {
     this.deadline = deadline;
   }
 
-  /** Fails with a {@link GuardException}. Cancelling the future cancels the call. */
-  static <T> CompletableFuture<T> patiently(
+  /**
+   * Makes a call, with retries. The future fails with a {@link GuardException}; cancelling it cancels
+   * the call.
+   */
+  static <T> CompletableFuture<T> withRetries(
       Deadline deadline, Supplier<ListenableFuture<T>> call) {
     Retry<T> retry = new Retry<>(call, deadline);
     retry.attempt();
     return retry.result;
   }
 
-  /** One to two times as long, so that callers do not come back all at once. */
+  /** Returns one to two times the delay, so that callers do not all retry at once. */
   static Duration jittered(Duration delay) {
     return delay.plusNanos(ThreadLocalRandom.current().nextLong(delay.toNanos() + 1));
   }
 
+  /** Runs the action after the delay, on another thread. */
   static void later(Duration delay, Runnable action) {
     CompletableFuture.delayedExecutor(delay.toNanos(), TimeUnit.NANOSECONDS).execute(action);
   }

@@ -31,10 +31,10 @@ import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
 import qwen3guard.v1.ModerateRequest;
 import qwen3guard.v1.ModerateResponse;
 
-/** Executes the plan of tests/conformance; {@code make clients-test} starts the servers. */
+/** Runs the plan of tests/conformance; {@code make clients-test} starts the servers. */
 class ConformanceTest {
 
-  /** What a case's call gave: outcomes by index, their order of completion, its own error. */
+  /** The result of a case: outcomes by index, their order of completion, the call's own error. */
   private record Got(Map<Integer, Outcome> outcomes, List<Integer> order, GuardException ends) {}
 
   @Test
@@ -160,7 +160,7 @@ class ConformanceTest {
         } catch (CompletionException failed) {
           GuardException error = (GuardException) failed.getCause();
           if (leaveAfter == 0 && error.reason().isEmpty()) {
-            ends = error; // of the stream: each of its requests says so
+            ends = error; // the stream's own error, with which each of its requests fails
           } else {
             outcomes.put(i, new Outcome(null, error));
           }
@@ -191,7 +191,7 @@ class ConformanceTest {
     return json;
   }
 
-  /** Compares what is expected, which is a part: null is absent, "*" is anything present. */
+  /** Compares the expected part of a result: null means absent, "*" means present. */
   private static void check(String at, JsonElement expected, JsonElement got) {
     if (expected.isJsonObject()) {
       assertTrue(got != null && got.isJsonObject(), at + ": got " + got);

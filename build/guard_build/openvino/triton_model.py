@@ -1,4 +1,4 @@
-"""The CPU engine as a Triton model directory."""
+"""Writes the Triton model directory of the CPU engine."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ from guard_engine import (
 )
 
 _KV_BYTES = 1 << 30
-_TYPICAL_TOKENS = 1024  # of a prompt with its answer
+_TYPICAL_TOKENS = 1024  # prompt and output of a typical request
 _TRITON_BATCH = 64
 _PARAMETERS = (
     Parameter("exclude_input_in_output", "true", "the gateway knows the prompt"),
-    Parameter("cancellation_check_period_ms", "100", "callers that go away without a stop"),
+    Parameter("cancellation_check_period_ms", "100", "finds callers that went away without a stop"),
 )
 
 
@@ -35,9 +35,9 @@ def engine_options(
     max_draft: int,
     max_in_flight: int,
 ) -> EngineOptions:
-    """Limits, and a KV cache for typical requests on every place.
+    """The engine's limits, with a KV cache for `max_in_flight` typical requests.
 
-    It is at most 1 GiB, but holds at least one request of the largest size.
+    The cache has at most 1 GiB, but always holds one request of the largest size.
     """
     largest = -(-(max_input + max_output) // BLOCK_TOKENS)
     typical = max_in_flight * -(-_TYPICAL_TOKENS // BLOCK_TOKENS)
@@ -59,7 +59,7 @@ def write_model(
     weights: WeightFormat,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Makes `directory` a Triton model that serves `checkpoint` under the directory's name."""
+    """Fills `directory` with a Triton model of its name that serves `checkpoint`."""
     version = directory / "1"
     version.mkdir(parents=True)
     config = render_config(

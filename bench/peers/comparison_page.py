@@ -1,6 +1,6 @@
-"""The page and the plot of a comparison: python -m peers.report RESULT.json PAGE.md PLOT.png.
+"""Writes the page of a comparison: python -m peers.comparison_page RESULT.json PAGE.md PLOT.png.
 
-A fourth argument is a sentence for the top of the page, about what was special of this run.
+A fourth argument is a sentence for the top of the page, about what was special in this run.
 """
 
 import json
@@ -26,7 +26,10 @@ def main() -> None:
 
 
 def make_page(document: dict[str, Any], plot: str, note: str = "") -> str:
-    """Markdown. Ratios are medians of each round's ratio: what disturbs a round disturbs both."""
+    """The page in Markdown. Ratios are medians over the rounds' ratios.
+
+    A disturbance during a round affects both engines, so that their ratio changes little.
+    """
     facts = document["machine"]
     versions = {k: v for e in document["engines"].values() for k, v in e["versions"].items()}
     others = [point["others_cpu"] for point in document["points"]]
@@ -67,12 +70,12 @@ def make_page(document: dict[str, Any], plot: str, note: str = "") -> str:
 
 
 def points(document: dict[str, Any]) -> list[tuple[str, int]]:
-    """Kind and verdicts in flight of each row, in order."""
+    """The kind and the verdicts in flight of each table row, in order."""
     return list(dict.fromkeys((p["kind"], p["in_flight"]) for p in document["points"]))
 
 
 def samples(document: dict[str, Any], engine: str, kind: str, in_flight: int) -> dict[int, Any]:
-    """By round."""
+    """The measurements of one engine at one point, by round."""
     wanted = (engine, kind, in_flight)
     return {
         p["round"]: p
@@ -148,20 +151,20 @@ def _memory(document: dict[str, Any]) -> list[str]:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Bars of verdicts a second, one panel for each kind."""
-    from matplotlib import pyplot  # noqa: PLC0415 - only here: the page needs no plot
+    """Draws bars of verdicts per second, one panel per kind."""
+    from matplotlib import pyplot  # noqa: PLC0415 - the page alone doesn't need it
 
     kinds = list(dict.fromkeys(kind for kind, _ in points(document)))
     figure, panels = pyplot.subplots(1, len(kinds), figsize=(11, 4), sharey=True)
     engines = list(document["engines"])
     for panel, kind in zip(panels, kinds, strict=True):
         levels = [in_flight for other, in_flight in points(document) if other == kind]
-        for place, engine in enumerate(engines):
+        for index, engine in enumerate(engines):
             heights = []
             for in_flight in levels:
                 found = samples(document, engine, kind, in_flight).values()
                 heights.append(statistics.median(map(rate, found)) if found else 0.0)
-            left = [x + (place - (len(engines) - 1) / 2) * 0.2 for x in range(len(levels))]
+            left = [x + (index - (len(engines) - 1) / 2) * 0.2 for x in range(len(levels))]
             bars = panel.bar(left, heights, 0.19, label=_NAMES[engine])
             labels = [f"{height:.2f}" if height else "" for height in heights]
             panel.bar_label(bars, labels, fontsize=7)

@@ -1,4 +1,4 @@
-"""The rows of the training file, typed, and their split."""
+"""Reads the rows of the training file, and splits off the held-out ones."""
 
 import gzip
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Of a thousand prompts, those whose hash falls below are held out for choosing a checkpoint.
+# Out of 1,000 prompts, so many are held out (by a hash) to choose the weights.
 HELD_OUT_PER_MILLE = 30
 
 
@@ -29,17 +29,17 @@ class Row:
 
     @property
     def group(self) -> str:
-        """The same for rows with the same prompt, which must not be parted by a split."""
+        """A name that rows with the same prompt share, so that a split keeps them together."""
         return hashlib.sha256((self.prompt or self.response).encode()).hexdigest()
 
     @property
     def held_out(self) -> bool:
-        """Whether the row serves selection and is never trained on."""
+        """Whether the row is used to choose the weights and never to train."""
         return int(self.group[:8], 16) % 1000 < HELD_OUT_PER_MILLE
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a JSON Lines file, gzipped or not."""
+    """Reads the rows of a JSON Lines file, gzipped or not."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         return [_row(json.loads(line)) for line in lines]
@@ -66,6 +66,6 @@ def _row(raw: dict[str, object]) -> Row:
 
 
 def one_category(rows: Sequence[Row]) -> list[str | None]:
-    """The rarest of each row's categories, since a verdict is trained with one."""
+    """Each row's rarest category, because training verdicts have only one; None if it has none."""
     counts = Counter(category for row in rows for category in row.categories)
     return [min(row.categories, key=lambda c: (counts[c], c), default=None) for row in rows]

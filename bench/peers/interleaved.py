@@ -1,4 +1,4 @@
-"""One interleaved run of our engine and others: python -m peers.compare (see --help)."""
+"""Measures our engine and others in turn: python -m peers.interleaved (see --help)."""
 
 import argparse
 import json
@@ -25,12 +25,12 @@ PEERS_PYTHON = PROJECT / ".venv-peers" / "bin" / "python"
 IN_FLIGHT = (1, 8, 32)
 OURS: tuple[WeightFormat, ...] = ("int8", "bf16")
 VLLM, TRANSFORMERS = "vllm", "transformers"
-_MOST_VERDICTS_PER_S = 40  # conversations are made for so many, so that none is used twice
+_MOST_VERDICTS_PER_S = 40  # there are conversations for so many, so that none is used twice
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One engine's sample in one round."""
+    """One measurement of one engine in one round."""
 
     engine: str
     round: int
@@ -40,7 +40,7 @@ class Point:
     seconds: float
     p50_s: float
     others_cpu: float
-    """Share of the processors' time that other processes had."""
+    """Share of the processors' time that other processes took."""
 
     @property
     def rate(self) -> float:
@@ -73,13 +73,13 @@ def main() -> None:
         for name in (VLLM, TRANSFORMERS)[: 2 if options.most_batched else 1]:
             command = [PEERS_PYTHON, "-m", f"peers.{name}_worker", run / "workload.json"]
             workers[name] = _start(name, command, run)
-        for place, (number, kind, in_flight) in enumerate(tasks):
-            # Every other round goes backwards, so that no engine always follows the same one.
+        for index, (number, kind, in_flight) in enumerate(tasks):
+            # Every other round runs in reverse, so that no engine always follows the same one.
             for name in list(workers)[:: 1 if number % 2 == 0 else -1]:
                 if name == TRANSFORMERS and (number > 0 or in_flight > options.most_batched):
                     continue
-                asked = {"kind": kind, "in_flight": in_flight, "seconds": options.seconds}
-                point = _quietest(workers[name], name, number, asked, place, options)
+                task = {"kind": kind, "in_flight": in_flight, "seconds": options.seconds}
+                point = _quietest(workers[name], name, number, task, index, options)
                 points.append(point)
                 _say(
                     f"round {number + 1}: {kind} at {in_flight}: {name} {point.rate:.3f}/s, "
@@ -99,11 +99,11 @@ def main() -> None:
             "points": [asdict(point) for point in points],
         }
         options.out.write_text(json.dumps(document, indent=1) + "\n")
-    _say(f"wrote {options.out}; python -m peers.report makes the page of it")
+    _say(f"wrote {options.out}; python -m peers.comparison_page writes its page")
 
 
 def make_workload(shape: str, checkpoint: Path, kv_mib: int, conversations: int) -> Workload:
-    """Random token ids in the real template's lengths; every conversation is unique."""
+    """Random token ids with the lengths of the real template; every conversation is unique."""
     random = np.random.default_rng(0)
     vocab = SHAPES[shape]["vocab_size"]
 
@@ -123,7 +123,7 @@ def make_workload(shape: str, checkpoint: Path, kv_mib: int, conversations: int)
 
 
 def _conversations(seconds: float) -> int:
-    """How many one measurement may use, its warm-up included."""
+    """The most conversations of one measurement, including its warm-up."""
     return int(seconds * _MOST_VERDICTS_PER_S) + (TURNS + 2) * max(IN_FLIGHT)
 
 
@@ -131,16 +131,16 @@ def _quietest(
     worker: Worker,
     name: str,
     number: int,
-    asked: dict[str, Any],
-    place: int,
+    task: dict[str, Any],
+    index: int,
     options: argparse.Namespace,
 ) -> Point:
-    """Measures again while others disturb it, and keeps the least disturbed measurement."""
+    """Repeats a measurement while other processes disturb it; returns the least disturbed one."""
     count = _conversations(options.seconds)
     tried: list[Point] = []
     for attempt in range(options.tries):
-        first = (place * options.tries + attempt) * count
-        tried.append(_measure(worker, name, number, {**asked, "first": first, "count": count}))
+        first = (index * options.tries + attempt) * count
+        tried.append(_measure(worker, name, number, {**task, "first": first, "count": count}))
         if tried[-1].others_cpu <= options.quiet:
             break
     return min(tried, key=lambda point: point.others_cpu)
@@ -151,25 +151,26 @@ def _start(name: str, command: list[str | Path], run: Path) -> Worker:
     return Worker([*map(str, command)], PROJECT / "bench", run / f"{name}.log", name == VLLM)
 
 
-def _measure(worker: Worker, name: str, number: int, asked: dict[str, Any]) -> Point:
-    others = list(_others(worker))
+def _measure(worker: Worker, name: str, number: int, task: dict[str, Any]) -> Point:
+    before = list(_cpu_times(worker))
     begun = time.monotonic()
-    found = worker.ask(asked)
+    sample = worker.ask(task)
     wall = (time.monotonic() - begun) * (os.cpu_count() or 1)
-    used = [after - before for before, after in zip(others, _others(worker), strict=True)]
+    used = [new - old for old, new in zip(before, _cpu_times(worker), strict=True)]
     return Point(
         name,
         number,
-        asked["kind"],
-        asked["in_flight"],
-        found["verdicts"],
-        found["seconds"],
-        found["p50_s"],
+        task["kind"],
+        task["in_flight"],
+        sample["verdicts"],
+        sample["seconds"],
+        sample["p50_s"],
         max(0.0, (used[0] - used[1]) / wall),
     )
 
 
-def _others(worker: Worker) -> Iterator[float]:
+def _cpu_times(worker: Worker) -> Iterator[float]:
+    """Processor seconds of the whole machine, then of the worker."""
     yield cpu_seconds(None)
     yield cpu_seconds(worker.pid)
 
@@ -178,17 +179,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     # vLLM has no attention for the tiny shape's narrow heads.
     parser.add_argument("--shape", choices=[s for s in SHAPES if s != "tiny"], default="0.6b")
-    parser.add_argument(
-        "--seconds", type=float, default=20, help="for each point of a round, at least"
-    )
+    parser.add_argument("--seconds", type=float, default=20, help="least duration of a measurement")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
-        "--quiet", type=float, default=0.1, help="others' share of the CPU that is no disturbance"
+        "--quiet", type=float, default=0.1, help="share of the CPU that others may take"
     )
-    parser.add_argument("--tries", type=int, default=3, help="to measure a point undisturbed")
+    parser.add_argument(
+        "--tries", type=int, default=3, help="most tries to measure without disturbance"
+    )
     parser.add_argument("--kv-mib", type=int, default=1024, help="each engine's KV pool")
     parser.add_argument(
-        "--most-batched", type=int, default=8, help="transformers' largest batch; 0: leave it out"
+        "--most-batched", type=int, default=8, help="transformers' largest batch; 0: don't run it"
     )
     parser.add_argument("--cache", type=Path, default=PROJECT / ".run" / "peers")
     parser.add_argument("--out", type=Path, default=PROJECT / "docs/measurements/engine-peers.json")

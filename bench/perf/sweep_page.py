@@ -1,4 +1,4 @@
-"""The page and the plot of a sweep: python -m perf.report RESULT.json PAGE.md PLOT.png."""
+"""Writes page and plot of a sweep: python -m perf.sweep_page RESULT.json PAGE.md PLOT.png."""
 
 import json
 import sys
@@ -14,15 +14,15 @@ def main() -> None:
 
 
 def make_page(document: dict[str, Any], plot: str) -> str:
-    """Markdown: a table for each way of load."""
+    """The page in Markdown: a table by requests in flight, and one by request rate."""
     facts = document["machine"]
     lines = [
         "# The gateway under perf_analyzer",
         "",
         f"`make perf`, on {facts['cpu']}, {facts['cores']} cores, which perf_analyzer, the gateway "
-        "and Triton share. The null engine agrees to every draft. The gateway is asked by unary "
-        "calls in JSON and tokenizes; Triton is asked over streams for the same prompts as token "
-        "ids. Verdict cache off. A sweep over rates ends where a server no longer keeps up.",
+        "and Triton share. The null engine accepts every draft. The gateway gets unary calls with "
+        "JSON and tokenizes; Triton gets the same prompts over streams, as token ids. The verdict "
+        "cache is off. A sweep over rates ends where a server no longer keeps up.",
         "",
         f"![latency over throughput]({plot})",
     ]
@@ -42,8 +42,8 @@ def make_page(document: dict[str, Any], plot: str) -> str:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Latency over throughput: a line for each target, p50 and p99, by requests in flight."""
-    import matplotlib as mpl  # noqa: PLC0415 - in the environment of `make perf` only
+    """Draws latency over throughput by requests in flight: p50 and p99 of each target."""
+    import matplotlib as mpl  # noqa: PLC0415 - only the environment of `make perf` has it
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """Tensors of a checkpoint: safetensors, one file or sharded, read on demand, without torch.
 
-The header is read by hand, because the numpy face of `safetensors` has no bfloat16. Tensors are
-read and not mapped: mapped pages would count as the builder's memory until the file is closed.
+The header is parsed here, because the numpy API of `safetensors` has no bfloat16. Tensors are read
+and not mapped: mapped pages would count as the builder's memory until the file is closed.
 """
 
 import json
@@ -19,12 +19,12 @@ from guard_engine._errors import CheckpointInvalid
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES: dict[str, type[np.generic]] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-_CHUNK_VALUES = 1 << 22  # converted at a time: no embedding ever lies in memory whole as float32
+_CHUNK_VALUES = 1 << 22  # converted at once, so that no whole embedding is held as float32
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor is stored."""
+    """One tensor of a safetensors file: where it is stored, and how."""
 
     name: str
     path: Path
@@ -35,15 +35,15 @@ class Tensor:
     shape: tuple[int, ...]
 
     def read(self) -> NDArray[Any]:
-        """The whole tensor as it is stored (bfloat16 as uint16). Raises CheckpointInvalid."""
+        """The tensor as it is stored (bfloat16 as uint16). Raises CheckpointInvalid."""
         return self._read(0, math.prod(self.shape)).reshape(self.shape)
 
     def float32(self) -> NDArray[np.float32]:
-        """The whole tensor. Raises CheckpointInvalid."""
+        """The tensor converted to float32. Raises CheckpointInvalid."""
         return _float32(self.read())
 
     def row_chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """A matrix in chunks of rows, each with the rows that it covers.
+        """Yields a matrix in chunks: the rows that a chunk covers, and the chunk [rows, columns].
 
         Raises CheckpointInvalid.
         """
@@ -69,7 +69,7 @@ def _float32(raw: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Weights:
-    """All tensors below one checkpoint directory."""
+    """All tensors of one checkpoint directory."""
 
     def __init__(self, checkpoint: Path) -> None:
         """Reads the files' headers. Raises CheckpointInvalid for a missing or damaged one."""
@@ -82,17 +82,17 @@ class Weights:
         return name in self._tensors
 
     def get(self, name: str, *shape: int) -> Tensor:
-        """The tensor `name`. Raises CheckpointInvalid if it is missing or shaped otherwise."""
+        """The tensor `name`. Raises CheckpointInvalid if it is missing or has another shape."""
         tensor = self._tensors.get(name)
         if tensor is None:
             raise CheckpointInvalid(
                 f"{self._checkpoint} lacks the tensor {name}. Fetch the checkpoint again; "
-                "if it is whole, it is not a Qwen3."
+                "if it is complete, it is not a Qwen3."
             )
         if tensor.shape != shape:
             raise CheckpointInvalid(
                 f"{self._checkpoint}: the tensor {name} is {list(tensor.shape)}, "
-                f"but config.json makes it {list(shape)}. The two files don't belong together."
+                f"but config.json says {list(shape)}. The two files don't belong together."
             )
         return tensor
 
@@ -100,7 +100,7 @@ class Weights:
 def weight_files(checkpoint: Path) -> list[Path]:
     """The safetensors files of a checkpoint, sorted; all of them exist.
 
-    Raises CheckpointInvalid if there are none, or if one that the index names is missing.
+    Raises CheckpointInvalid if there are none, or if a file that the index names is missing.
     """
     if (checkpoint / SINGLE).is_file():
         return [checkpoint / SINGLE]
@@ -115,14 +115,14 @@ def weight_files(checkpoint: Path) -> list[Path]:
         if not (checkpoint / shard).is_file():
             others = f" and {count - 1} others" if count > 1 else ""
             raise CheckpointInvalid(
-                f"{checkpoint / shard} does not exist, but {INDEX} places {tensor}{others} there. "
-                "Fetch the checkpoint again."
+                f"{checkpoint / shard} does not exist, but {INDEX} says that it holds "
+                f"{tensor}{others}. Fetch the checkpoint again."
             )
     return [checkpoint / shard for shard in sorted(shards)]
 
 
 def _shards(index: Path) -> dict[str, tuple[str, int]]:
-    """Each shard with the first of its tensors and their number."""
+    """File name of each shard -> its first tensor, and its number of tensors."""
     damaged = CheckpointInvalid(f"{index} is damaged. Fetch the checkpoint again.")
     try:
         weight_map = json.loads(index.read_bytes())["weight_map"]
@@ -130,7 +130,7 @@ def _shards(index: Path) -> dict[str, tuple[str, int]]:
         firsts = {shard: name for name, shard in sorted(weight_map.items(), reverse=True)}
     except (ValueError, KeyError, AttributeError, TypeError):
         raise damaged from None
-    # A shard lies beside its index: no other file may be pulled in by a name with a path.
+    # A shard lies beside its index: a name with a path could read any other file.
     if not counts or any(not isinstance(n, str) or n != Path(n).name or not n for n in counts):
         raise damaged
     return {shard: (firsts[shard], counts[shard]) for shard in counts}
@@ -156,12 +156,12 @@ def _read_header(path: Path) -> dict[str, Tensor]:
 def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
     try:
         stored, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = isinstance(stored, str) and all(
+        valid = isinstance(stored, str) and all(
             type(n) is int and n >= 0 for n in (*shape, begin, end)
         )
     except (TypeError, KeyError, ValueError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise CheckpointInvalid(
             f"{path}: the entry of the tensor {name} is damaged. Fetch the checkpoint again."
         )
