@@ -1,4 +1,4 @@
-"""One rollout under way."""
+"""One rollout under way: its events, and a way to cancel it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -23,7 +23,7 @@ ReportStep = Callable[[Step, str], None]
 class Rollout:
     """Runs a deployment or a promotion in a task of its own.
 
-    Two sides may end it: whoever reads its events, by closing them, and anybody else by `cancel`.
+    It ends early when its reader closes the events, or when another call cancels it.
     """
 
     def __init__(
@@ -75,4 +75,4 @@ class Rollout:
             task.cancel()
         await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # nobody may read the events any more: not an error for asyncio's log
+            task.exception()  # marks it as seen: asyncio logs it if the reader is gone
