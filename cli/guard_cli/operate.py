@@ -92,7 +92,8 @@ def deploy(
 ) -> None:
     """Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old one.
 
-    A gate that fails takes everything back. Ctrl-C ends the rollout where it is.
+    A gate that fails takes everything back. Ctrl-C ends the rollout and leaves the traffic as it
+    is.
     """
     request = pb.DeployRequest(
         directory=str(slot_directory(candidate).resolve()),
@@ -129,7 +130,7 @@ def rollback(
     ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Give all traffic back, at once, to the slot before; ends a rollout that is under way."""
+    """Give all traffic back to the slot that had it before the last rollout, also during it."""
     with _service(control) as service:
         reply = service.Rollback(pb.RollbackRequest(keep=keep))
         Console().print(f"[green]{reply.slot} has all of the traffic.[/]")

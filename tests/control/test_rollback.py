@@ -13,8 +13,7 @@ from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import SlotTraffic, Traffic
-from qwen3guard.v1 import deployment_pb2 as pb
-from tests.control.conftest import Operate, controlling
+from tests.control.conftest import Operate, listed, weights
 from tests.support.gateway import connect
 from tests.support.ports import free_port
 from tests.support.serving import GUARD, RUN, Served, guard, guard_serve
@@ -27,17 +26,6 @@ async def operate_on(served: Served, command: str, *arguments: str) -> tuple[int
     control = ("--control", f"127.0.0.1:{served.control_port}")
     done = await asyncio.to_thread(guard, command, *arguments, *control)
     return done.returncode, done.stdout + done.stderr
-
-
-async def listed(served: Served) -> pb.ListSlotsResponse:
-    async with controlling(served) as control:
-        found = await control.ListSlots(pb.ListSlotsRequest())
-        assert isinstance(found, pb.ListSlotsResponse)
-        return found
-
-
-async def weights(served: Served) -> dict[str, int]:
-    return {slot.name: slot.weight for slot in (await listed(served)).slots}
 
 
 def was_serving(slot: Path, rollback_file: str) -> int:
