@@ -41,22 +41,24 @@ ARROWS = {
     },
     "guard_tiny": {"guard_core"},
 }
-# Inside the two packages that a request passes: folders, and modules beside them by their names.
+# Inside the packages that serve: folders, and modules beside them by their names.
 INSIDE = {
     "guard_core": {
         "errors": set(),
         "schema": set(),
+        "files": set(),
         "conversation": set(),
         "stats": {"verdict"},
         "engine": {"errors"},
         "verdict": {"errors", "conversation", "engine"},
-        "slot": {"errors", "schema", "conversation", "engine", "verdict"},
+        "slot": {"errors", "schema", "files", "conversation", "engine", "verdict"},
     },
     "guard_server": {
         "settings": set(),
         "log": set(),
         "tuning": set(),
         "drain": set(),
+        "listening": set(),
         "status_codes": set(),
         "probe": {"settings"},
         "routing": set(),
@@ -65,9 +67,27 @@ INSIDE = {
         "api": {"pipeline", "routing", "drain", "status_codes"},
         "app": {
             *("api", "pipeline", "routing", "telemetry"),
-            *("settings", "tuning", "drain"),
+            *("settings", "tuning", "drain", "listening"),
         },
         "__main__": {"app", "settings", "log"},
+    },
+    "guard_control": {
+        "errors": set(),
+        "events": set(),
+        "rollback_target": set(),
+        "child_process": set(),
+        "triton_wheel": set(),
+        "triton_process": {"child_process", "triton_wheel"},
+        "slot_processes": {"events", "triton_process"},
+        "gateway_workers": {"child_process", "events"},
+        "fleet": {
+            *("errors", "events", "rollback_target"),
+            *("slot_processes", "triton_process", "gateway_workers"),
+        },
+        "rollout": {"errors", "events", "fleet", "slot_processes"},
+        "messages": {"fleet", "slot_processes", "gateway_workers"},
+        "api": {"errors", "fleet", "rollout", "messages"},
+        "supervisor": {"api", "events", "fleet", "slot_processes", "gateway_workers"},
     },
 }
 SERVER_SIDE = {"guard_server", "guard_control", "qwen3guard", "grpc_health", "grpc_reflection"}

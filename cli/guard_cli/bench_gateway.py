@@ -23,7 +23,7 @@ from guard_bench.gateway.table import show
 from guard_bench.gateway.traffic import conversations, moderate, stream_moderate
 from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
 from guard_cli.options import RUN, fail, slot_directory
-from guard_control.triton_process import Triton, TritonFailed
+from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 
@@ -158,10 +158,12 @@ def _libraries() -> Path:
     return Path(spec.origin).parents[1] / "nvidia_pytriton.libs"
 
 
-def _started(slot: Path) -> Triton:
+def _started(slot: Path) -> TritonProcess:
     """As a context manager it runs."""
     grpc_port, metrics_port = _free_ports(2)
-    return Triton(slot, grpc_port=grpc_port, metrics_port=metrics_port, log=_RUN / "triton.log")
+    return TritonProcess(
+        slot, grpc_port=grpc_port, metrics_port=metrics_port, log=_RUN / "triton.log"
+    )
 
 
 @contextmanager

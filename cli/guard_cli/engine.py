@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton_process import Triton, TritonFailed
+from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 
@@ -30,7 +30,7 @@ def engine(
     try:
         with console.status(f"Checking {shown(directory)} ..."):
             Manifest.load(directory).check(directory)
-        with Triton(directory, grpc_port=port, metrics_port=port + 1, log=log) as triton:
+        with TritonProcess(directory, grpc_port=port, metrics_port=port + 1, log=log) as triton:
             console.print(f"Triton serves {shown(directory)} on {triton.target}; log: {shown(log)}")
             while triton.running:
                 time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""What operators do with the slots of a running server: clients of DeploymentService."""
+"""Commands for the slots of a running server: clients of DeploymentService."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,23 +19,25 @@ from qwen3guard.v1 import deployment_pb2_grpc
 _LIST_S = 10
 
 Control = Annotated[str, typer.Option("--control", help="The server's control port, HOST:PORT.")]
-Steps = Annotated[str, typer.Option(help="Percent of the traffic, step by step.")]
-Pause = Annotated[float, typer.Option(help="Seconds that each step is watched.", min=0)]
+Steps = Annotated[str, typer.Option(help="Percent of the traffic that the slot gets at each step.")]
+Pause = Annotated[float, typer.Option(help="Seconds to watch each step.", min=0)]
 MaxFactor = Annotated[
     float,
-    typer.Option(help="Error rate and p99 may be the active slot's times this.", min=1),
+    typer.Option(help="How many times the active slot's error rate and p99 are allowed.", min=1),
 ]
 KeepOld = Annotated[
-    bool, typer.Option("--keep-old", help="Leave the old slot warm: a rollback takes no time.")
+    bool, typer.Option("--keep-old", help="Keep the old slot running, for an instant rollback.")
 ]
 _CONTROL, _STEPS, _PAUSE, _FACTOR = "127.0.0.1:50052", "5,25,50,100", 10.0, 2.0
 
 
 def slots(
-    watch: Annotated[bool, typer.Option("--watch", help="Then print events as they come.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then print events as they happen.")
+    ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Show the slots, their traffic and what came of it."""
+    """Show slots, traffic weights and request statistics."""
     out = Console()
     with _service(control) as service:
         listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
@@ -61,34 +63,37 @@ def deploy(
     min_agreement: Annotated[
         float | None,
         typer.Option(
-            help="The agreement with the active slot that is enough, on the data and on live "
-            "requests.",
+            help="Required agreement with the active slot, on the data and on live requests.",
             min=0,
             max=1,
         ),
     ] = None,
     verify_in_flight: Annotated[
-        int, typer.Option(help="Conversations verified at once.", min=1)
+        int, typer.Option(help="Conversations in flight during the verification.", min=1)
     ] = 2,
     shadow_share: Annotated[
-        float, typer.Option(help="Share of live requests to shadow before it.", min=0, max=1)
+        float, typer.Option(help="Share of live requests to shadow before the shift.", min=0, max=1)
     ] = 0.1,
     shadow_seconds: Annotated[float, typer.Option(help="How long to shadow.", min=0)] = 10,
     ready_timeout: Annotated[
-        float, typer.Option(help="Seconds to the engine's first verdicts.", min=1)
+        float, typer.Option(help="Seconds to wait for the engine's first verdicts.", min=1)
     ] = 300,
     steps: Steps = _STEPS,
     pause: Pause = _PAUSE,
     max_factor: MaxFactor = _FACTOR,
     keep_old: KeepOld = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="End once it is warm and verified.")
+        bool,
+        typer.Option(
+            "--prepare", help="Stop after the verification: `guard promote` does the rest."
+        ),
     ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Swap to another slot: check, start, warm up, verify, shadow, shift, drain, stop the old.
+    """Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old one.
 
-    A gate that fails takes everything back. Ctrl-C leaves the traffic as it is then.
+    A gate that fails takes everything back. Ctrl-C ends the rollout and leaves the traffic as it
+    is.
     """
     request = pb.DeployRequest(
         directory=str(slot_directory(candidate).resolve()),
@@ -121,11 +126,11 @@ def promote(
 
 def rollback(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the slot that loses the traffic warm.")
+        bool, typer.Option("--keep", help="Keep the slot that loses the traffic running.")
     ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Give all traffic back, at once, to the slot that had it; ends a swap that is under way."""
+    """Give all traffic back to the slot that had it before the last rollout, also during it."""
     with _service(control) as service:
         reply = service.Rollback(pb.RollbackRequest(keep=keep))
         Console().print(f"[green]{reply.slot} has all of the traffic.[/]")
@@ -134,25 +139,27 @@ def rollback(
 def shadow(
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
     share: Annotated[
-        float, typer.Option(help="Of the live requests; 0 ends it.", min=0, max=1)
+        float, typer.Option(help="Share of live requests; 0 ends the shadowing.", min=0, max=1)
     ] = 0.1,
     control: Control = _CONTROL,
 ) -> None:
-    """Have a slot judge a share of the live requests too, for comparison only."""
+    """Send a slot a share of the live requests as well, for comparison only."""
     with _service(control) as service:
         service.SetTraffic(pb.SetTrafficRequest(shadow=pb.Shadow(slot=slot, share=share)))
         if share:
-            Console().print(f"{slot} judges {share:.0%} too: `guard slots` shows what comes of it.")
+            Console().print(
+                f"{slot} shadows {share:.0%} of the requests: `guard slots` shows the comparison."
+            )
         else:
-            Console().print("Nothing is shadowed any more.")
+            Console().print("Shadowing has ended.")
 
 
 def drain(
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
-    stop: Annotated[bool, typer.Option("--stop", help="Then stop its Triton.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Also stop its Triton.")] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Take a slot's traffic away and wait until nothing is in flight there."""
+    """Take a slot's traffic away and wait until no request is in flight there."""
     with _service(control) as service:
         service.Drain(pb.DrainRequest(slot=slot, stop=stop))
         Console().print(f"{slot} is {'stopped' if stop else 'idle'}.")
@@ -160,7 +167,7 @@ def drain(
 
 @contextmanager
 def _service(control: str) -> Iterator[Any]:
-    """The stub. What the service refuses ends the command, with the reason."""
+    """The stub. An error of the service ends the command with its message."""
     with grpc.insecure_channel(control, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             yield deployment_pb2_grpc.DeploymentServiceStub(channel)
@@ -173,12 +180,12 @@ def _service(control: str) -> Iterator[Any]:
 def _fail(error: grpc.RpcError, control: str) -> NoReturn:
     assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
-        fail(f"No server is controlled at {control} ({error.details()}). Start one: `guard serve`.")
+        fail(f"No server answers at {control} ({error.details()}). Start one: `guard serve`.")
     fail(str(error.details()))
 
 
 def _follow(service: Any, steps: Any) -> None:
-    """Prints each step. Ctrl-C ends the swap there."""
+    """Prints each step. Ctrl-C ends the rollout."""
     out = Console()
     try:
         for reply in steps:
@@ -189,7 +196,7 @@ def _follow(service: Any, steps: Any) -> None:
         weights = ", ".join(f"{slot.name} {slot.weight}" for slot in listed.slots)
         out.print(
             f"Stopped. The traffic stays as it is: {weights}. "
-            "`guard promote SLOT` goes on, `guard rollback` goes back."
+            "`guard promote SLOT` continues, `guard rollback` goes back."
         )
         raise
 
@@ -204,7 +211,7 @@ def _shift(steps: str, pause: float, max_factor: float, keep_old: bool) -> pb.Sh
     try:
         percents = [int(step) for step in steps.split(",")]
     except ValueError:
-        fail(f"--steps {steps}: give percent with commas between them, such as {_STEPS}.", code=2)
+        fail(f"--steps {steps}: give percent separated by commas, such as {_STEPS}.", code=2)
     return pb.Shift(
         steps=percents, pause=_duration(pause), max_factor=max_factor, keep_old=keep_old
     )

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.panel import Panel
 
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.errors import NotMade
-from guard_control.fleet import ControlPlane
+from guard_control.errors import OperationError
+from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
-from guard_control.supervisor import begin_again, begin_with, supervising
+from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, TrafficInvalid
 from guard_core.slot import traffic
@@ -103,12 +103,12 @@ def serve(
     console = Console(stderr=True)
     server = _Server(console, settings, control_port)
     try:
-        begin = begin_again(run) if slot is None else None
-        begin = begin or begin_with(slot_directory(slot or Path("blue")).resolve())
+        initial = InitialTraffic.resume(run) if slot is None else None
+        initial = initial or InitialTraffic.single(slot_directory(slot or Path("blue")).resolve())
         asyncio.run(
             server.run(
                 supervising(
-                    begin,
+                    initial,
                     settings,
                     run=run,
                     workers=workers,
@@ -119,7 +119,7 @@ def serve(
         )
     except TrafficInvalid as error:
         fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
-    except (SlotInvalid, TritonFailed, WorkersFailed, NotMade, OSError) as error:
+    except (SlotInvalid, TritonFailed, WorkersFailed, OperationError, OSError) as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("Cut off: what was in flight got no answer.")
@@ -136,7 +136,7 @@ class _Server:
         self._ready = False
         self._stop = asyncio.Event()
 
-    async def run(self, supervised: AbstractAsyncContextManager[ControlPlane]) -> None:
+    async def run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
         """Until a signal. One before it is ready, or a second one, raises CancelledError."""
         task = asyncio.create_task(self._run(supervised))
 
@@ -149,15 +149,15 @@ class _Server:
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
         await task
 
-    async def _run(self, supervised: AbstractAsyncContextManager[ControlPlane]) -> None:
+    async def _run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
         status = self._console.status("Starting Triton, then waiting for the first verdicts ...")
         status.start()
         try:
-            async with supervised as plane:
-                await plane.until_ready(plane.active, _READY_S)
+            async with supervised as fleet:
+                await fleet.until_ready(fleet.active, _READY_S)
                 status.stop()
                 self._ready = True
-                self._console.print(self._banner(plane))
+                self._console.print(self._banner(fleet))
                 await self._stop.wait()
                 self._console.print(
                     "Stopping: finishing what is accepted (again to cut it off) ..."
@@ -165,13 +165,13 @@ class _Server:
         finally:
             status.stop()
 
-    def _banner(self, plane: ControlPlane) -> Panel:
-        settings, slot = self._settings, plane.slots[plane.active]
+    def _banner(self, fleet: Fleet) -> Panel:
+        settings, slot = self._settings, fleet.slots[fleet.active]
         manifest = slot.manifest
         security = "plain text"
         if settings.tls_cert:
             security = "mutual TLS" if settings.tls_client_ca else "TLS"
-        processes = len(plane.workers.statuses())
+        processes = len(fleet.snapshot().statuses)
         lines = [
             f"Gateway  {settings.host}:{settings.port}  gRPC, {security}"
             + (f", {processes} processes" if processes > 1 else ""),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from guard_build import Progress, bars
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton_process import Triton, TritonFailed
+from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.slot import Slot
@@ -150,7 +150,7 @@ def _running(err: Console, side: Side, role: str) -> Iterator[str]:
         return
     grpc_port, metrics_port = _free_ports()
     output = RUN / f"triton-verify-{role}.log"
-    triton = Triton(side.slot, grpc_port=grpc_port, metrics_port=metrics_port, log=output)
+    triton = TritonProcess(side.slot, grpc_port=grpc_port, metrics_port=metrics_port, log=output)
     with err.status(f"Starting Triton for {shown(side.slot)} ..."):
         triton.start()
     try:

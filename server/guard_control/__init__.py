@@ -1,10 +1,18 @@
-"""The control plane of one machine: its Tritons, its gateway processes, and swaps between slots.
+"""The control plane of one machine: runs the slots and moves the traffic between them.
 
-process       a child that can't outlive this process
-triton        one Triton                     slots         the Tritons of all slots, kept alive
-workers       the gateway processes          plane         the traffic, and who follows it
-verification  a candidate's verdicts         gates         a candidate's errors and latency
-swap          deploy, promote, rollback      service       DeploymentService
-events        what happens, for watchers     report        the slots, as the contract has them
-errors        why a change was not made      supervisor    all of this, as `guard serve` runs it
+supervisor       what `guard serve` runs: everything below, as one
+api              DeploymentService: one operation at a time
+messages         builds ListSlotsResponse from the fleet's state
+rollout/         deploy, promote and rollback, with their gates
+fleet            the slots, the gateway workers and the traffic that the workers follow
+rollback_target  the slot that a rollback goes back to, kept in a file
+slot_processes   one Triton for each slot, restarted when it dies
+triton_process   one Triton
+triton_wheel     its binaries, for CPU engines
+gateway_workers  the gateway processes, restarted when they die, and their statuses
+child_process    starts a child that can't outlive this process
+events           what happens, for the log and for watchers
+errors           why an operation failed
+
+Imports run downwards: api and supervisor -> rollout -> fleet -> processes.
 """

@@ -1,10 +1,10 @@
-"""DeploymentService: the control plane's face."""
+"""DeploymentService: the operators' API, on loopback only."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import structlog
@@ -12,12 +12,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_reflection.v1alpha import reflection
 
-from guard_control import messages as report
-from guard_control import rollout as swap
-from guard_control.errors import STATUS, Busy, Meaningless, NotMade, TakenOver
-from guard_control.fleet import ControlPlane
-from guard_control.rollout import Deployment, Shift, Step
+from guard_control import messages
+from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
+from guard_control.fleet import Fleet
+from guard_control.rollout import operations
+from guard_control.rollout.parameters import Deployment, Shift
+from guard_control.rollout.rollout import ReportStep, Rollout
 from guard_core.slot.traffic import ShadowTraffic
+from guard_server.listening import cannot_listen
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 
@@ -29,157 +31,138 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def listening(plane: ControlPlane, port: int) -> AsyncIterator[int]:
-    """Serves on loopback; gives the port. Raises OSError if it is in use."""
+async def listening(fleet: Fleet, port: int) -> AsyncIterator[int]:
+    """Serves on loopback; yields the port. Raises OSError if it is in use."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service = DeploymentService(plane)
+    service = DeploymentService(fleet)
     deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(service, server)
     reflection.enable_server_reflection((NAME, reflection.SERVICE_NAME), server)
     try:
         bound = server.add_insecure_port(f"{HOST}:{port}")
     except RuntimeError as error:
-        raise OSError(f"Can't listen on {HOST}:{port}: is the port in use? ({error})") from None
+        raise cannot_listen(HOST, port, error) from None
     await server.start()
     try:
         yield bound
     finally:
-        await service.end_swap("The server is stopping.")
+        await service.cancel_rollout("The server is stopping.")
         await server.stop(None)
 
 
 class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
-    """Makes one change at a time."""
+    """Runs one operation at a time."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-        self._changing = asyncio.Lock()
-        self._swap: asyncio.Task[None] | None = None
-        self._taken_over = ""  # by what, if the swap was ended from outside
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._operating = asyncio.Lock()
+        self._rollout: Rollout | None = None  # the last one that began
 
     async def ListSlots(  # noqa: N802  (grpc's names, here and below)
         self, request: pb.ListSlotsRequest, context: _Context
     ) -> pb.ListSlotsResponse:
-        return report.slots(self._plane)
+        return messages.list_slots(self._fleet)
 
     async def SetTraffic(  # noqa: N802
         self, request: pb.SetTrafficRequest, context: _Context
     ) -> pb.SetTrafficResponse:
-        async def change() -> None:
+        async with _errors_as_statuses(context), self._alone():
             if request.weights:
-                await self._plane.set_weights(request.weights)
+                await self._fleet.set_weights(request.weights)
             if request.HasField("shadow"):
-                await self._plane.set_shadow(_shadow(request.shadow))
-
-        await self._change(change, context)
-        return pb.SetTrafficResponse(generation=self._plane.traffic.generation)
+                await self._fleet.set_shadow(_shadow(request.shadow))
+        return pb.SetTrafficResponse(generation=self._fleet.traffic.generation)
 
     async def Drain(  # noqa: N802
         self, request: pb.DrainRequest, context: _Context
     ) -> pb.DrainResponse:
-        end = self._plane.remove if request.stop else self._plane.drain
-        await self._change(lambda: end(request.slot), context)
+        async with _errors_as_statuses(context), self._alone():
+            await (self._fleet.remove if request.stop else self._fleet.drain)(request.slot)
         return pb.DrainResponse()
 
     async def Deploy(  # noqa: N802
         self, request: pb.DeployRequest, context: _Context
     ) -> AsyncIterator[pb.DeployResponse]:
-        name = Path(request.directory).name
-        async for progress in self._swapping(
-            name, lambda tell: swap.deploy(self._plane, _deployment(request), tell), context
-        ):
-            yield pb.DeployResponse(progress=progress)
+        async def deploy(report: ReportStep) -> None:
+            await operations.deploy(self._fleet, _deployment(request), report)
+
+        async with _errors_as_statuses(context):
+            async for progress in self._roll_out(Path(request.directory).name, deploy):
+                yield pb.DeployResponse(progress=progress)
 
     async def Promote(  # noqa: N802
         self, request: pb.PromoteRequest, context: _Context
     ) -> AsyncIterator[pb.PromoteResponse]:
-        name, shift = request.slot, _shift(request.shift)
-        async for progress in self._swapping(
-            name, lambda tell: swap.promote(self._plane, name, shift, tell), context
-        ):
-            yield pb.PromoteResponse(progress=progress)
+        async def promote(report: ReportStep) -> None:
+            await operations.promote(self._fleet, request.slot, _shift(request.shift), report)
+
+        async with _errors_as_statuses(context):
+            async for progress in self._roll_out(request.slot, promote):
+                yield pb.PromoteResponse(progress=progress)
 
     async def Rollback(  # noqa: N802
         self, request: pb.RollbackRequest, context: _Context
     ) -> pb.RollbackResponse:
-        await self.end_swap("A rollback took over.")
-        slot = await self._change(lambda: swap.rollback(self._plane, keep=request.keep), context)
+        await self.cancel_rollout("A rollback took over.")
+        async with _errors_as_statuses(context), self._alone():
+            slot = await operations.rollback(self._fleet, keep=request.keep)
         return pb.RollbackResponse(slot=slot)
 
     async def WatchEvents(  # noqa: N802
         self, request: pb.WatchEventsRequest, context: _Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
-        async for event in self._plane.events.watch():
+        async for event in self._fleet.events.watch():
             time = Timestamp()
             time.FromMicroseconds(int(event.time * 1e6))
             yield pb.WatchEventsResponse(
                 time=time, slot=event.slot, alarm=event.alarm, text=event.text
             )
 
-    async def end_swap(self, why: str) -> None:
-        """Ends a swap that is under way; the traffic stays as it is."""
-        if self._swap is not None:
-            self._taken_over = why
-            self._swap.cancel()
-            await asyncio.wait({self._swap})
+    async def cancel_rollout(self, reason: str) -> None:
+        """Ends a rollout that is under way; the traffic stays as it is."""
+        if self._rollout is not None:
+            await self._rollout.cancel(reason)
 
-    async def _change(self, change: Callable[[], Awaitable[Any]], context: _Context) -> Any:
-        try:
-            async with self._alone():
-                return await change()
-        except Exception as error:
-            await _abort(context, error)
-
-    async def _swapping(
-        self,
-        slot: str,
-        change: Callable[[swap.Tell], Awaitable[None]],
-        context: _Context,
+    async def _roll_out(
+        self, slot: str, operation: Callable[[ReportStep], Awaitable[None]]
     ) -> AsyncIterator[pb.Progress]:
-        """Runs a swap in a task of its own, which the call's end cancels."""
-        steps: asyncio.Queue[pb.Progress | None] = asyncio.Queue()
+        """Runs a rollout and yields its progress. The end of the call cancels it."""
 
-        def tell(step: Step, text: str) -> None:
-            self._plane.events.tell(text, slot=slot, alarm=step is Step.ROLLBACK)
-            steps.put_nowait(pb.Progress(step=pb.Step.Value(step), text=text))
+        async def alone(report: ReportStep) -> None:
+            async with self._alone():
+                self._rollout = rollout
+                await operation(report)
 
-        async def run() -> None:
-            try:
-                async with self._alone():
-                    self._swap = asyncio.current_task()
-                    try:
-                        await change(tell)
-                    finally:
-                        self._swap = None
-            finally:
-                steps.put_nowait(None)
-
-        task = asyncio.create_task(run())
-        try:
-            while (progress := await steps.get()) is not None:
-                yield progress
-            await task
-        except asyncio.CancelledError:
-            if not self._taken_over:
-                raise
-            why, self._taken_over = self._taken_over, ""
-            await _abort(context, TakenOver(why))
-        except Exception as error:
-            await _abort(context, error)
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
+        rollout = Rollout(slot, alone, self._fleet.events)
+        async with aclosing(rollout.events()) as events:
+            async for event in events:
+                yield pb.Progress(step=pb.Step.Value(event.step), text=event.text)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        if self._changing.locked():
-            raise Busy("Another change is being made: `guard slots` shows it. Try again then.")
-        async with self._changing:
+        if self._operating.locked():
+            raise OperationInProgress(
+                "Another change is being made: `guard slots --watch` shows its progress. "
+                "Try again when it is done."
+            )
+        async with self._operating:
             yield
+
+
+@asynccontextmanager
+async def _errors_as_statuses(context: _Context) -> AsyncIterator[None]:
+    """Ends the call with the status of an error that the block raises."""
+    try:
+        yield
+    except OperationError as error:
+        await context.abort(STATUS[type(error)], str(error))
+    except Exception as error:
+        _log.error("unexpected error", exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log has the reason.")
 
 
 def _shadow(wanted: pb.Shadow) -> ShadowTraffic | None:
     if not 0 <= wanted.share <= 1:
-        raise Meaningless("The shadow's share is between 0 and 1.")
+        raise InvalidOperation("Give a shadow's share between 0 and 1.")
     return ShadowTraffic(slot=wanted.slot, share=wanted.share) if wanted.share else None
 
 
@@ -194,7 +177,7 @@ def _deployment(request: pb.DeployRequest) -> Deployment:
     if request.HasField("ready_timeout"):
         given["ready_s"] = _seconds(request.ready_timeout)
     if not Path(request.directory).is_absolute():
-        raise Meaningless("Give the slot's directory by its whole path.")
+        raise InvalidOperation("Give the absolute path of the slot's directory.")
     return Deployment(
         directory=Path(request.directory),
         data=Path(request.data) if request.data else None,
@@ -218,11 +201,3 @@ def _shift(wanted: pb.Shift) -> Shift:
 
 def _seconds(duration: Duration) -> float:
     return duration.ToMicroseconds() / 1e6
-
-
-async def _abort(context: _Context, error: Exception) -> NoReturn:
-    if isinstance(error, NotMade):
-        await context.abort(STATUS[type(error)], str(error))
-    _log.error("unexpected error", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log says more.")
-    raise AssertionError("abort always raises")

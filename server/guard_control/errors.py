@@ -1,44 +1,44 @@
-"""Why a change was not made, and the one table that gives each its gRPC status.
+"""Why an operation failed, and the gRPC status of each reason.
 
-NotMade
-├── Meaningless     the request can't be meant
-├── NoSuchSlot      no slot of that name runs
-├── Refused         a gate failed, or the slots' state doesn't allow it
-├── Busy            another change is being made
-└── TakenOver       a rollback ended it
+OperationError
+├── InvalidOperation     an argument is invalid
+├── NoSuchSlot           no slot of that name runs
+├── PreconditionFailed   a gate failed, a wait timed out, or the slots' state forbids it
+├── OperationInProgress  another operation runs
+└── Superseded           a rollback or the end of the server cancelled it
 """
 
 import grpc
 
 
-class NotMade(Exception):
-    """A change that was not made. The text says why and what to do."""
+class OperationError(Exception):
+    """An operation that failed. The text says why and what to do next."""
 
 
-class Meaningless(NotMade):
-    """A value is out of its bounds, or a path is relative: INVALID_ARGUMENT."""
+class InvalidOperation(OperationError):
+    """A value is out of range, or a path is relative."""
 
 
-class NoSuchSlot(NotMade):
-    """The request names a slot that does not run: NOT_FOUND, with the names of those that do."""
+class NoSuchSlot(OperationError):
+    """The request names a slot that does not run. The text lists those that do."""
 
 
-class Refused(NotMade):
-    """A gate failed, a wait ran out, or the slots' state forbids it: FAILED_PRECONDITION."""
+class PreconditionFailed(OperationError):
+    """A gate failed, a wait timed out, or the slots' state forbids the operation."""
 
 
-class Busy(NotMade):
-    """Changes are made one at a time: ABORTED, and worth another try when that one is done."""
+class OperationInProgress(OperationError):
+    """Operations run one at a time: retry when the current one has ended."""
 
 
-class TakenOver(NotMade):
-    """A swap was cut short: ABORTED, with what took over."""
+class Superseded(OperationError):
+    """A rollout was cancelled from outside. The text says by what."""
 
 
-STATUS: dict[type[NotMade], grpc.StatusCode] = {
-    Meaningless: grpc.StatusCode.INVALID_ARGUMENT,
+STATUS: dict[type[OperationError], grpc.StatusCode] = {
+    InvalidOperation: grpc.StatusCode.INVALID_ARGUMENT,
     NoSuchSlot: grpc.StatusCode.NOT_FOUND,
-    Refused: grpc.StatusCode.FAILED_PRECONDITION,
-    Busy: grpc.StatusCode.ABORTED,
-    TakenOver: grpc.StatusCode.ABORTED,
+    PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    OperationInProgress: grpc.StatusCode.ABORTED,
+    Superseded: grpc.StatusCode.ABORTED,
 }

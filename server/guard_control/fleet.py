@@ -1,14 +1,15 @@
-"""The traffic of one machine's slots, and the gateway processes that follow it."""
+"""The fleet: the slots that run, the traffic between them, and the workers that follow it."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from guard_control.errors import NoSuchSlot, Refused
+from guard_control import rollback_target
+from guard_control.errors import NoSuchSlot, PreconditionFailed
 from guard_control.events import Events
-from guard_control.gates import Snapshot
-from guard_control.gateway_workers import Workers
-from guard_control.slot_processes import LocalSlot, LocalSlots
+from guard_control.gateway_workers import Workers, WorkerSnapshot
+from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
+from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot import traffic as traffic_file
@@ -19,23 +20,30 @@ _FOLLOW_S = 15.0
 _DRAIN_S = 120.0
 
 
-class ControlPlane:
-    """Slots that run, and what of the traffic each has. Not safe for several changes at a time."""
+class Fleet:
+    """Moves the traffic between slots that run. Not safe for several operations at a time."""
 
-    def __init__(self, path: Path, slots: LocalSlots, workers: Workers, events: Events) -> None:
-        """`path`: of traffic.json."""
-        self._path = path
+    def __init__(
+        self,
+        run: Path,
+        traffic: Traffic,
+        *,
+        slots: SlotProcesses,
+        workers: Workers,
+        events: Events,
+    ) -> None:
+        """Writes `traffic`, for slots that run, to the directory `run`.
+
+        A rollback target is read from there; a file that is damaged is ignored, with an alarm.
+        """
         self.slots = slots
         self.workers = workers
         self.events = events
-        self.traffic: Traffic  # from `begin` on
-        self.rollback_to: SlotTraffic | None = None
-
-    def begin(self, weights: Mapping[str, int], generation: int) -> None:
-        """Writes the first traffic, for slots that run."""
-        entries = {name: self.slots[name].traffic(weight) for name, weight in weights.items()}
-        self.traffic = Traffic(generation=generation, slots=entries)
-        traffic_file.save(self.traffic, self._path)
+        self._path = run / traffic_file.FILE_NAME
+        self._rollback_path = run / rollback_target.FILE_NAME
+        self.traffic = traffic
+        self._save(traffic)
+        self.rollback_to = self._last_rollback_target()
 
     @property
     def active(self) -> str:
@@ -43,55 +51,65 @@ class ControlPlane:
         weights = self.traffic.weights
         return max(weights, key=lambda name: weights[name])
 
-    def counts(self, name: str) -> Snapshot:
-        """As each process last told; those that are silent or lack the slot are left out."""
-        return {
-            worker.pid: worker.slots[name]
-            for worker in self.workers.statuses()
-            if name in worker.slots
-        }
+    @property
+    def shadow(self) -> ShadowTraffic | None:
+        return self.traffic.shadow
 
-    def ready(self, name: str) -> bool:
-        """Whether every gateway process follows the traffic and gets verdicts of the slot."""
-        return self.workers.all_told() and all(
-            worker.generation == self.traffic.generation
-            and name in worker.slots
-            and worker.slots[name].ready
-            for worker in self.workers.statuses()
-        )
+    def snapshot(self) -> WorkerSnapshot:
+        return self.workers.snapshot()
 
-    def in_flight(self, name: str) -> int:
-        """Of the processes that have told: 0 is idle only if `workers.all_told()`."""
-        return sum(
-            (worker.slots[name].in_flight if name in worker.slots else 0)
-            + worker.closing.get(name, 0)
-            for worker in self.workers.statuses()
-        )
+    def ready(self, name: str, now: WorkerSnapshot) -> bool:
+        """Whether every worker follows the traffic and gets verdicts from the slot."""
+        return now.all_follow(self.traffic.generation) and now.ready(name)
+
+    def check_runs(self, name: str) -> None:
+        """Raises NoSuchSlot."""
+        if name not in self.traffic.slots:
+            known = ", ".join(sorted(self.traffic.slots))
+            raise NoSuchSlot(f"No slot named {name!r} runs; there are: {known}.")
+
+    def set_rollback_target(self, name: str) -> None:
+        """Keeps, also across a restart, that a rollback goes back to this slot.
+
+        Raises PreconditionFailed if the file can't be written.
+        """
+        slot = self.slots[name]
+        target = RollbackTarget(directory=slot.directory, fingerprint=slot.manifest.fingerprint)
+        try:
+            rollback_target.save(target, self._rollback_path)
+        except OSError as error:
+            raise PreconditionFailed(
+                f"{self._rollback_path} can't be written: {error.strerror}."
+            ) from None
+        self.rollback_to = target
 
     async def set_weights(self, weights: Mapping[str, int]) -> None:
-        """Gives slots that run their weights, 0 to those not named. Raises NoSuchSlot, Refused."""
+        """Gives slots their weights, and 0 to those not named.
+
+        Raises NoSuchSlot or PreconditionFailed.
+        """
         for name in weights:
-            self._known(name)
+            self.check_runs(name)
         await self._write(
             {
                 name: entry.model_copy(update={"weight": weights.get(name, 0)})
                 for name, entry in self.traffic.slots.items()
             },
-            self.traffic.shadow,
+            self.shadow,
         )
 
     async def set_shadow(self, shadow: ShadowTraffic | None) -> None:
-        """Raises NoSuchSlot or Refused."""
+        """Raises NoSuchSlot or PreconditionFailed."""
         if shadow is not None:
-            self._known(shadow.slot)
+            self.check_runs(shadow.slot)
         await self._write(dict(self.traffic.slots), shadow)
 
-    async def start(self, directory: Path, timeout_s: float) -> LocalSlot:
-        """Starts a slot and gives it weight 0. Raises Refused."""
+    async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
+        """Starts a slot and gives it weight 0. Raises PreconditionFailed."""
         try:
             slot = await self.slots.start(directory, timeout_s)
         except (TritonFailed, SlotInvalid, OSError) as error:
-            raise Refused(str(error)) from None
+            raise PreconditionFailed(str(error)) from None
         try:
             await self._write({**self.traffic.slots, slot.name: slot.traffic(0)}, self.shadow)
         except BaseException:
@@ -100,29 +118,31 @@ class ControlPlane:
         return slot
 
     async def until_ready(self, name: str, timeout_s: float) -> None:
-        """Raises Refused if it takes longer."""
+        """Raises PreconditionFailed if it takes longer."""
         await self._until(
-            lambda: self.ready(name),
+            lambda now: self.ready(name, now),
             timeout_s,
             f"{name} gave no verdict in {timeout_s:g} s. The gateway's log and "
-            f"{self.slots[name].triton.log} say why.",
+            f"{self.slots[name].triton.log} have the reason.",
         )
 
     async def drain(self, name: str) -> None:
-        """Takes its traffic away, shadowing too, and waits until nothing is in flight there.
+        """Takes a slot's traffic away, shadowing too, and waits until it is idle.
 
-        Raises NoSuchSlot, or Refused if no other slot has weight or if it takes too long.
+        Raises NoSuchSlot, or PreconditionFailed if no other slot has weight or it takes too long.
         """
-        self._known(name)
+        self.check_runs(name)
         weights = {**self.traffic.weights, name: 0}
         if not any(weights.values()):
-            raise Refused(f"{name} has all of the traffic. Give another slot weight first.")
+            raise PreconditionFailed(
+                f"{name} has all of the traffic. Give another slot weight first."
+            )
         if self.shadow is not None and self.shadow.slot == name:
             await self.set_shadow(None)
         if weights != self.traffic.weights:
             await self.set_weights(weights)
         await self._until(
-            lambda: self.workers.all_told() and not self.in_flight(name),
+            lambda now: now.idle(name),
             _DRAIN_S,
             f"{name} still has requests in flight after {_DRAIN_S:g} s.",
         )
@@ -133,60 +153,55 @@ class ControlPlane:
         left = {key: entry for key, entry in self.traffic.slots.items() if key != name}
         await self._write(left, self.shadow)
         await self._until(
-            lambda: (
-                self.workers.all_told()
-                and not any(name in worker.closing for worker in self.workers.statuses())
-            ),
+            lambda now: now.closed(name),
             _DRAIN_S,
-            f"A gateway process holds on to {name}.",
+            f"A gateway process still uses {name} after {_DRAIN_S:g} s.",
         )
         await self.slots.stop(name)
 
-    @property
-    def shadow(self) -> ShadowTraffic | None:
-        return self.traffic.shadow
-
-    def _known(self, name: str) -> None:
-        if name not in self.traffic.slots:
-            known = ", ".join(sorted(self.traffic.slots))
-            raise NoSuchSlot(f"No slot named {name!r} runs; there are: {known}.")
-
     async def _write(self, slots: dict[str, SlotTraffic], shadow: ShadowTraffic | None) -> None:
-        """Returns when every gateway process follows. If one refuses, all stay where they were."""
+        """Returns when every worker follows. If one refuses, the traffic stays as it was."""
         before = self.traffic
         try:
             new = Traffic(generation=before.generation + 1, slots=slots, shadow=shadow)
         except ValueError as error:
-            raise Refused(f"That is no traffic: {error}") from None
+            raise PreconditionFailed(f"The traffic would be invalid: {error}") from None
         self._save(new)
-
-        def refusals() -> list[str]:
-            return [worker.refused for worker in self.workers.statuses() if worker.refused]
-
-        def followed() -> bool:
-            return bool(refusals()) or (
-                self.workers.all_told()
-                and all(w.generation == new.generation for w in self.workers.statuses())
-            )
-
-        late = "A gateway process does not follow the traffic. Its log says more."
+        late = "A gateway process does not follow the traffic. Its log has the reason."
         try:
-            await self._until(followed, _FOLLOW_S, late)
-            if why := refusals():
-                raise Refused(why[0])
-        except Refused:
+            decided = await self._until(
+                lambda now: bool(now.refusals) or now.all_follow(new.generation), _FOLLOW_S, late
+            )
+            if decided.refusals:
+                raise PreconditionFailed(decided.refusals[0])
+        except PreconditionFailed:
             self._save(before.model_copy(update={"generation": new.generation + 1}))
-            await self._until(lambda: not refusals(), _FOLLOW_S, late)
+            await self._until(lambda now: not now.refusals, _FOLLOW_S, late)
             raise
 
     def _save(self, traffic: Traffic) -> None:
         traffic_file.save(traffic, self._path)
         self.traffic = traffic
 
-    async def _until(self, done: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+    def _last_rollback_target(self) -> RollbackTarget | None:
+        try:
+            return rollback_target.load(self._rollback_path)
+        except RollbackTargetInvalid as error:
+            self.events.publish(
+                f"{error} The file is ignored: `guard rollback` has no slot to go back to until "
+                "the next rollout.",
+                alarm=True,
+            )
+            return None
+
+    async def _until(
+        self, done: Callable[[WorkerSnapshot], bool], timeout_s: float, otherwise: str
+    ) -> WorkerSnapshot:
+        """The first snapshot that is `done`. Raises PreconditionFailed after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not done():  # noqa: ASYNC110  (other processes set no event)
+                while not done(now := self.snapshot()):  # noqa: ASYNC110  (no event is set)
                     await asyncio.sleep(_POLL_S)
+                return now
         except TimeoutError:
-            raise Refused(otherwise) from None
+            raise PreconditionFailed(otherwise) from None

@@ -1,40 +1,89 @@
-"""The gateway processes: as many as asked for, on one port, each started again when it dies."""
+"""The gateway workers: processes on one port, each restarted when it dies, and their statuses."""
 
 import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from guard_control.child_process import bound
+from guard_control.child_process import kill_with_parent
 from guard_control.events import Events
 from guard_server.settings import Settings
-from guard_server.telemetry import prometheus as metrics
-from guard_server.telemetry import worker_status as status
-from guard_server.telemetry.worker_status import WorkerStatus
+from guard_server.telemetry import prometheus, worker_status
+from guard_server.telemetry.worker_status import SlotStatus, WorkerStatus
 
 _RESTART_S = (0.5, 30.0)  # first and longest pause
-_STEADY_S = 60
+_STEADY_S = 60  # a worker that ran for so long restarts after the first pause again
 _POLL_S = 0.05
 
 
 class WorkersFailed(Exception):
-    """A gateway process ended before it served; it has said why on standard error."""
+    """A worker ended before it served; its own message is on standard error."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """The workers' statuses, read once: every answer below is about the same moment."""
+
+    running: frozenset[int]  # process ids
+    statuses: tuple[WorkerStatus, ...]  # of running workers with a fresh status
+
+    @property
+    def all_reporting(self) -> bool:
+        """Whether every running worker has a fresh status: a silent one may do anything."""
+        return bool(self.statuses) and {status.pid for status in self.statuses} == self.running
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why workers do not follow the newest traffic."""
+        return [status.refused for status in self.statuses if status.refused]
+
+    def all_follow(self, generation: int) -> bool:
+        """Whether every running worker follows this generation of the traffic."""
+        return self.all_reporting and all(
+            status.generation == generation for status in self.statuses
+        )
+
+    def slot(self, name: str) -> dict[int, SlotStatus]:
+        """The slot's status by process id; workers without a status of it are left out."""
+        return {status.pid: status.slots[name] for status in self.statuses if name in status.slots}
+
+    def ready(self, name: str) -> bool:
+        """Whether every running worker gets verdicts from the slot."""
+        return self.all_reporting and all(
+            name in status.slots and status.slots[name].ready for status in self.statuses
+        )
+
+    def in_flight(self, name: str) -> int:
+        """The slot's requests in flight, in workers that report."""
+        return sum(
+            (status.slots[name].in_flight if name in status.slots else 0)
+            + status.closing.get(name, 0)
+            for status in self.statuses
+        )
+
+    def idle(self, name: str) -> bool:
+        """Whether no worker has a request in flight to the slot."""
+        return self.all_reporting and not self.in_flight(name)
+
+    def closed(self, name: str) -> bool:
+        """Whether every worker has let go of a slot that was taken out of the traffic."""
+        return self.all_reporting and not any(name in status.closing for status in self.statuses)
 
 
 class Workers:
-    """From `start` until `stop` or `kill`, as many processes as asked for are kept running."""
+    """Keeps `count` workers running from `start` until `stop` or `kill`."""
 
     def __init__(self, count: int, settings: Settings, events: Events) -> None:
-        """`settings` of each process; `status` among them must be set."""
+        """`settings`: of each worker; its `status` must be set."""
         assert settings.status is not None  # noqa: S101  (the supervisor sets it)
         self._status = settings.status
         self.metrics = settings.status.with_name("metrics")  # where each writes its own
         self._environment = {
             **_environment(settings.model_copy(update={"reuse_port": count > 1})),
-            metrics.SHARED: str(self.metrics),
+            prometheus.SHARED: str(self.metrics),
         }
         self._count = count
         self._events = events
@@ -43,7 +92,7 @@ class Workers:
         self._stopping = False
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when each has told its state. Raises WorkersFailed."""
+        """Returns when every worker has published its status. Raises WorkersFailed."""
         self._status.mkdir(parents=True, exist_ok=True)
         for old in self._status.glob("*.json"):
             old.unlink()
@@ -53,70 +102,66 @@ class Workers:
         first = [await self._spawn() for _ in range(self._count)]
         self._keepers = [asyncio.create_task(self._keep(process)) for process in first]
         async with asyncio.timeout(timeout_s):
-            while len(self.statuses()) < self._count:
+            while len(self.snapshot().statuses) < self._count:
                 for process in first:
                     if process.returncode is not None:
                         raise WorkersFailed(
                             f"A gateway process ended with code {process.returncode} before it "
-                            "served; its reason stands above."
+                            "served. Its message is above."
                         )
                 await asyncio.sleep(_POLL_S)
 
-    def statuses(self) -> list[WorkerStatus]:
-        """Of each process that runs and has told its state."""
-        return [found for found in status.read(self._status) if found.pid in self._running]
-
-    def all_told(self) -> bool:
-        """Whether every process that runs has told its state: a silent one may do anything."""
-        told = {found.pid for found in self.statuses()}
-        return bool(told) and told == self._running.keys()
+    def snapshot(self) -> WorkerSnapshot:
+        """Reads every worker's status file."""
+        return WorkerSnapshot(
+            frozenset(self._running),
+            tuple(
+                status for status in worker_status.read(self._status) if status.pid in self._running
+            ),
+        )
 
     async def stop(self) -> None:
-        """Has each refuse what is new and finish what it has accepted."""
-        self._stopping = True
-        for process in self._running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        await asyncio.gather(*(process.wait() for process in self._running.values()))
-        await self._end()
+        """Lets each reject new requests and finish those that it has accepted."""
+        await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Cuts off what is in flight."""
+        """Cuts off requests in flight."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: signal.Signals) -> None:
         self._stopping = True
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                process.send_signal(number)
         await asyncio.gather(*(process.wait() for process in self._running.values()))
-        await self._end()
-
-    async def _end(self) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            *bound([sys.executable, "-m", "guard_server"]),
+            *kill_with_parent([sys.executable, "-m", "guard_server"]),
             env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the supervisor to pass on
+            start_new_session=True,  # the supervisor gets Ctrl-C and passes it on
         )
         self._running[process.pid] = process
         return process
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
+        """Starts another worker when this one dies, and so on."""
         loop = asyncio.get_running_loop()
         pause, longest = _RESTART_S
         while True:
             begun = loop.time()
             code = await process.wait()
             self._running.pop(process.pid, None)
-            metrics.forget(self.metrics, process.pid)
+            prometheus.forget(self.metrics, process.pid)
             if self._stopping:
                 return
             if loop.time() - begun > _STEADY_S:
                 pause = _RESTART_S[0]
-            self._events.tell(
+            self._events.publish(
                 f"Gateway process {process.pid} ended with code {code}; starting another one in "
                 f"{pause:g} s.",
                 alarm=True,
@@ -126,21 +171,8 @@ class Workers:
             process = await self._spawn()
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises OSError if somebody listens there: with a shared port nobody else would notice."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(
-                f"Can't listen on {host}:{port}: is the port in use? ({error.strerror})"
-            ) from None
-
-
 def _environment(settings: Settings) -> Mapping[str, str]:
-    """This process's own, with `settings` instead of any GUARD_* that it holds."""
+    """This process's environment, with `settings` in place of its GUARD_* variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
     given = settings.model_dump(mode="json", exclude_none=True)
     return kept | {f"GUARD_{name.upper()}": str(value) for name, value in given.items()}

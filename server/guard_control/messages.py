@@ -1,40 +1,42 @@
-"""The slots and what came of them, as the contract has it."""
+"""Builds ListSlotsResponse from the fleet's state."""
 
 from collections import Counter
 
 from google.protobuf.duration_pb2 import Duration
 
-from guard_control.fleet import ControlPlane
-from guard_control.slot_processes import LocalSlot
+from guard_control.fleet import Fleet
+from guard_control.gateway_workers import WorkerSnapshot
+from guard_control.slot_processes import SlotProcess
 from guard_core.stats import quantile
 from guard_server.telemetry.worker_status import SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb
 
 
-def slots(plane: ControlPlane) -> pb.ListSlotsResponse:
+def list_slots(fleet: Fleet) -> pb.ListSlotsResponse:
+    now = fleet.snapshot()
     return pb.ListSlotsResponse(
-        slots=[_slot(plane, slot) for slot in sorted(plane.slots, key=lambda slot: slot.name)],
+        slots=[_slot(fleet, now, slot) for slot in sorted(fleet.slots, key=lambda slot: slot.name)],
         workers=[
             pb.Worker(pid=worker.pid, generation=worker.generation, refused=worker.refused or "")
-            for worker in plane.workers.statuses()
+            for worker in now.statuses
         ],
-        generation=plane.traffic.generation,
-        rollback_to=plane.rollback_to.directory.name if plane.rollback_to else "",
+        generation=fleet.traffic.generation,
+        rollback_to=fleet.rollback_to.name if fleet.rollback_to else "",
     )
 
 
-def _slot(plane: ControlPlane, slot: LocalSlot) -> pb.SlotInfo:
-    statuses = list(plane.counts(slot.name).values())
+def _slot(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotInfo:
+    statuses = list(now.slot(slot.name).values())
     engine = slot.manifest.engine
-    shadow = plane.shadow
+    shadow = fleet.shadow
     return pb.SlotInfo(
         name=slot.name,
         directory=str(slot.directory),
         fingerprint=slot.manifest.fingerprint,
         model=slot.manifest.model.name,
         engine=f"{engine.kind} {engine.version}, {engine.weights}",
-        state=_state(plane, slot),
-        weight=plane.traffic.weights.get(slot.name, 0),
+        state=_state(fleet, now, slot),
+        weight=fleet.traffic.weights.get(slot.name, 0),
         shadow_share=shadow.share if shadow and shadow.slot == slot.name else 0,
         triton=slot.triton.target,
         restarts=slot.restarts,
@@ -43,10 +45,10 @@ def _slot(plane: ControlPlane, slot: LocalSlot) -> pb.SlotInfo:
     )
 
 
-def _state(plane: ControlPlane, slot: LocalSlot) -> pb.SlotState.ValueType:
+def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState.ValueType:
     if slot.starting:
         return pb.SLOT_STATE_STARTING
-    return pb.SLOT_STATE_READY if plane.ready(slot.name) else pb.SLOT_STATE_WARMING
+    return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
 
 
 def _counts(statuses: list[SlotStatus]) -> pb.SlotCounts:

@@ -1,8 +1,7 @@
-"""The local Triton: one process for each slot, loopback only.
+"""A local Triton: one process for one slot, on loopback only.
 
-For a CPU engine it comes from the nvidia-pytriton wheel, of which only the binaries are used (its
-Python package is never imported); for a GPU engine from NVIDIA's container. It can't outlive
-this one: the kernel tells it to stop when this one is gone.
+For a CPU engine its binaries come from the nvidia-pytriton wheel, for a GPU engine from NVIDIA's
+container. It can't outlive this process: the kernel stops it when this one is gone.
 """
 
 import contextlib
@@ -10,13 +9,9 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import sysconfig
 import threading
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,9 +19,16 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
-from guard_control.child_process import bound
+from guard_control.child_process import kill_with_parent
+from guard_control.triton_wheel import (
+    TritonMissing,
+    make_backend_directory,
+    wheel_directory,
+    wheel_environment,
+)
 from guard_core.slot.gpu_host import Container, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
+from guard_server.listening import check_port
 
 _HOST = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts its regions
@@ -41,7 +43,7 @@ class TritonFailed(Exception):
     """Triton did not start. The text ends with the last lines of its log."""
 
 
-class Triton:
+class TritonProcess:
     """Serves the model of one slot. Not safe to share between threads."""
 
     def __init__(
@@ -53,9 +55,9 @@ class Triton:
         log: Path,
         container: Container = Container(),  # noqa: B008 - it is frozen
     ) -> None:
-        """`slot`: a built slot's directory. `log`: the file that Triton's output goes to.
+        """`slot`: a built slot's directory. `log`: the file for Triton's output.
 
-        While it runs, a directory with its backend lies beside the log.
+        While it runs, a directory with its backend is beside the log.
         """
         self.target = f"{_HOST}:{grpc_port}"
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
@@ -91,27 +93,31 @@ class Triton:
     def start(self, timeout_s: float = 300) -> None:
         """Returns when the slot's model is ready.
 
-        Raises SlotInvalid (no manifest, or an engine for another machine) or TritonFailed, after
-        which nothing is left running.
+        Raises SlotInvalid (no manifest, or an engine for another machine) or TritonFailed; then
+        nothing is left running.
         """
         manifest = Manifest.load(self._slot)
         model, gpu = manifest.engine.triton_model, manifest.engine.kind == "tensorrt-llm"
         if gpu:
             check_machine(manifest, read_machine(self._container))
-        for port in self._ports:
-            _check_free(port)
+        self._check_ports()
         _remove_stale_shared_memory()
-        if not gpu:
-            _make_backend_directory(self._backends)
         try:
-            self._spawn(self._command(model, gpu=gpu), {} if gpu else _wheel_environment())
+            if not gpu:
+                make_backend_directory(self._backends)
+            self._spawn(self._command(model, gpu=gpu), {} if gpu else wheel_environment())
             self._wait_until_ready(model, time.monotonic() + timeout_s)
+        except TritonMissing as error:
+            raise TritonFailed(str(error)) from None
         except BaseException:
             self.stop(grace_s=0)
             raise
 
     def stop(self, grace_s: float = 10) -> None:
-        """Lets requests in flight finish for up to `grace_s`, then kills. May be repeated."""
+        """Lets requests in flight finish for up to `grace_s` seconds, then kills.
+
+        Stopping it again does nothing.
+        """
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -120,15 +126,25 @@ class Triton:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they hang on
+            with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they are left
                 os.killpg(process.pid, signal.SIGKILL)
         for region in _SHARED_MEMORY.glob(self._shared_memory + "*"):
             region.unlink(missing_ok=True)
         shutil.rmtree(self._backends, ignore_errors=True)
 
+    def _check_ports(self) -> None:
+        for port in self._ports:
+            try:
+                check_port(_HOST, port)
+            except OSError as error:
+                raise TritonFailed(
+                    f"Port {port} can't be used for Triton. {error} Stop the process that uses "
+                    "it, or choose another port."
+                ) from None
+
     def _command(self, model: str, *, gpu: bool) -> list[str]:
         grpc_port, metrics_port = self._ports
-        server = self._container.tritonserver if gpu else _wheel() / "bin" / "tritonserver"
+        server = self._container.tritonserver if gpu else wheel_directory() / "bin" / "tritonserver"
         backends = self._container.backends if gpu else self._backends.resolve()
         return [
             str(server),
@@ -152,17 +168,17 @@ class Triton:
         ready = threading.Event()
 
         def keep() -> None:
-            """The kernel's parent is this thread, so it must live as long as Triton does."""
+            """The kernel sees this thread as the parent: it must live as long as Triton."""
             try:
                 with self.log.open("ab") as log:
                     process = subprocess.Popen(  # noqa: S603 - our own command
-                        bound(command),
+                        kill_with_parent(command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         cwd=self._slot,  # a GPU engine's path is relative to it
                         env=os.environ | environment,
-                        start_new_session=True,  # Ctrl-C is for us to pass on
+                        start_new_session=True,  # this process gets Ctrl-C and stops it
                     )
             except OSError as error:
                 started.append(error)
@@ -201,48 +217,8 @@ class Triton:
         return "\n".join(["", f"The end of {self.log}:", *lines])
 
 
-def _wheel() -> Path:
-    """The wheel's tritonserver directory, found without importing the package."""
-    spec = find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
-    return Path(spec.origin).parent / "tritonserver"
-
-
-def _wheel_environment() -> dict[str, str]:
-    """The Python backend finds its Python on PATH, and that Python's library by the other."""
-    return {
-        "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
-        "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
-    }
-
-
-def _make_backend_directory(directory: Path) -> None:
-    """The wheel keeps the Python backend apart from its stub; Triton wants them together."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    wheel = _wheel()
-    stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
-    shutil.rmtree(directory, ignore_errors=True)  # of one that was killed
-    backend = directory / "python"
-    backend.mkdir(parents=True)
-    for path in (*(wheel / "backends" / "python").iterdir(), stub):
-        (backend / path.name).symlink_to(path)
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError as error:
-            raise TritonFailed(
-                f"Port {port} can't be used for Triton: {error.strerror}. "
-                "Stop what uses it, or choose another port."
-            ) from None
-
-
 def _remove_stale_shared_memory() -> None:
-    """Regions outlive a Triton that was killed: drop those whose parent is gone."""
+    """Removes regions that outlived a killed Triton: those whose parent process is gone."""
     for region in _SHARED_MEMORY.glob(f"{_SHARED_MEMORY_PREFIX}_*"):
         parent = region.name.split("_")[1]
         if parent.isdecimal() and not Path("/proc", parent).exists():

@@ -6,6 +6,7 @@ slot          a built model on disk: manifest, files, traffic file, GPU host
 conversation  messages, roles and their order
 stats         request counters and latency histograms
 schema        what all file formats share
+files         replaces a file as a whole
 errors        the error tree
 
 Nothing here knows the gRPC contract or runs a server.

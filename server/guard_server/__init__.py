@@ -6,5 +6,5 @@ api        the typed service and the KServe v2 API: decode, validate, answer
 pipeline   one moderation request, stage by stage: cache, limiter, engine, policy, shadow
 routing    which endpoint serves a request, whether it is ready, how much it takes
 telemetry  Prometheus metrics, KServe statistics, the worker's status file
-app        wires all of it and serves; settings, log and drain are its own
+app        wires all of it and serves; settings, log, drain and listening are its own
 """

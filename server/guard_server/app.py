@@ -18,6 +18,7 @@ from guard_core.slot import traffic
 from guard_server.api import kserve, moderation
 from guard_server.api.health import Health
 from guard_server.drain import Drain
+from guard_server.listening import cannot_listen
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.observer import Observer
@@ -217,7 +218,7 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
             if settings.tls_cert
             else ("is the port in use")
         )
-        raise OSError(f"Can't listen on {address}: {what}? ({error})") from None
+        raise cannot_listen(settings.host, settings.port, error, hint=what) from None
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:

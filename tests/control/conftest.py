@@ -10,6 +10,7 @@ import pytest
 
 from guard_build import build_slot
 from guard_eval.verify import GOLDEN_SET
+from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 from tests.support.serving import Served, guard, guard_serve
 from tests.support.slots import TINY
@@ -67,3 +68,15 @@ async def controlling(served: Served) -> AsyncIterator[Any]:
     """DeploymentService's stub."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.control_port}") as channel:
         yield deployment_pb2_grpc.DeploymentServiceStub(channel)
+
+
+async def listed(served: Served) -> pb.ListSlotsResponse:
+    async with controlling(served) as control:
+        found = await control.ListSlots(pb.ListSlotsRequest())
+        assert isinstance(found, pb.ListSlotsResponse)
+        return found
+
+
+async def weights(served: Served) -> dict[str, int]:
+    """Of every slot that runs, by name."""
+    return {slot.name: slot.weight for slot in (await listed(served)).slots}

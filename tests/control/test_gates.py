@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard_control.gates import (
+from guard_control.rollout.gates import (
     MIN_FOR_ERRORS,
     MIN_FOR_P99,
-    Shadowed,
+    ShadowResult,
     Window,
+    missing_samples,
     reasons,
     shadow_reasons,
-    shadowed,
-    unjudged,
+    shadow_result,
     window,
 )
 from guard_core.stats import Histogram, quantile
@@ -41,7 +41,7 @@ def requests(answered: int, failed: int = 0, milliseconds: int = 10) -> Window:
         (requests(100, milliseconds=30), requests(MIN_FOR_P99 - 1), []),
         (requests(MIN_FOR_ERRORS - 2, failed=1), requests(1000), []),
         (Window(), Window(), []),
-        (Window(lost=1), requests(1000), ["lost"]),
+        (Window(ejections=1), requests(1000), ["lost"]),
     ],
 )
 def test_what_is_worse_is_named(candidate: Window, active: Window, said: list[str]) -> None:
@@ -61,7 +61,7 @@ def test_what_is_worse_is_named(candidate: Window, active: Window, said: list[st
     ],
 )
 def test_what_could_not_be_judged_is_said(candidate: Window, active: Window, lacking: str) -> None:
-    found = unjudged(candidate, active)
+    found = missing_samples(candidate, active)
     assert lacking in found
     assert bool(found) == bool(lacking)
 
@@ -93,23 +93,23 @@ def test_a_window_is_what_came_between_whichever_process_came_or_went() -> None:
 @pytest.mark.parametrize(
     ("found", "least", "said"),
     [
-        (Shadowed(100, 99), 0.99, []),
-        (Shadowed(1000, 980), 0.99, ["Agreement on live requests is 0.98"]),
-        (Shadowed(1000, 600), 0.5, []),
-        (Shadowed(1000, 0), None, []),  # another checkpoint may disagree
-        (Shadowed(1000, 1000, failed=2), None, ["2 of 1002"]),
-        (Shadowed(1000, 0, failed=2), 0.99, ["2 of 1002", "Agreement"]),
-        (Shadowed(1000, 1000, failed=1, dropped=999), 0.99, []),
+        (ShadowResult(100, 99), 0.99, []),
+        (ShadowResult(1000, 980), 0.99, ["Agreement on live requests is 0.98"]),
+        (ShadowResult(1000, 600), 0.5, []),
+        (ShadowResult(1000, 0), None, []),  # another checkpoint may disagree
+        (ShadowResult(1000, 1000, failed=2), None, ["2 of 1002"]),
+        (ShadowResult(1000, 0, failed=2), 0.99, ["2 of 1002", "Agreement"]),
+        (ShadowResult(1000, 1000, failed=1, dropped=999), 0.99, []),
         # What a good candidate comes to by chance is not held against it.
-        (Shadowed(100, 98), 0.99, []),
-        (Shadowed(100, 90), 0.99, ["Agreement"]),
+        (ShadowResult(100, 98), 0.99, []),
+        (ShadowResult(100, 90), 0.99, ["Agreement"]),
         # Too few to say anything.
-        (Shadowed(MIN_FOR_ERRORS - 1, 0), 0.99, []),
-        (Shadowed(MIN_FOR_ERRORS - 2, MIN_FOR_ERRORS - 2, failed=1), 0.99, []),
-        (Shadowed(), 0.99, []),
+        (ShadowResult(MIN_FOR_ERRORS - 1, 0), 0.99, []),
+        (ShadowResult(MIN_FOR_ERRORS - 2, MIN_FOR_ERRORS - 2, failed=1), 0.99, []),
+        (ShadowResult(), 0.99, []),
     ],
 )
-def test_what_a_shadow_must_show(found: Shadowed, least: float | None, said: list[str]) -> None:
+def test_what_a_shadow_must_show(found: ShadowResult, least: float | None, said: list[str]) -> None:
     given = shadow_reasons(found, least)
     assert len(given) == len(said)
     for reason, words in zip(given, said, strict=True):
@@ -120,7 +120,7 @@ def test_a_shadows_counts_are_those_of_all_processes() -> None:
     one = ShadowStatus(agreed=5, failed=1, severities={"Safe/Safe": 6, "Safe/Unsafe": 1})
     other = ShadowStatus(agreed=2, dropped=3, severities={"Safe/Safe": 2, "Safe/Unsafe": 2})
     counts = {n: status(0, 0).model_copy(update={"shadow": s}) for n, s in enumerate((one, other))}
-    found = shadowed(counts)
+    found = shadow_result(counts)
     assert (found.compared, found.agreed, found.failed, found.dropped) == (11, 7, 1, 3)
     assert found.severities == {"Safe/Unsafe": 3}
     assert "0.6364 (7 of 11" in str(found) and "3 Safe/Unsafe" in str(found)

@@ -15,7 +15,7 @@ from guard_bench.swap_report import Plan
 from guard_build import build_slot
 from guard_core.slot.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
-from tests.control.conftest import Operate, controlling
+from tests.control.conftest import Operate, controlling, weights
 from tests.support.damage import damaged
 from tests.support.gateway import connect
 from tests.support.second import second_checkpoint
@@ -55,12 +55,6 @@ async def back_to_blue(swapping: Served) -> None:
     async with controlling(swapping) as control:
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
         await control.Drain(pb.DrainRequest(slot="green", stop=True))
-
-
-async def weights(served: Served) -> dict[str, int]:
-    async with controlling(served) as control:
-        listed = await control.ListSlots(pb.ListSlotsRequest())
-    return {slot.name: slot.weight for slot in listed.slots}
 
 
 async def test_another_checkpoint_swaps_in_by_its_own_gate_and_back(

@@ -12,8 +12,12 @@ import pytest
 
 from guard_build.tensorrt_llm.package import parameters
 from guard_build.triton_config import TEMPLATES, render_config
-from guard_control import triton_process as local
-from guard_control.triton_process import Triton, TritonFailed
+from guard_control.triton_process import TritonFailed, TritonProcess
+from guard_control.triton_wheel import (
+    make_backend_directory,
+    wheel_directory,
+    wheel_environment,
+)
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
 from guard_core.slot.manifest import Engine, Gpu, Manifest, describe
@@ -56,7 +60,7 @@ def gpu_slot(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def container(tmp_path_factory: pytest.TempPathFactory) -> Container:
     """Triton from the wheel; its Python backend under the name of TensorRT-LLM's."""
     directory = tmp_path_factory.mktemp("container")
-    local._make_backend_directory(directory / "made")
+    make_backend_directory(directory / "made")
     backend = directory / "backends" / "tensorrtllm"
     backend.mkdir(parents=True)
     for path in (directory / "made" / "python").iterdir():
@@ -68,7 +72,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Container:
     return Container(
         python=fake.python,
         nvidia_smi=fake.nvidia_smi,
-        tritonserver=local._wheel() / "bin" / "tritonserver",
+        tritonserver=wheel_directory() / "bin" / "tritonserver",
         backends=directory / "backends",
     )
 
@@ -76,11 +80,11 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Container:
 @pytest.fixture(scope="module")
 def gpu_triton(
     gpu_slot: Path, container: Container, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Triton]:
+) -> Iterator[TritonProcess]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in local._wheel_environment().items():
+        for name, value in wheel_environment().items():
             patch.setenv(name, value)
-        triton = Triton(
+        triton = TritonProcess(
             gpu_slot,
             grpc_port=free_port(),
             metrics_port=free_port(),
@@ -91,7 +95,9 @@ def gpu_triton(
             yield triton
 
 
-async def test_the_gateway_can_not_tell(gpu_slot: Path, gpu_triton: Triton, served: Served) -> None:
+async def test_the_gateway_can_not_tell(
+    gpu_slot: Path, gpu_triton: TritonProcess, served: Served
+) -> None:
     port = int(gpu_triton.target.rpartition(":")[2])
     async with gateway(gpu_slot, port) as gpu, connect(served.port) as cpu:
         await gpu.until_serving()
@@ -122,7 +128,7 @@ def test_an_engine_for_another_machine_is_not_loaded(
     ports = {"grpc_port": free_port(), "metrics_port": free_port()}
     container = fake_container(tmp_path, **here)
     with pytest.raises(SlotInvalid, match=text) as caught:
-        Triton(gpu_slot, log=tmp_path / "log", container=container, **ports).start()
+        TritonProcess(gpu_slot, log=tmp_path / "log", container=container, **ports).start()
     assert "guard build --engine tensorrt-llm --format fp8 --checkpoint DIR" in str(caught.value)
     assert not (tmp_path / "log").exists()  # Triton never ran
     check_machine(Manifest.load(gpu_slot), read_machine(fake_container(tmp_path / "same")))
@@ -147,7 +153,7 @@ def test_a_container_without_triton(gpu_slot: Path, tmp_path: Path) -> None:
     if container.tritonserver.exists():
         pytest.skip("this is NVIDIA's container")
     with pytest.raises(TritonFailed):
-        Triton(gpu_slot, log=tmp_path / "log", container=container, **ports).start()
+        TritonProcess(gpu_slot, log=tmp_path / "log", container=container, **ports).start()
 
 
 @pytest.mark.parametrize(

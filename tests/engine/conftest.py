@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guard_build import build_slot
-from guard_control.triton_process import Triton
+from guard_control.triton_process import TritonProcess
 from guard_engine import Engine, build_graph, save_graph
 from tests.support.checkpoints import write_checkpoint
 from tests.support.engines import Tiny, make_engine
@@ -48,13 +48,15 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Slot:
 
 
 @pytest.fixture(scope="session")
-def triton(slot: Slot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+def triton(slot: Slot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     log = tmp_path_factory.mktemp("triton") / "triton.log"
-    with Triton(slot.path, grpc_port=free_port(), metrics_port=free_port(), log=log) as triton:
+    with TritonProcess(
+        slot.path, grpc_port=free_port(), metrics_port=free_port(), log=log
+    ) as triton:
         yield triton
 
 
 @pytest.fixture
-def stream(triton: Triton) -> Iterator[Stream]:
+def stream(triton: TritonProcess) -> Iterator[Stream]:
     with Stream(triton.target, "guard_blue") as stream:
         yield stream

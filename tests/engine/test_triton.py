@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard_control.triton_process import Triton
+from guard_control.triton_process import TritonProcess
 from tests.engine.conftest import Slot
 from tests.support.engines import prompt
 from tests.support.streams import Stream
@@ -159,7 +159,7 @@ def test_stop_is_acknowledged_and_ends_the_request(stream: Stream) -> None:
     assert (late.error, late.outputs) == ("", {})
 
 
-def test_a_cancelled_stream_frees_the_engine(triton: Triton, stream: Stream) -> None:
+def test_a_cancelled_stream_frees_the_engine(triton: TritonProcess, stream: Stream) -> None:
     stream.ask("warm", input_ids=[5])
     with Stream(triton.target, "guard_blue") as leaving:
         fill(leaving, 2000)
@@ -170,7 +170,7 @@ def test_a_cancelled_stream_frees_the_engine(triton: Triton, stream: Stream) -> 
     assert time.monotonic() - asked_at < 5
 
 
-def test_triton_reports_the_engines_load(triton: Triton, stream: Stream) -> None:
+def test_triton_reports_the_engines_load(triton: TritonProcess, stream: Stream) -> None:
     def gauges() -> dict[str, float]:
         text = urllib.request.urlopen(triton.metrics_url).read().decode()
         found = re.findall(r'^nv_trt_llm_\w+{.*_type="(\w+)".*} (\S+)$', text, re.MULTILINE)
@@ -185,7 +185,7 @@ def test_triton_reports_the_engines_load(triton: Triton, stream: Stream) -> None
     assert gauges()["free"] == gauges()["max"] > 0
 
 
-def test_concurrent_streams(triton: Triton, slot: Slot) -> None:
+def test_concurrent_streams(triton: TritonProcess, slot: Slot) -> None:
     expected = {}
     streams = [Stream(triton.target, "guard_blue") for _ in range(4)]
     for number in range(48):

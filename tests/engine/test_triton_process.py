@@ -14,7 +14,7 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from guard_control.triton_process import Triton, TritonFailed
+from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_engine import save_graph
 from tests.engine.conftest import Slot
@@ -24,8 +24,8 @@ from tests.support.streams import Stream
 MODEL = "guard_blue"
 
 
-def make(slot: Path, log: Path) -> Triton:
-    return Triton(slot, grpc_port=free_port(), metrics_port=free_port(), log=log)
+def make(slot: Path, log: Path) -> TritonProcess:
+    return TritonProcess(slot, grpc_port=free_port(), metrics_port=free_port(), log=log)
 
 
 def regions(pid: int) -> list[Path]:
@@ -40,7 +40,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_a_running_triton_has_a_session_of_its_own(triton: Triton) -> None:
+def test_a_running_triton_has_a_session_of_its_own(triton: TritonProcess) -> None:
     assert triton.running
     assert triton.pid is not None
     assert os.getsid(triton.pid) == triton.pid  # Ctrl-C in our terminal is not for it
@@ -51,7 +51,7 @@ def test_a_port_in_use(slot: Slot, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        triton = Triton(
+        triton = TritonProcess(
             slot.path, grpc_port=port, metrics_port=free_port(), log=tmp_path / "triton.log"
         )
         with pytest.raises(TritonFailed, match=f"Port {port} can't be used"):
@@ -106,9 +106,9 @@ def test_nothing_is_left_behind(slot: Slot, tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from guard_control.triton_process import Triton
-triton = Triton(Path({str(slot.path)!r}), grpc_port={free_port()}, metrics_port={free_port()},
-                log=Path({str(log)!r}))
+from guard_control.triton_process import TritonProcess
+triton = TritonProcess(Path({str(slot.path)!r}), log=Path({str(log)!r}),
+                       grpc_port={free_port()}, metrics_port={free_port()})
 triton.start()
 print(triton.pid, flush=True)
 time.sleep(60)

@@ -5,8 +5,6 @@ by exchanging the link of a ConfigMap's volume. Each gateway process follows it 
 """
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from guard_core.errors import TrafficInvalid
+from guard_core.files import replace_file
 from guard_core.schema import Record, first_problem
 
 FILE_NAME = "traffic.json"
@@ -79,11 +78,7 @@ def load(path: Path) -> Traffic:
 
 def save(traffic: Traffic, path: Path) -> None:
     """Replaces the file: a reader finds the old or the new one, whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
-        new.write(traffic.model_dump_json(indent=2).encode() + b"\n")
-        new.flush()
-        os.fsync(new.fileno())
-    Path(new.name).rename(path)
+    replace_file(path, traffic.model_dump_json(indent=2).encode() + b"\n")
 
 
 async def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:

@@ -1,4 +1,4 @@
-"""What a candidate's live requests must show beside the active slot's."""
+"""Gates: what live requests must show before a candidate gets more of them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,24 +8,24 @@ from guard_core.stats import quantile
 from guard_eval.verify import Share
 from guard_server.telemetry.worker_status import SlotStatus
 
-# A share or a quantile of fewer says nothing.
+# With fewer samples, an error rate or a quantile says nothing.
 MIN_FOR_ERRORS = 20
 MIN_FOR_P99 = 100
-MIN_FOR_AGREEMENT = 100  # with fewer, the step says that they are few
-TOLERATED_ERRORS = 0.001  # an active slot without any error asks no more than this
+MIN_FOR_AGREEMENT = 100  # with fewer, the step reports that they are few
+TOLERATED_ERRORS = 0.001  # allowed beside an active slot without errors
 
-Snapshot = Mapping[int, SlotStatus]
-"""One slot's counts, by the gateway process's id."""
+SlotStatuses = Mapping[int, SlotStatus]
+"""One slot's status in each worker, by process id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One slot's requests in some span of time."""
+    """One slot's requests in a span of time."""
 
     answered: int = 0
     failed: int = 0
     latency: Counter[int] = field(default_factory=Counter)
-    lost: int = 0  # times that a gateway process took the slot out
+    ejections: int = 0  # times that a worker took the slot out of rotation
 
     @property
     def ended(self) -> int:
@@ -45,32 +45,32 @@ class Window:
         return f"{self.ended} requests, {self.failed} failed, p99 {self.p99_ms:.1f} ms"
 
 
-def window(before: Snapshot, after: Snapshot) -> Window:
-    """What came between two snapshots. A process that is new counts from its start."""
-    answered = failed = lost = 0
+def window(before: SlotStatuses, after: SlotStatuses) -> Window:
+    """The requests between two readings. A new worker counts from its start."""
+    answered = failed = ejections = 0
     latency: Counter[int] = Counter()
     for pid, now in after.items():
         answered += now.answered
         failed += sum(now.failed.values())
-        lost += now.ejections
+        ejections += now.ejections
         latency.update(now.latency)
         then = before.get(pid)
         if then is not None:
             answered -= then.answered
             failed -= sum(then.failed.values())
-            lost -= then.ejections
+            ejections -= then.ejections
             latency.subtract(then.latency)
-    return Window(answered, failed, +latency, lost)
+    return Window(answered, failed, +latency, ejections)
 
 
 def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
-    """Why the candidate must not have more traffic; none if it may.
+    """Why the candidate must not get more traffic; empty if it may.
 
-    What is too little to compare is not held against it.
+    It passes where there are too few samples to compare.
     """
     found = []
-    if candidate.lost:
-        found.append(f"It was lost {candidate.lost} times while it was watched.")
+    if candidate.ejections:
+        found.append(f"It was lost {candidate.ejections} times while it was watched.")
     allowed = max(active.error_rate * factor, TOLERATED_ERRORS)
     if candidate.ended >= MIN_FOR_ERRORS and candidate.error_rate > allowed:
         found.append(
@@ -85,11 +85,11 @@ def reasons(candidate: Window, active: Window, factor: float) -> list[str]:
     return found
 
 
-def unjudged(candidate: Window, active: Window) -> str:
-    """What there was too little of to judge; empty if there was enough."""
+def missing_samples(candidate: Window, active: Window) -> str:
+    """What has too few samples for a gate, or ""."""
     if candidate.ended < MIN_FOR_ERRORS:
-        return "requests to judge by"
-    return "" if _enough_for_p99(candidate, active) else "answers to judge its p99 by"
+        return "requests to compare error rates"
+    return "" if _enough_for_p99(candidate, active) else "answers to compare p99"
 
 
 def _enough_for_p99(candidate: Window, active: Window) -> bool:
@@ -97,17 +97,17 @@ def _enough_for_p99(candidate: Window, active: Window) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Shadowed:
-    """What came of a shadow's part of the live requests."""
+class ShadowResult:
+    """How a shadow's verdicts compare with those that callers got."""
 
     compared: int = 0
     agreed: int = 0
     failed: int = 0
     dropped: int = 0
-    severities: Counter[str] = field(default_factory=Counter)  # those that differ
+    severities: Counter[str] = field(default_factory=Counter)  # of verdicts that differ
 
     def __str__(self) -> str:
-        left_out = f"{self.failed} failed, {self.dropped} were left out for want of room"
+        left_out = f"{self.failed} failed, {self.dropped} were skipped at the concurrency limit"
         if not self.compared:
             return f"no live verdict was compared; {left_out}"
         differing = "".join(f", {count} {pair}" for pair, count in self.severities.most_common())
@@ -115,13 +115,13 @@ class Shadowed:
         return f"agreement on live requests {agreement}{differing}; {left_out}"
 
 
-def shadowed(counts: Snapshot) -> Shadowed:
-    """What a slot came to as a shadow since it was started."""
-    found = [status.shadow for status in counts.values()]
+def shadow_result(statuses: SlotStatuses) -> ShadowResult:
+    """Of all workers, since the slot was started."""
+    found = [status.shadow for status in statuses.values()]
     severities: Counter[str] = Counter()
     for shadow in found:
         severities.update(shadow.severities)
-    return Shadowed(
+    return ShadowResult(
         compared=severities.total(),
         agreed=sum(shadow.agreed for shadow in found),
         failed=sum(shadow.failed for shadow in found),
@@ -130,15 +130,15 @@ def shadowed(counts: Snapshot) -> Shadowed:
     )
 
 
-def shadow_reasons(found: Shadowed, least_agreement: float | None) -> list[str]:
-    """Why the candidate must not have traffic; none if it may. Too few are not held against it."""
+def shadow_reasons(found: ShadowResult, least_agreement: float | None) -> list[str]:
+    """Why the candidate must not get traffic; empty if it may, or with too few samples."""
     reasons = []
-    asked = found.failed + found.compared
-    if asked >= MIN_FOR_ERRORS and found.failed > asked * TOLERATED_ERRORS:
-        reasons.append(f"{found.failed} of {asked} live requests could not be judged.")
+    shadowed = found.failed + found.compared
+    if shadowed >= MIN_FOR_ERRORS and found.failed > shadowed * TOLERATED_ERRORS:
+        reasons.append(f"{found.failed} of {shadowed} live requests got no verdict from it.")
     if least_agreement is not None and found.compared >= MIN_FOR_ERRORS:
         agreement = Share.of(found.agreed, found.compared)
-        # A sample's share may be lower by chance: the verification's, of a fixed set, may not.
+        # A sample may be below the bound by chance; the verification's fixed set may not.
         if agreement.high < least_agreement:
             reasons.append(
                 f"Agreement on live requests is {agreement}; at least {least_agreement:g} is "

@@ -1,0 +1,226 @@
+"""Deploy, promote and rollback: from a candidate's files to all of the traffic, and back."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from guard_control.errors import OperationError, PreconditionFailed
+from guard_control.fleet import Fleet
+from guard_control.rollout import gates, verification
+from guard_control.rollout.gates import Window, window
+from guard_control.rollout.parameters import READY_S, Deployment, Shift, Step
+from guard_control.rollout.rollout import ReportStep
+from guard_control.slot_processes import SlotProcess
+from guard_core.errors import SlotInvalid
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.traffic import ShadowTraffic
+from guard_eval.verify import least_agreement, same_checkpoint
+
+_WATCH_S = 0.2
+
+
+async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
+    """Brings a candidate from its files to all of the traffic.
+
+    Raises OperationError after everything is taken back. Cancelled, it leaves the traffic as it is.
+    """
+    wanted.check()
+    name, active = wanted.directory.name, fleet.active
+    if fleet.traffic.weights.get(name):
+        raise PreconditionFailed(
+            f"{name} has traffic. Build the candidate into another slot: `guard build --slot NAME`."
+        )
+    report(Step.CHECK, f"comparing the files of {name} with their manifest")
+    manifest = await _checked_manifest(wanted.directory)
+    report(Step.CHECK, f"{manifest.model.name} {manifest.fingerprint}, {manifest.engine.weights}")
+    if name in fleet.slots:
+        report(Step.STOP, f"{name} runs without traffic: stopping it, to start it again")
+        await fleet.remove(name)
+    async with _removed_on_failure(fleet, name, report):
+        report(Step.START, "starting Triton")
+        slot = await fleet.start(wanted.directory, wanted.ready_s)
+        report(Step.WARM_UP, "waiting for verdicts of both modes in every gateway process")
+        await fleet.until_ready(name, wanted.ready_s)
+        report(Step.VERIFY, f"comparing verdicts with those of {active}")
+        await verification.verify(
+            slot,
+            fleet.slots[active],
+            data=wanted.data,
+            min_agreement=wanted.min_agreement,
+            in_flight=wanted.verify_in_flight,
+            report=lambda text: report(Step.VERIFY, text),
+        )
+        if wanted.shadow_share:
+            await _shadow(fleet, slot, wanted, report)
+    if wanted.prepare_only:
+        report(Step.DONE, f"{name} is warm and verified: `guard promote {name}` gives it traffic")
+        return
+    try:
+        await _shift(fleet, name, wanted.shift, report)
+    except Exception:
+        await _remove(fleet, name)
+        raise
+    await _retire_others(fleet, name, wanted.shift, report)
+
+
+async def promote(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> None:
+    """Shifts the traffic to a slot that runs.
+
+    Raises OperationError after the traffic is given back. Cancelled, it leaves it as it is.
+    """
+    shift.check()
+    fleet.check_runs(name)
+    if not fleet.ready(name, fleet.snapshot()):
+        raise PreconditionFailed(f"{name} is not ready. `guard slots` shows its state.")
+    await _shift(fleet, name, shift, report)
+    await _retire_others(fleet, name, shift, report)
+
+
+async def rollback(fleet: Fleet, *, keep: bool) -> str:
+    """Gives all traffic to the slot that had it before the last rollout; returns its name.
+
+    `keep`: whether the other slots stay warm. Raises OperationError.
+    """
+    target = fleet.rollback_to
+    if target is None:
+        raise PreconditionFailed(
+            "No rollout has moved the traffic of this server: there is no slot to go back to."
+        )
+    name = target.name
+    runs = name in fleet.slots
+    manifest = fleet.slots[name].manifest if runs else await _checked_manifest(target.directory)
+    if manifest.fingerprint != target.fingerprint:
+        raise PreconditionFailed(
+            f"{name} was built again since it had the traffic. Deploy it: "
+            f"`guard deploy {target.directory}`."
+        )
+    if not runs:
+        await fleet.start(target.directory, READY_S)
+    await fleet.until_ready(name, READY_S)
+    others = [other for other in fleet.traffic.slots if other != name]
+    await fleet.set_weights({name: 100})
+    fleet.events.publish("Rolled back: it has all of the traffic.", slot=name)
+    for other in others:
+        await (fleet.drain(other) if keep else fleet.remove(other))
+    return name
+
+
+async def _shift(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> None:
+    """Moves all traffic to a slot. A failure gives the traffic back; a cancellation leaves it."""
+    before = fleet.traffic.weights
+    active = max((n for n in before if n != name), key=lambda n: before[n], default=None)
+    if active is None:
+        raise PreconditionFailed(f"{name} is the only slot: it has all of the traffic.")
+    try:
+        fleet.set_rollback_target(active)
+        await _raise_weight(fleet, name, active, shift, report)
+    except Exception as error:
+        report(Step.ROLLBACK, f"{error} Giving the traffic back to {active}.")
+        await fleet.set_weights(before)
+        raise
+
+
+async def _raise_weight(
+    fleet: Fleet, name: str, active: str, shift: Shift, report: ReportStep
+) -> None:
+    """Raises the candidate's weight in steps, each followed by its gate."""
+    reference = Window()  # the active slot's last span with enough requests
+    for percent in shift.steps:
+        await fleet.set_weights({name: percent, active: 100 - percent})
+        before = fleet.snapshot()
+        await _watch(fleet, name, shift.pause_s)
+        after = fleet.snapshot()
+        candidate = window(before.slot(name), after.slot(name))
+        other = window(before.slot(active), after.slot(active))
+        if other.answered >= gates.MIN_FOR_P99 or not reference.ended:
+            reference = other
+        report(Step.SHIFT, f"{percent}%: {name} {candidate}; {active} {other}")
+        if found := gates.reasons(candidate, reference, shift.max_factor):
+            raise PreconditionFailed(f"At {percent}%: {' '.join(found)}")
+        if percent < 100 and (missing := gates.missing_samples(candidate, reference)):
+            report(Step.SHIFT, f"too few {missing}: a longer pause gives more")
+
+
+async def _retire_others(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> None:
+    """Ends the slots that have lost the traffic, or keeps them warm."""
+    assert fleet.rollback_to is not None  # noqa: S101  (the shift has set it)
+    for other in [n for n in fleet.traffic.slots if n != name]:
+        report(Step.DRAIN, f"waiting for the last requests of {other}")
+        await fleet.drain(other)
+        if not shift.keep_old:
+            report(Step.STOP, f"stopping {other}")
+            await fleet.remove(other)
+    report(
+        Step.DONE,
+        f"{name} has all of the traffic; `guard rollback` gives it back to "
+        f"{fleet.rollback_to.name}",
+    )
+
+
+async def _shadow(fleet: Fleet, slot: SlotProcess, wanted: Deployment, report: ReportStep) -> None:
+    """Has the candidate judge live requests beside the active slot. Raises PreconditionFailed."""
+    name, active = slot.name, fleet.slots[fleet.active]
+    report(
+        Step.SHADOW, f"judging {wanted.shadow_share:.0%} of the live requests beside {active.name}"
+    )
+    await fleet.set_shadow(ShadowTraffic(slot=name, share=wanted.shadow_share))
+    try:
+        await _watch(fleet, name, wanted.shadow_s)
+    finally:
+        await fleet.set_shadow(None)
+    found = gates.shadow_result(fleet.snapshot().slot(name))
+    report(Step.SHADOW, str(found))
+    least = least_agreement(
+        same_checkpoint=same_checkpoint(slot.manifest, active.manifest),
+        min_agreement=wanted.min_agreement,
+    )
+    if reasons := gates.shadow_reasons(found, least):
+        raise PreconditionFailed(" ".join(reasons))
+    if least is None:
+        report(Step.SHADOW, "another checkpoint: no agreement is required (see --min-agreement)")
+    elif found.compared < gates.MIN_FOR_AGREEMENT:
+        report(
+            Step.SHADOW,
+            f"fewer than {gates.MIN_FOR_AGREEMENT} were compared: more time or share gives more",
+        )
+
+
+async def _watch(fleet: Fleet, name: str, pause_s: float) -> None:
+    """Waits. Raises PreconditionFailed at once if a worker loses the candidate."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + pause_s
+    while (left := end - loop.time()) > 0:
+        await asyncio.sleep(min(_WATCH_S, left))
+        if any(not status.ready for status in fleet.snapshot().slot(name).values()):
+            raise PreconditionFailed(f"{name} was lost: it stopped giving verdicts.")
+
+
+@asynccontextmanager
+async def _removed_on_failure(fleet: Fleet, name: str, report: ReportStep) -> AsyncIterator[None]:
+    """Stops a candidate that has no traffic yet if the block fails or is cancelled."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, OperationError):
+            report(Step.ROLLBACK, f"{error} The traffic was not touched.")
+        await _remove(fleet, name)
+        raise
+
+
+async def _remove(fleet: Fleet, name: str) -> None:
+    """Stops a candidate without traffic, if it runs."""
+    if name in fleet.slots:
+        with contextlib.suppress(OperationError):
+            await fleet.remove(name)
+
+
+async def _checked_manifest(directory: Path) -> Manifest:
+    """Raises PreconditionFailed unless all files are those that the manifest describes."""
+    try:
+        manifest = await asyncio.to_thread(Manifest.load, directory)
+        await asyncio.to_thread(manifest.check, directory)
+    except SlotInvalid as error:
+        raise PreconditionFailed(str(error)) from None
+    return manifest

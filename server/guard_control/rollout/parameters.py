@@ -1,0 +1,64 @@
+"""What an operator may choose about a rollout, and the names of its steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from guard_control.errors import InvalidOperation
+
+READY_S = 300.0
+
+
+class Step(StrEnum):
+    """By their names in the protobuf contract."""
+
+    CHECK = "STEP_CHECK"
+    START = "STEP_START"
+    WARM_UP = "STEP_WARM_UP"
+    VERIFY = "STEP_VERIFY"
+    SHADOW = "STEP_SHADOW"
+    SHIFT = "STEP_SHIFT"
+    DRAIN = "STEP_DRAIN"
+    STOP = "STEP_STOP"
+    DONE = "STEP_DONE"
+    ROLLBACK = "STEP_ROLLBACK"
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How traffic is shifted."""
+
+    steps: Sequence[int] = (5, 25, 50, 100)  # percent
+    pause_s: float = 10.0
+    max_factor: float = 2.0  # of the active slot's error rate and p99
+    keep_old: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidOperation."""
+        rising = all(a < b for a, b in zip((0, *self.steps), self.steps, strict=False))
+        if not self.steps or not rising or self.steps[-1] != 100:
+            raise InvalidOperation("Give steps in percent that rise and end with 100.")
+        if self.max_factor < 1:
+            raise InvalidOperation("Give a factor of at least 1.")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What is deployed, and how carefully."""
+
+    directory: Path
+    data: Path | None = None
+    min_agreement: float | None = None
+    verify_in_flight: int = 2
+    shadow_share: float = 0.0
+    shadow_s: float = 10.0
+    ready_s: float = READY_S
+    shift: Shift = Shift()
+    prepare_only: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidOperation."""
+        self.shift.check()
+        if not 0 <= self.shadow_share <= 1 or not 0 <= (self.min_agreement or 0) <= 1:
+            raise InvalidOperation("Give a share and an agreement between 0 and 1.")

@@ -1,0 +1,14 @@
+"""Files that are replaced as a whole."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Whoever reads the file finds the old or the new content, whole. Raises OSError."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
+        new.write(content)
+        new.flush()
+        os.fsync(new.fileno())
+    Path(new.name).rename(path)
