@@ -1,4 +1,4 @@
-"""What the service answered, kept in a file so that an evaluation can go on where it stopped."""
+"""Keeps the service's answers in a file, so that an evaluation can go on where it stopped."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from guard_core.verdict.taxonomy import Category, Severity
 from guard_eval.errors import EvaluationFailed
 
 UNGRAMMATICAL = "VERDICT_UNGRAMMATICAL"
@@ -14,12 +15,12 @@ UNGRAMMATICAL = "VERDICT_UNGRAMMATICAL"
 
 
 class Answer(BaseModel):
-    """A verdict in the grammar's words, or the reason why there is none."""
+    """A verdict, or the reason why there is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    severity: str | None = None
-    categories: tuple[str, ...] = ()
+    severity: Severity | None = None
+    categories: tuple[Category, ...] = ()
     refusal: bool | None = None
     scores: tuple[float, float, float] | None = None  # of Safe, Controversial, Unsafe
     error: str | None = None
@@ -31,9 +32,9 @@ class _Line(Answer):
 
 
 class Answers:
-    """Answers of one model by conversation. Use it as a context manager.
+    """One model's answers by conversation, as a context manager.
 
-    Verdicts and ungrammatical outputs are kept; what failed otherwise is asked again next time.
+    The file keeps verdicts and ungrammatical outputs; the next run asks again for the others.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:

@@ -1,10 +1,12 @@
-"""Figures of a binary decision, each for many resamples of the rows at once.
+"""Statistics that evaluation and verification share: figures of a binary decision, and Wilson's
+interval. Each figure is computed for many resamples of the rows at once.
 
 A measure takes weights [resamples, rows], how often each row counts, and gives values [resamples]
 by name. NaN: not defined, as precision is where nothing was called unsafe. All are fractions.
 """
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +100,15 @@ def curve(positive: Flags, score: Floats) -> tuple[Floats, Floats]:
 def bin_of(score: Floats) -> NDArray[np.intp]:
     """The bin of each score: the first is [0, 0.1], the others are (0.1, 0.2] and so on."""
     return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score)
+
+
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95% interval of the share `hits / total`; `total` is above 0."""
+    z, value = 1.96, hits / total
+    scale = 1 + z * z / total
+    middle = (value + z * z / (2 * total)) / scale
+    half = z * sqrt(value * (1 - value) / total + z * z / (4 * total * total)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _by_score(score: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -69,7 +69,7 @@ def test_a_line_that_is_no_conversation_is_named(served: Served, line: str) -> N
     lines = f'{{"prompt": "x"}}\n{line}\n'.encode()
     done = moderate(served, "-", "--jsonl", stdin=lines)
     assert done.returncode == 2
-    assert "Line 2 holds no conversation" in done.stderr
+    assert "standard input, line 2: " in done.stderr
 
 
 def test_no_server_is_an_error_that_names_the_next_step() -> None:
