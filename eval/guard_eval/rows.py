@@ -94,7 +94,7 @@ class Row(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        for violation in self._violations():
+        if violation := next(self._violations(), None):
             raise ValueError(violation)
         return self
 

@@ -14,7 +14,7 @@ from qwen3guard.v1.moderation_pb2 import ModerateRequest, ModerateResponse
 from qwen3guard_client import AsyncClient, GuardError, Outcome, request
 
 _GREETING = (Message(Role.USER, "Hello!"),)
-_FIRST_S = 60.0  # the server bounds a request at 30 s if nobody changed it
+_FIRST_S = 60.0  # above the 30 s at which a server ends a request by default
 
 Arrived = Callable[[Example, Answer], None]
 
