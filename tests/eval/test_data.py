@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ def test_a_conversation_is_judged_by_its_last_message(write: Write) -> None:
     assert (first.mode, first.severity, first.refusal) == ("response", "Controversial", False)
     assert first.messages == tuple(Message(role, role.value) for role in Role)
     assert (second.mode, second.severity, second.refusal) == ("prompt", "Safe", None)
+
+
+def test_a_conversation_has_the_digest_of_earlier_runs(write: Write) -> None:
+    """Answers are kept by it: another one would have everything judged again."""
+    [found] = read(write(GOOD)).examples
+    assert found.digest == sha256(b'[["user", "How do plants grow?"]]').hexdigest()
 
 
 def test_a_csv_has_named_columns(tmp_path: Path) -> None:
