@@ -19,7 +19,7 @@ BINS = 10
 
 
 def rates(positive: Flags, called: Flags) -> Measure:
-    """Precision, recall, F1 and false-positive rate of what was called against what is positive."""
+    """Precision, recall, F1 and false-positive rate of `called` against `positive`."""
     cells = np.stack(
         [positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1
     ).astype(np.float64)
@@ -38,7 +38,7 @@ def rates(positive: Flags, called: Flags) -> Measure:
 
 
 def ranking(positive: Flags, score: Floats) -> Measure:
-    """Area under the precision-recall curve, as average precision; rows of a score go together."""
+    """Area under the precision-recall curve (average precision); equal scores share a threshold."""
     order, ends = _by_score(score)
     positive = positive[order]
 
@@ -82,7 +82,7 @@ def share(flags: Flags) -> Measure:
 
 
 def together(*measures: Measure) -> Measure:
-    """All of them as one, so that each resample is drawn once."""
+    """Combines measures into one, so that each resample is drawn once."""
 
     def measure(weights: Floats) -> dict[str, Floats]:
         return {name: value for each in measures for name, value in each(weights).items()}
@@ -112,7 +112,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def _by_score(score: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows from the highest score down, and where in that order each score's last row stands."""
+    """The order of rows by falling score, and the last index of each score in that order."""
     order = np.argsort(-score, kind="stable")
     falls = np.diff(score[order]) != 0
     return order, np.append(np.flatnonzero(falls), len(score) - 1)

@@ -23,7 +23,7 @@ A text without a verdict counts as judged wrongly, and is missing from calibrati
 
 
 def write(report: EvalReport, evaluation: Evaluation, folder: Path, *, paper: bool) -> None:
-    """Writes the files, over those of an earlier report in `folder`."""
+    """Writes the files into `folder`, and replaces those of an earlier report."""
     plots = draw(evaluation, report.quality, folder)
     (folder / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(_page(report, plots, paper=paper), encoding="utf-8")
@@ -65,7 +65,7 @@ def _section(grid: Grid) -> str:
 
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:
-    """One JSON line for each text of each set; the text itself is not in it."""
+    """Writes a JSON line for each text of each set, without the text itself."""
     with path.open("w", encoding="utf-8") as file:
         for name, judged in evaluation.sets.items():
             for example, answer in judged:

@@ -31,12 +31,12 @@ class _Paper(BaseModel):
 
 
 def paper_grids(found: Sequence[SetQuality]) -> list[Grid]:
-    """The tables; this run's rows have what the benchmarks among its sets give."""
+    """The paper's tables, with a row for this run where its sets are benchmarks."""
     return [_grid(table, found) for table in _load().tables]
 
 
 def paper_notes() -> list[str]:
-    """Where the figures are from and how to read them."""
+    """The source of the figures, and how to read them."""
     paper = _load()
     return [
         f"From {paper.title} ({paper.source}).",
