@@ -5,8 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from guard_core.schema import Record
 from guard_core.verdict.taxonomy import Category, Severity
 from guard_eval.errors import EvaluationFailed
 
@@ -14,10 +15,8 @@ UNGRAMMATICAL = "VERDICT_UNGRAMMATICAL"
 """The one error that says something about the model."""
 
 
-class Answer(BaseModel):
+class Answer(Record):
     """A verdict, or the reason why there is none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     severity: Severity | None = None
     categories: tuple[Category, ...] = ()

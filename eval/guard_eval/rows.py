@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from guard_core.conversation import Message, Mode, Role, mode_of, role_violations
+from guard_core.schema import Record, first_problem
 from guard_core.verdict.grammar import REFUSALS
 from guard_core.verdict.taxonomy import Category, Severity
 
@@ -66,19 +67,15 @@ _Refusal = Annotated[Literal["Yes", "No"], BeforeValidator(_capitalized)]
 _Categories = Annotated[tuple[Category, ...], BeforeValidator(_listed)]
 
 
-class RowTurn(BaseModel):
+class RowTurn(Record):
     """A message of a row; the row checks the roles."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: str
     content: _Text
 
 
-class Row(BaseModel):
+class Row(Record):
     """A row in either form. An absent key and null mean the same: not given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: _Id | None = None
     messages: list[RowTurn] | None = Field(default=None, min_length=1)
@@ -204,10 +201,9 @@ def parse_row(given: Mapping[str, Any], ignore: Collection[str] = ()) -> Row:
     try:
         return Row.model_validate(row)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_context=False)[0]  # no content
-        key = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        raise RowInvalid(f"{key}: {reason}" if key else reason) from None
+        # The row's own checks name their key themselves.
+        problem = first_problem(error, whole="").removeprefix(": ")
+        raise RowInvalid(problem.removesuffix(".")) from None
 
 
 def _known(

@@ -4,16 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from guard_core.schema import Record
 from guard_eval.metrics import rates, wilson
 
 
-class _ReportPart(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Share(_ReportPart):
+class Share(Record):
     """`hits` of `total`; `low` and `high` are Wilson's 95% interval."""
 
     hits: int
@@ -35,7 +32,7 @@ class Share(_ReportPart):
         )
 
 
-class LabelQuality(_ReportPart):
+class LabelQuality(Record):
     """Verdicts against labels, safe or unsafe. A missing verdict counts as wrong."""
 
     f1: float
@@ -49,7 +46,7 @@ class LabelQuality(_ReportPart):
         return cls(f1=f1, false_positive_rate=fpr)
 
 
-class SideReport(_ReportPart):
+class SideReport(Record):
     """The verdicts of one of the two slots."""
 
     ungrammatical: int = Field(description="Verdicts outside the grammar.")
@@ -58,7 +55,7 @@ class SideReport(_ReportPart):
     loose: LabelQuality | None = Field(description="Controversial counts as safe.")
 
 
-class Drift(_ReportPart):
+class Drift(Record):
     """|log p(candidate) - log p(reference)| of the severity that the reference finds likeliest."""
 
     conversations: int
@@ -67,7 +64,7 @@ class Drift(_ReportPart):
     largest: float
 
 
-class Difference(_ReportPart):
+class Difference(Record):
     """A conversation on which the two slots differ; a slot without a verdict says why."""
 
     id: str
@@ -75,7 +72,7 @@ class Difference(_ReportPart):
     reference: str
 
 
-class AgreementReport(_ReportPart):
+class AgreementReport(Record):
     """A whole comparison; a conversation without the candidate's verdict counts as a difference."""
 
     conversations: int
