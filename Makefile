@@ -17,6 +17,8 @@ OUT ?= .
 # These are beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 EVAL_DATA ?= ../shared/data/eval
+# What the public sets carry beside the keys that guard eval reads.
+IGNORED_KEYS := $(addprefix --ignore ,source lang license)
 # For GPU builds. Pin the image by its digest, as deploy/Dockerfile.gpu says.
 BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 FORMAT ?= fp8
@@ -87,7 +89,7 @@ train-tiny: $(VENV)-train/.ready ## Train the tiny guard again from TRAIN_DATA (
 
 tiny-card: $(VENV)-train/.ready ## Evaluate the served tiny guard on EVAL_DATA and write its model card (needs `make serve`)
 	@$(BIN)/python -m guard_tiny.data.held_out --data $(TRAIN_DATA) --out .run/tiny/held_out.jsonl
-	@$(BIN)/guard eval $(EVAL_DATA)/*.jsonl .run/tiny/held_out.jsonl --out .run/tiny
+	@$(BIN)/guard eval $(EVAL_DATA)/*.jsonl .run/tiny/held_out.jsonl --out .run/tiny $(IGNORED_KEYS)
 	@$(VENV)-train/bin/python -m guard_tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
 	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 

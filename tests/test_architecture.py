@@ -34,7 +34,7 @@ ARROWS = {
     "guard_engine": set(),
     "guard_build": {"guard_engine", "guard_core", "guard_eval"},
     "guard_bench": {"qwen3guard", "qwen3guard_client", "guard_engine", "guard_build", "guard_core"},
-    "guard_eval": {"qwen3guard", "qwen3guard_client", "guard_core", "guard_server"},
+    "guard_eval": {"qwen3guard", "qwen3guard_client", "guard_core"},
     "guard_cli": {
         *("qwen3guard", "qwen3guard_client", "guard_core", "guard_server", "guard_control"),
         *("guard_build", "guard_bench", "guard_eval"),

@@ -4,7 +4,7 @@ import asyncio
 import json as jsonlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
@@ -20,12 +20,14 @@ from guard_bench.gateway.measure import WORDS, Bench
 from guard_bench.gateway.perf import PerfAnalyzer, PerfFailed
 from guard_bench.gateway.soak import soak as run_soak
 from guard_bench.gateway.table import show
-from guard_bench.gateway.traffic import conversations, moderate, stream_moderate
-from guard_cli.conversations import ConversationUnreadable, of_lines, of_text
+from guard_bench.gateway.traffic import Conversation, conversations, moderate, stream_moderate
 from guard_cli.options import RUN, fail, slot_directory
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
+from guard_eval.datasets import parse_json_lines
+from guard_eval.errors import DataInvalid
+from guard_eval.service import to_contract
 
 _RUN = RUN / "bench" / "gateway"
 
@@ -90,16 +92,16 @@ def load(
 
     It does not wait for answers before it goes on, and no status ends it.
     """
-    texts = conversations(int(rate * seconds) + 1, WORDS, seed=time.time_ns() % 2**32)
+    texts: Sequence[Conversation] = conversations(
+        int(rate * seconds) + 1, WORDS, seed=time.time_ns() % 2**32
+    )
     try:
-        messages = (
-            [of_text(text) for text in texts]
-            if file is None
-            else list(of_lines(file.read_text(encoding="utf-8")))
-        )
-    except (OSError, ConversationUnreadable) as error:
+        if file is not None:
+            examples = parse_json_lines(file.read_bytes(), str(file))
+            texts = [to_contract(example.messages) for example in examples]
+    except (OSError, DataInvalid) as error:
         fail(str(error))
-    calls = (stream_moderate if stream else moderate)([one.messages for one in messages])
+    calls = (stream_moderate if stream else moderate)(texts)
     with Console(stderr=True).status(f"{rate:g} calls a second for {seconds:g} s"):
         sample = asyncio.run(
             open_loop(target, calls, rate=rate, seconds=seconds, connections=connections)

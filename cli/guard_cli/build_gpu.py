@@ -15,7 +15,8 @@ from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, read_machine
 from guard_core.slot.manifest import Manifest
-from guard_eval.verify import GOLDEN_SET, JudgeLost, gate, load_items, same_checkpoint
+from guard_eval.datasets import GOLDEN_SET, load_examples
+from guard_eval.verify import JudgeLost, gate, same_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,9 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
 def _verify(wanted: GpuBuild, err: Console, packaged: Path) -> None:
     if wanted.against is None:
         return
-    items = load_items(GOLDEN_SET)
+    examples = load_examples(GOLDEN_SET)
     manifests = Manifest.load(packaged), Manifest.load(wanted.against)
-    report = compare_slots(err, items, Side(packaged), Side(wanted.against))
+    report = compare_slots(err, examples, Side(packaged), Side(wanted.against))
     reasons = gate(report, same_checkpoint=same_checkpoint(*manifests))
     if reasons:
         raise BuildFailed(

@@ -1,12 +1,13 @@
 """How commands reach a running server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import grpc
 import typer
 
 from guard_cli.options import fail
+from qwen3guard_client import AsyncClient, Client
 
 TargetOption = Annotated[str, typer.Option(help="The server, HOST:PORT.")]
 CaOption = Annotated[
@@ -21,7 +22,22 @@ KeyOption = Annotated[
 ]
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
+
+_Client = TypeVar("_Client", Client, AsyncClient)
+
+
+def connect(
+    client: type[_Client],
+    target: str,
+    credentials: grpc.ChannelCredentials | None,
+) -> _Client:
+    """A client of `target`, in plain text without credentials, and never through an HTTP proxy."""
+    return client(
+        target,
+        insecure=credentials is None,
+        credentials=credentials,
+        options=[("grpc.enable_http_proxy", 0)],
+    )
 
 
 def credentials(

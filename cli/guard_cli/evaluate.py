@@ -6,23 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import guard_eval
 from guard_cli.connection import (
-    CHANNEL_OPTIONS,
     DEFAULT_TARGET,
     CaOption,
     CertOption,
     KeyOption,
     TargetOption,
+    connect,
     credentials,
 )
-from guard_cli.options import RUN, fail, shown
-from guard_eval import DataInvalid, DataSet, Evaluation, EvaluationFailed
+from guard_cli.options import RUN, IgnoreOption, fail, shown
+from guard_eval.datasets import DataSet, load_labelled
+from guard_eval.errors import DataInvalid, EvaluationFailed
+from guard_eval.evaluate import Evaluation
+from guard_eval.evaluate import evaluate as run_evaluation
+from guard_eval.report import make_report
+from qwen3guard_client import AsyncClient
 
 
 def evaluate(
@@ -33,16 +36,13 @@ def evaluate(
     target: TargetOption = DEFAULT_TARGET,
     slot: Annotated[
         str,
-        typer.Option(
-            help="The server's slot that shall answer (the server needs --allow-slot-choice)."
-        ),
+        typer.Option(help="The server's slot that answers (the server needs --allow-slot-choice)."),
     ] = "",
     field: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FIELD=COLUMN", help="A field's name in the files, where it is another."
-        ),
+        typer.Option(metavar="FIELD=COLUMN", help="A field's name in the files, where it differs."),
     ] = None,
+    ignore: IgnoreOption = None,
     in_flight: Annotated[int, typer.Option(help="Texts in flight at once.", min=1, max=64)] = 32,
     rate: Annotated[
         float | None, typer.Option(help="At most so many texts a second.", min=0.01)
@@ -59,28 +59,24 @@ def evaluate(
 ) -> None:
     """Judge labelled texts by a running server, and report how good its verdicts are.
 
-    Answers are kept: the same command goes on where it was stopped. Exit code: 0 all were judged,
-    1 some or all could not be, 2 the data can't be used.
+    Answers are kept: the same command goes on where it stopped. Exit code: 0 all texts were judged,
+    1 some or all could not be judged, 2 the data can't be used.
     """
     try:
-        sets = guard_eval.load(data, dict(map(_renaming, field or ())))
+        columns = dict(map(_renaming, field or ()))
+        sets = load_labelled(data, columns=columns, ignore=ignore or ())
     except DataInvalid as error:
         fail(str(error), code=2)
     trusted = credentials(tls_ca, tls_cert, tls_key)
 
     async def run() -> Evaluation:
-        channel = (
-            grpc.aio.secure_channel(target, trusted, CHANNEL_OPTIONS)
-            if trusted
-            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-        )
-        columns = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        async with channel:
-            with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        parts = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        async with connect(AsyncClient, target, trusted) as client:
+            with Progress(*parts, console=Console(stderr=True), transient=True) as display:
                 task = display.add_task("", total=None)
-                return await guard_eval.evaluate(
+                return await run_evaluation(
                     sets,
-                    channel,
+                    client,
                     out / "answers.jsonl",
                     slot=slot,
                     in_flight=in_flight,
@@ -106,14 +102,12 @@ def evaluate(
 def _report(
     evaluation: Evaluation, sets: Sequence[DataSet], target: str, out: Path, *, paper: bool
 ) -> None:
-    # Plots take a while to load, and other commands need none.
+    # matplotlib takes a while to load, and other commands need none.
     from guard_eval.output import PAGE, write  # noqa: PLC0415
     from guard_eval.paper import paper_grids, paper_notes  # noqa: PLC0415
 
     console = Console()
-    report = guard_eval.make_report(
-        evaluation, sets, command=["guard", *sys.argv[1:]], target=target
-    )
+    report = make_report(evaluation, sets, command=["guard", *sys.argv[1:]], target=target)
     with Console(stderr=True).status("Resampling and drawing"):
         write(report, evaluation, out, paper=paper)
     for grid in (*report.summary(), *(paper_grids(report.quality) if paper else ())):

@@ -1,11 +1,10 @@
-"""`guard moderate`: judge conversations by a running server; the exit code tells the action."""
+"""`guard moderate`: judge conversations by a running server; the exit code gives the action."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from google.protobuf.json_format import MessageToJson
 from google.rpc import status_pb2
@@ -16,17 +15,21 @@ from rich.progress import track
 from rich.table import Table
 
 from guard_cli.connection import (
-    CHANNEL_OPTIONS,
     DEFAULT_TARGET,
     CaOption,
     CertOption,
     KeyOption,
     TargetOption,
+    connect,
     credentials,
 )
-from guard_cli.conversations import Conversation, ConversationUnreadable, of_lines, of_text
-from guard_cli.options import ControversialOption, fail
-from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
+from guard_cli.options import ControversialOption, IgnoreOption, fail
+from guard_eval.datasets import parse_json_lines
+from guard_eval.errors import DataInvalid
+from guard_eval.service import to_contract
+from qwen3guard.v1 import types_pb2
+from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateResponse
+from qwen3guard_client import Client, GuardError, Unavailable, request
 
 _EXIT_CODES = {
     types_pb2.ACTION_ALLOW: 0,
@@ -54,6 +57,7 @@ def moderate(
         ),
     ] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="The input is JSON Lines.")] = False,
+    ignore: IgnoreOption = None,
     controversial: Annotated[
         ControversialOption, typer.Option(help="How Controversial is treated.")
     ] = ControversialOption.strict,
@@ -69,92 +73,87 @@ def moderate(
     Exit code: 0 allow, 3 review, 4 block (the strictest of all); 1 if one could not be judged.
     """
     try:
-        conversations = _read(text, response, file, jsonl)
+        requests = _read(text, response, file, ignore or (), jsonl=jsonl)
     except UnicodeError:
         fail("The input is not UTF-8. Send text, not binary data.", code=2)
-    except ConversationUnreadable as error:
+    except DataInvalid as error:
         fail(str(error), code=2)
-    policy = types_pb2.Policy(controversial=controversial.treatment)
-    requests = [
-        moderation_pb2.ModerateRequest(
-            conversation=conversation.messages, policy=policy, with_scores=scores
-        )
-        for conversation in conversations
-    ]
-    with _channel(target, tls_ca, tls_cert, tls_key) as channel:
-        answers = _judge(moderation_pb2_grpc.ModerationServiceStub(channel), requests, target)
+    for asked in requests:
+        asked.policy.controversial = controversial.treatment
+        asked.with_scores = scores
+    with connect(Client, target, credentials(tls_ca, tls_cert, tls_key)) as client:
+        answers = _judge(client, requests, target)
     if json:
         for answer in answers:
             compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
             sys.stdout.write(compact + "\n")
     else:
-        Console().print(_table(conversations, answers))
+        Console().print(_table(requests, answers))
     raise typer.Exit(_exit_code(answers))
 
 
 def _judge(
-    stub: moderation_pb2_grpc.ModerationServiceStub,
-    requests: Sequence[moderation_pb2.ModerateRequest],
-    target: str,
-) -> list[moderation_pb2.StreamModerateResponse]:
-    """The answers in the requests' order. What the stream's end left open becomes an error."""
-    stream = stub.StreamModerate(
-        moderation_pb2.StreamModerateRequest(id=str(index), request=request)
-        for index, request in enumerate(requests)
-    )
-    answers: dict[int, moderation_pb2.StreamModerateResponse] = {}
+    client: Client, requests: Sequence[ModerateRequest], target: str
+) -> list[StreamModerateResponse]:
+    """The answers in the requests' order. Requests that the stream left unanswered are errors."""
+    answers: dict[int, StreamModerateResponse] = {}
     ended = status_pb2.Status()
     try:
-        for answer in track(
-            stream,
+        for outcome in track(
+            client.stream(requests),
             description="Moderating",
             total=len(requests),
             console=Console(stderr=True),
             transient=True,
             disable=len(requests) < 20,
         ):
-            answers[int(answer.id)] = answer
-    except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
-        if not answers and error.code() is grpc.StatusCode.UNAVAILABLE:
-            fail(f"No server answers at {target} ({error.details()}). Start one: `make serve`.")
-        code: int = error.code().value[0]
-        ended = status_pb2.Status(code=code, message=f"not answered: {error.details()}")
+            answers[outcome.index] = StreamModerateResponse(
+                id=str(outcome.index),
+                response=outcome.response,
+                error=outcome.error and outcome.error.status,
+            )
+    except GuardError as error:
+        if not answers and isinstance(error, Unavailable):
+            fail(f"No server answers at {target} ({error}). Start one: `make serve`.")
+        ended = status_pb2.Status(code=error.status.code, message=f"not answered: {error}")
     return [
-        answers.get(index) or moderation_pb2.StreamModerateResponse(id=str(index), error=ended)
+        answers.get(index) or StreamModerateResponse(id=str(index), error=ended)
         for index in range(len(requests))
     ]
 
 
 def _read(
-    text: str | None, response: str | None, file: Path | None, jsonl: bool
-) -> Sequence[Conversation]:
+    text: str | None,
+    response: str | None,
+    file: Path | None,
+    ignore: Sequence[str],
+    *,
+    jsonl: bool,
+) -> list[ModerateRequest]:
+    """Raises DataInvalid for rows that can't be used, and UnicodeError for other text."""
     if (text is None) == (file is None):
         fail("Give a text, - for standard input, or --file FILE.", code=2)
     if file is not None:
-        text = file.read_text(encoding="utf-8")
+        source, raw = str(file), file.read_bytes()
         jsonl = jsonl or file.suffix == ".jsonl"
     elif text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8")
-    assert text is not None  # noqa: S101  (one of the two was given)
-    return list(of_lines(text)) if jsonl else [of_text(text, response)]
+        source, raw = "standard input", sys.stdin.buffer.read()
+    else:
+        assert text is not None  # noqa: S101  (one of the two was given)
+        source, raw = "TEXT", text.encode()
+    if jsonl:
+        examples = parse_json_lines(raw, source, ignore)
+        return [request(conversation=to_contract(one.messages)) for one in examples]
+    # An empty prompt is sent as well: the server says what is wrong with it.
+    prompt = types_pb2.Message(role=types_pb2.ROLE_USER, content=raw.decode("utf-8"))
+    return [request(conversation=[prompt], response=response)]
 
 
-def _channel(target: str, ca: Path | None, cert: Path | None, key: Path | None) -> grpc.Channel:
-    trusted = credentials(ca, cert, key)
-    if trusted is None:
-        return grpc.insecure_channel(target, CHANNEL_OPTIONS)
-    return grpc.secure_channel(target, trusted, CHANNEL_OPTIONS)
-
-
-def _table(
-    conversations: Sequence[Conversation],
-    answers: Sequence[moderation_pb2.StreamModerateResponse],
-) -> Table:
+def _table(requests: Sequence[ModerateRequest], answers: Sequence[StreamModerateResponse]) -> Table:
     table = Table("Action", "Severity", "Categories", "Refusal", box=box.SIMPLE_HEAD, expand=True)
     table.add_column("Judged text", ratio=1, no_wrap=True, overflow="ellipsis")
-    for conversation, answer in zip(conversations, answers, strict=True):
-        judged = escape(" ".join(conversation.judged.split()))
+    for asked, answer in zip(requests, answers, strict=True):
+        judged = escape(" ".join(asked.conversation[-1].content.split()))
         if answer.HasField("error"):
             table.add_row("[magenta]none", "", escape(answer.error.message), "", judged)
             continue
@@ -188,7 +187,7 @@ def _word(name: str) -> str:
     return name.split("_", 1)[1].replace("_", " ").capitalize().replace("Pii", "PII")
 
 
-def _exit_code(answers: Sequence[moderation_pb2.StreamModerateResponse]) -> int:
+def _exit_code(answers: Sequence[StreamModerateResponse]) -> int:
     if any(answer.HasField("error") for answer in answers):
         return 1
     return max((_EXIT_CODES[answer.response.action] for answer in answers), default=0)

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,6 +13,17 @@ PROJECT = Path(__file__).parents[2]
 MODEL_REPOSITORY = PROJECT / "model_repository"
 TINY_GUARD = PROJECT / "checkpoints" / "tiny-guard"
 RUN = PROJECT / ".run"
+
+
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore",
+        metavar="KEY",
+        help="An unknown key that rows of the data may have; repeat it for several. Other unknown "
+        "keys are refused.",
+    ),
+]
 
 
 class ControversialOption(StrEnum):

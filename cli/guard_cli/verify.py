@@ -13,23 +13,22 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from guard_build import Progress, bars
-from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_cli.options import RUN, IgnoreOption, fail, shown, slot_directory
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.slot import Slot
+from guard_eval.datasets import GOLDEN_SET, load_examples
+from guard_eval.errors import DataInvalid
+from guard_eval.rows import Example
 from guard_eval.verify import (
-    GOLDEN_SET,
     IN_FLIGHT,
     RELEASE_SIZE,
-    DataInvalid,
-    Item,
+    AgreementReport,
     JudgeLost,
-    Report,
     compare,
     gate,
     lines,
-    load_items,
     same_checkpoint,
     slot_judge,
 )
@@ -38,8 +37,8 @@ from guard_server import log
 _MOST_SHOWN = 20  # differing conversations; the JSON report has all of them
 
 
-class _Outcome(BaseModel):
-    """The JSON report: what was compared and by which rule, then what was found."""
+class _VerifyReport(BaseModel):
+    """The JSON report: what was compared, by which rule, and the result."""
 
     candidate: str
     reference: str
@@ -48,7 +47,7 @@ class _Outcome(BaseModel):
     same_checkpoint: bool
     min_agreement: float | None
     reasons: list[str]
-    report: Report
+    report: AgreementReport
 
     @property
     def passed(self) -> bool:
@@ -60,10 +59,9 @@ def verify(
     against: Annotated[Path, typer.Option(help="The slot that it is compared with.")],
     data: Annotated[
         Path,
-        typer.Option(
-            help="Conversations, JSON Lines, perhaps labelled; the golden set if not given."
-        ),
+        typer.Option(help="Conversations, perhaps labelled; the golden set if not given."),
     ] = GOLDEN_SET,
+    ignore: IgnoreOption = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(help="Agreement that is enough, instead of the rule's own.", min=0, max=1),
@@ -88,28 +86,28 @@ def verify(
     ours = Side(slot_directory(candidate), triton)
     theirs = Side(slot_directory(against), against_triton)
     try:
-        items = load_items(data)
+        examples = load_examples(data, ignore or ())
         manifests = Manifest.load(ours.slot), Manifest.load(theirs.slot)
         for manifest, side in zip(manifests, (ours, theirs), strict=True):
             manifest.check(side.slot)
-        report = compare_slots(Console(stderr=True), items, ours, theirs, in_flight=in_flight)
+        report = compare_slots(Console(stderr=True), examples, ours, theirs, in_flight=in_flight)
     except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     same = same_checkpoint(*manifests)
-    outcome = _Outcome(
+    verified = _VerifyReport(
         candidate=manifests[0].fingerprint,
         reference=manifests[1].fingerprint,
         data=data.name,
-        release_gate=len(items) >= RELEASE_SIZE,
+        release_gate=len(examples) >= RELEASE_SIZE,
         same_checkpoint=same,
         min_agreement=min_agreement,
         reasons=gate(report, same_checkpoint=same, min_agreement=min_agreement),
         report=report,
     )
     if json is not None:
-        json.write_text(outcome.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _show(outcome)
-    if not outcome.passed:
+        json.write_text(verified.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _show(verified)
+    if not verified.passed:
         raise typer.Exit(1)
 
 
@@ -123,13 +121,13 @@ class Side:
 
 def compare_slots(
     err: Console,
-    items: Sequence[Item],
+    examples: Sequence[Example],
     candidate: Side,
     reference: Side,
     *,
     in_flight: int = IN_FLIGHT,
-) -> Report:
-    """Has both slots judge `items`, each by a Triton of its own unless one runs already.
+) -> AgreementReport:
+    """Has both slots judge `examples`, each by a Triton of its own unless one runs already.
 
     Raises JudgeLost, SlotInvalid or TritonFailed.
     """
@@ -139,7 +137,7 @@ def compare_slots(
         bars(err) as progress,
     ):
         ours, theirs = (candidate.slot, ours_at), (reference.slot, theirs_at)
-        return asyncio.run(_compare(items, ours, theirs, in_flight, progress))
+        return asyncio.run(_compare(examples, ours, theirs, in_flight, progress))
 
 
 @contextlib.contextmanager
@@ -160,18 +158,18 @@ def _running(err: Console, side: Side, role: str) -> Iterator[str]:
 
 
 async def _compare(
-    items: Sequence[Item],
+    examples: Sequence[Example],
     ours: tuple[Path, str],
     theirs: tuple[Path, str],
     in_flight: int,
     progress: Progress,
-) -> Report:
+) -> AgreementReport:
     async with (
         Slot(*ours, strict_completion=True) as candidate,
         Slot(*theirs, strict_completion=True) as reference,
     ):
         return await compare(
-            items,
+            examples,
             slot_judge(candidate),
             slot_judge(reference),
             in_flight=in_flight,
@@ -179,12 +177,12 @@ async def _compare(
         )
 
 
-def _show(outcome: _Outcome) -> None:
+def _show(verified: _VerifyReport) -> None:
     """On standard output; the first line names a set that is too small for a release."""
     out = Console(highlight=False, soft_wrap=True)
-    report = outcome.report
-    size = f"{report.conversations} conversations of {outcome.data}"
-    if outcome.release_gate:
+    report = verified.report
+    size = f"{report.conversations} conversations of {verified.data}"
+    if verified.release_gate:
         out.print(f"Verified with {size}.", markup=False)
     else:
         out.print(
@@ -202,11 +200,11 @@ def _show(outcome: _Outcome) -> None:
     if len(report.differing) > _MOST_SHOWN:
         more = len(report.differing) - _MOST_SHOWN
         out.print(f"  and {more} more that differ: --json FILE writes all of them", markup=False)
-    if outcome.passed:
+    if verified.passed:
         out.print("[green]Passed[/]")
     else:
         out.print("[red]Refused[/]")
-        for reason in outcome.reasons:
+        for reason in verified.reasons:
             out.print(f"  {reason}", markup=False)
 
 

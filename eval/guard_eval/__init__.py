@@ -1,25 +1,13 @@
-"""How good a served model's verdicts are on labelled data.
+"""How good verdicts are: on labelled data (`guard eval`), and beside another slot's (`verify/`).
 
-    sets = load([Path("xstest.jsonl")])
-    evaluation = await evaluate(sets, channel, Path("answers.jsonl"), in_flight=32)
-    report = make_report(evaluation, sets, command=sys.argv, target="127.0.0.1:50051")
-    write(report, evaluation, Path("."), paper=False)     # from guard_eval.output: matplotlib
+    sets = load_labelled([Path("xstest.jsonl")])                     # datasets: the one loader
+    async with AsyncClient("localhost:50051", insecure=True) as client:
+        evaluation = await evaluate(sets, client, Path("answers.jsonl"), in_flight=32)
+    report = make_report(evaluation, sets, command=sys.argv, target="localhost:50051")
+    write(report, evaluation, Path("."), paper=False)                # output: loads matplotlib
 
-The server is asked as any client asks it. Reports hold ids and verdicts but no content.
+    rows -> datasets -> evaluate -> quality (metrics, bootstrap) -> report -> output (tables, plots)
+
+The package itself imports nothing, so that the control plane loads only `verify`. Reports hold ids
+and verdicts but no content.
 """
-
-from guard_eval.datasets import DataSet, load
-from guard_eval.errors import DataInvalid, EvaluationFailed
-from guard_eval.evaluate import Evaluation, evaluate
-from guard_eval.report import Report, make_report
-
-__all__ = [
-    "DataInvalid",
-    "DataSet",
-    "Evaluation",
-    "EvaluationFailed",
-    "Report",
-    "evaluate",
-    "load",
-    "make_report",
-]

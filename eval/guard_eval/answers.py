@@ -1,25 +1,25 @@
-"""What the service answered, kept in a file so that an evaluation can go on where it stopped."""
+"""Keeps the service's answers in a file, so that an evaluation can go on where it stopped."""
 
 import json
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from guard_core.schema import Record
+from guard_core.verdict.taxonomy import Category, Severity
 from guard_eval.errors import EvaluationFailed
 
 UNGRAMMATICAL = "VERDICT_UNGRAMMATICAL"
 """The one error that says something about the model."""
 
 
-class Answer(BaseModel):
-    """A verdict in the grammar's words, or the reason why there is none."""
+class Answer(Record):
+    """A verdict, or the reason why there is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    severity: str | None = None
-    categories: tuple[str, ...] = ()
+    severity: Severity | None = None
+    categories: tuple[Category, ...] = ()
     refusal: bool | None = None
     scores: tuple[float, float, float] | None = None  # of Safe, Controversial, Unsafe
     error: str | None = None
@@ -31,9 +31,9 @@ class _Line(Answer):
 
 
 class Answers:
-    """Answers of one model by conversation. Use it as a context manager.
+    """One model's answers by conversation, as a context manager.
 
-    Verdicts and ungrammatical outputs are kept; what failed otherwise is asked again next time.
+    The file keeps verdicts and ungrammatical outputs; the next run asks again for the others.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:

@@ -1,4 +1,4 @@
-"""Intervals by resampling the rows, the same for the same rows and seed."""
+"""Bootstrap intervals; the same rows and seed give the same intervals."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _CELLS = 4_000_000  # of a weight matrix at a time
 
 
 class Estimate(BaseModel):
-    """A figure, and the percentile interval of its resamples in which it is defined."""
+    """A figure and its percentile interval, over the resamples for which it is defined."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,7 +25,7 @@ class Estimate(BaseModel):
 
 
 def estimates(measure: Measure, rows: int) -> dict[str, Estimate | None]:
-    """Each of the measure's figures; None where it is not defined."""
+    """Estimates each figure of `measure`; None if the figure is not defined on these rows."""
     values = {name: float(found[0]) for name, found in measure(np.ones((1, rows))).items()}
     drawn: dict[str, list[Floats]] = {name: [] for name in values}
     for weights in _resamples(rows):

@@ -1,64 +1,73 @@
-"""Labelled texts from files. What can't be used is refused with its line number, never left out.
+"""The one loader of data: conversations, perhaps labelled, from JSON Lines and CSV files.
 
-A set is a .jsonl file, an object a line, or a .csv file with a header; docs/evaluation.md has the
-fields. Each text to be judged becomes an item: a row that labels a prompt and its response is two.
+`guard moderate`, `eval`, `verify` and `deploy`, and the calibration of GPU builds read their data
+here, so they take and refuse the same rows; rows.py has the keys. Nothing is skipped: a row that
+can't be used is refused with its file, line and key.
 """
 
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
+from typing import Any
 
 from guard_eval.errors import DataInvalid
-from guard_eval.rows import FIELDS, Conversation, Pair
+from guard_eval.rows import KEYS, Example, Row, RowInvalid, parse_row, shown_key
 
-Mode = Literal["prompt", "response"]
+GOLDEN_SET = Path(__file__).parent / "data" / "golden.jsonl"
+"""Of the project's own writing: every category, both modes, refusals, many languages."""
 
-
-@dataclass(frozen=True)
-class Item:
-    """A text to be judged, the last of `messages`, and what is known of it: None if nothing is."""
-
-    id: str
-    mode: Mode
-    messages: tuple[tuple[str, str], ...]  # role, content
-    severity: str | None
-    refusal: bool | None
-    categories: tuple[str, ...] = ()  # of a text that is not Safe; empty if not known
-
-    @cached_property
-    def digest(self) -> str:
-        """The same for the same conversation, whatever its labels and wherever it stands."""
-        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
+_Lines = Iterator[tuple[int, dict[str, Any]]]
+_Rows = Iterator[tuple[int, Row]]
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A file's items in its order; the file's name without suffix is the set's."""
+    """A file's labelled texts in its order; the file's name without suffix is the set's."""
 
     name: str
     path: Path
     sha256: str  # of the file's bytes
-    items: tuple[Item, ...]
+    examples: tuple[Example, ...]
 
 
-def load(paths: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[DataSet]:
-    """Reads sets. `columns`: field of ours -> its name in the files, where it differs.
+def load_examples(path: Path, ignore: Collection[str] = ()) -> tuple[Example, ...]:
+    """Reads a file whose rows have an `id`; labels are optional. Raises DataInvalid.
 
-    Raises DataInvalid.
+    `ignore`: keys that rows may have beside the known ones.
+    """
+    return tuple(
+        row.example(_id(path, line, row)) for line, row in _rows(path, _read(path), ignore)
+    )
+
+
+def parse_json_lines(raw: bytes, source: str, ignore: Collection[str] = ()) -> tuple[Example, ...]:
+    """Reads JSON Lines from anywhere; `source` is their name in messages. Raises DataInvalid.
+
+    Rows need no `id`: without one, the example's id is its line, such as "line 7".
+    """
+    found = _checked(source, _json_lines(source, raw), ignore)
+    return tuple(row.example(row.id or f"line {line}") for line, row in found)
+
+
+def load_labelled(
+    paths: Sequence[Path],
+    *,
+    columns: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
+) -> list[DataSet]:
+    """Reads files for an evaluation: rows have an `id` and at least one label.
+
+    `columns`: a key of ours -> its name in the files, where it differs. Raises DataInvalid.
     """
     renamed = columns or {}
-    for field in renamed:
-        if field not in FIELDS:
-            raise DataInvalid(f"{field} is no field. There are: {', '.join(FIELDS)}.")
-    sets = [_load(path, renamed) for path in paths]
+    for key in renamed:
+        if key not in KEYS:
+            raise DataInvalid(f"{key} is no field. There are: {', '.join(KEYS)}.")
+    sets = [_data_set(path, renamed, ignore) for path in paths]
     names = [one.name for one in sets]
     for name in names:
         if names.count(name) > 1:
@@ -66,44 +75,104 @@ def load(paths: Sequence[Path], columns: Mapping[str, str] | None = None) -> lis
     return sets
 
 
-def _load(path: Path, columns: Mapping[str, str]) -> DataSet:
-    readers = {".jsonl": _json_lines, ".csv": _csv_rows}
-    if path.suffix not in readers:
+def _data_set(path: Path, columns: Mapping[str, str], ignore: Collection[str]) -> DataSet:
+    raw = _read(path)
+    examples: list[Example] = []
+    for line, row in _rows(path, raw, ignore, columns):
+        try:
+            examples += row.labelled(_id(path, line, row))
+        except RowInvalid as error:
+            raise _invalid(path, line, str(error)) from None
+    return DataSet(path.stem, path, hashlib.sha256(raw).hexdigest(), tuple(examples))
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix not in _READERS:
         raise DataInvalid(f"{path} is neither .jsonl nor .csv.")
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataInvalid(f"{path} can't be read: it does not exist.") from None
     except OSError as error:
         raise DataInvalid(f"{path} can't be read: {error.strerror}.") from None
-    items: list[Item] = []
-    lines: dict[str, int] = {}
-    for line, row in readers[path.suffix](path, raw):
-        found = _items(path, line, _renamed(path, line, row, columns))
-        first = lines.setdefault(found[0].id, line)
-        if first != line:
-            raise _invalid(path, line, f"id {found[0].id!r} stands on line {first} too")
-        items += found
-    if not items:
-        raise DataInvalid(f"{path} holds no rows.")
-    return DataSet(path.stem, path, hashlib.sha256(raw).hexdigest(), tuple(items))
 
 
-def _json_lines(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(raw.split(b"\n"), start=1):
+def _rows(
+    path: Path, raw: bytes, ignore: Collection[str], columns: Mapping[str, str] | None = None
+) -> _Rows:
+    lines = _READERS[path.suffix](path, raw)
+    return _checked(path, _renamed(path, lines, columns) if columns else lines, ignore)
+
+
+def _checked(source: Path | str, lines: _Lines, ignore: Collection[str]) -> _Rows:
+    """Every row by the schema, each `id` once. Raises DataInvalid, also if there are no rows."""
+    for key in ignore:
+        if key in KEYS:
+            raise DataInvalid(f"{key} is a key of rows: it is read, and can't be ignored.")
+    seen: dict[str, int] = {}
+    line = 0
+    for line, given in lines:
+        try:
+            row = parse_row(given, ignore)
+        except RowInvalid as error:
+            raise _invalid(source, line, str(error)) from None
+        if row.id is not None and (first := seen.setdefault(row.id, line)) != line:
+            raise _invalid(source, line, f"id: {row.id!r} is the id of line {first} too")
+        yield line, row
+    if not line:
+        raise DataInvalid(f"{source} holds no rows.")
+
+
+def _id(path: Path, line: int, row: Row) -> str:
+    if row.id is None:
+        raise _invalid(path, line, "id: Field required; the report names rows by it")
+    return row.id
+
+
+def _json_lines(source: Path | str, raw: bytes) -> _Lines:
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json.loads(
+                line.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
+            )
         except UnicodeDecodeError:
-            raise _invalid(path, number, "is not UTF-8") from None
-        except ValueError as error:
-            raise _invalid(path, number, f"is not JSON ({error})") from None
+            raise _invalid(source, number, "is not UTF-8") from None
+        except RowInvalid as error:
+            raise _invalid(source, number, str(error)) from None
+        except json.JSONDecodeError as error:
+            reason = f"is not JSON ({error.msg}, column {error.colno})"
+            raise _invalid(source, number, reason) from None
+        except (RecursionError, ValueError):  # too deep; a number of thousands of digits
+            raise _invalid(source, number, "is JSON beyond what can be read") from None
         if not isinstance(row, dict):
-            raise _invalid(path, number, "is no JSON object")
+            raise _invalid(source, number, "is no JSON object")
         yield number, row
 
 
-def _csv_rows(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """An empty cell is a field that is not given."""
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json.loads would take the last of equal keys, and other readers the first."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        _raise_repeated(key for key, _ in pairs)
+    return made
+
+
+def _raise_repeated(keys: Iterable[str]) -> None:
+    seen = set()
+    for key in keys:
+        if key in seen:
+            raise RowInvalid(f"{shown_key(key)}: the key appears twice")
+        seen.add(key)
+
+
+def _constant(name: str) -> None:
+    raise RowInvalid(f"is not JSON ({name} is no value of it)")
+
+
+def _csv_rows(path: Path | str, raw: bytes) -> _Lines:
+    """An empty cell is a key that is not given."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,6 +180,7 @@ def _csv_rows(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
+        _raise_repeated(header)
         for cells in reader:
             line = reader.line_num - sum(cell.count("\n") for cell in cells)
             if not cells:
@@ -118,54 +188,25 @@ def _csv_rows(path: Path, raw: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
             if len(cells) != len(header):
                 raise _invalid(path, line, f"has {len(cells)} cells, the header {len(header)}")
             yield line, dict(zip(header, (cell or None for cell in cells), strict=True))
+    except RowInvalid as error:
+        raise _invalid(path, 1, str(error)) from None
     except csv.Error as error:
         raise _invalid(path, reader.line_num, f"is not CSV ({error})") from None
 
 
-def _renamed(
-    path: Path, line: int, row: Mapping[str, Any], columns: Mapping[str, str]
-) -> dict[str, Any]:
-    for column in columns.values():
-        if column not in row:
-            raise _invalid(path, line, f"has no {column}")
-    return {**row, **{field: row[column] for field, column in columns.items()}}
+_READERS = {".jsonl": _json_lines, ".csv": _csv_rows}
 
 
-def _items(path: Path, line: int, row: Mapping[str, Any]) -> list[Item]:
-    if row.get("messages") is not None and row.get("prompt") is not None:
-        raise _invalid(path, line, "has both `messages` and `prompt`: give one of them")
-    try:
-        if row.get("messages") is not None:
-            return [_of_conversation(Conversation.model_validate(row))]
-        return list(_of_pair(Pair.model_validate(row)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise _invalid(path, line, f"{where}: {reason}" if where else reason) from None
+def _renamed(path: Path, lines: _Lines, columns: Mapping[str, str]) -> _Lines:
+    """Rows by our keys. A file's own column of a renamed key is left out: --field says so."""
+    for line, row in lines:
+        for column in columns.values():
+            if column not in row:
+                raise _invalid(path, line, f"{column}: is not there, but --field names it")
+        gone = {*columns, *columns.values()}
+        kept = {key: value for key, value in row.items() if key not in gone}
+        yield line, kept | {key: row[column] for key, column in columns.items()}
 
 
-def _of_conversation(row: Conversation) -> Item:
-    return Item(
-        id=row.id,
-        mode="response" if row.messages[-1].role == "assistant" else "prompt",
-        messages=tuple((turn.role, turn.content) for turn in row.messages),
-        severity=row.severity,
-        refusal=row.refused,
-        categories=row.harms,
-    )
-
-
-def _of_pair(row: Pair) -> Iterator[Item]:
-    prompt = (("user", row.prompt),)
-    if row.prompt_label is not None:
-        harms = row.harms_if(row.prompt_label)
-        yield Item(row.id, "prompt", prompt, row.prompt_label, None, harms)
-    if row.response is not None and (row.response_label is not None or row.refusal is not None):
-        harms = row.harms_if(row.response_label)
-        response = (*prompt, ("assistant", row.response))
-        yield Item(row.id, "response", response, row.response_label, row.refused, harms)
-
-
-def _invalid(path: Path, line: int, what: str) -> DataInvalid:
-    return DataInvalid(f"{path}, line {line}: {what}.")
+def _invalid(source: Path | str, line: int, what: str) -> DataInvalid:
+    return DataInvalid(f"{source}, line {line}: {what}.")

@@ -1,4 +1,4 @@
-"""What ends an evaluation before its report."""
+"""Errors that end an evaluation or a verification before its report."""
 
 
 class EvaluationFailed(Exception):
@@ -6,4 +6,4 @@ class EvaluationFailed(Exception):
 
 
 class DataInvalid(EvaluationFailed):
-    """A file that can't be evaluated; the text names the line and what is wrong with it."""
+    """A file that can't be used; the text names the file, the line and the key, and no content."""

@@ -1,4 +1,4 @@
-"""An evaluation: ask what is not known yet, and say how good the answers are."""
+"""Runs an evaluation: sends the texts that have no kept answer, and collects all answers."""
 
 import time
 from collections import Counter
@@ -6,34 +6,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
+from guard_core.conversation import Mode
 from guard_eval.answers import UNGRAMMATICAL, Answer, Answers
-from guard_eval.datasets import DataSet, Item, Mode
-from guard_eval.quality import ALL, Judged, Quality, quality
+from guard_eval.datasets import DataSet
+from guard_eval.quality import ALL, JudgedText, SetQuality, quality
+from guard_eval.rows import Example
 from guard_eval.service import Service
 from qwen3guard.v1 import types_pb2
+from qwen3guard_client import AsyncClient
 
-MODES: tuple[Mode, ...] = ("prompt", "response")
 Progress = Callable[[int, int], None]
 """`progress(done, total)`, in different conversations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All sets' texts with their answers by one model."""
+    """All sets' texts with one model's answers."""
 
     model: types_pb2.ModelInfo
     asked: int
-    """Different conversations that were sent; the others were answered by an earlier run."""
+    """Different conversations sent; answers to the others were kept from an earlier run."""
     seconds: float
-    sets: dict[str, list[Judged]]
+    sets: dict[str, list[JudgedText]]
 
-    def groups(self) -> Iterator[tuple[str, Mode, list[Judged]]]:
+    def groups(self) -> Iterator[tuple[str, Mode, list[JudgedText]]]:
         """The texts of each set and of all together, by mode."""
-        for mode in MODES:
+        for mode in Mode:
             of_mode = {
-                name: [one for one in judged if one.item.mode == mode]
+                name: [one for one in judged if one.example.mode == mode]
                 for name, judged in self.sets.items()
             }
             filled = {name: judged for name, judged in of_mode.items() if judged}
@@ -41,7 +41,7 @@ class Evaluation:
             if len(filled) > 1:
                 yield ALL, mode, [one for judged in filled.values() for one in judged]
 
-    def quality(self) -> list[Quality]:
+    def quality(self) -> list[SetQuality]:
         return [quality(name, mode, judged) for name, mode, judged in self.groups()]
 
     def failed(self) -> dict[str, int]:
@@ -52,7 +52,7 @@ class Evaluation:
 
 async def evaluate(
     sets: Sequence[DataSet],
-    channel: grpc.aio.Channel,
+    client: AsyncClient,
     answers_file: Path,
     *,
     slot: str = "",
@@ -60,22 +60,22 @@ async def evaluate(
     rate: float | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Judges all sets' texts, each conversation once. `rate` is requests a second.
+    """Judges all sets' texts, each conversation once. `rate` limits requests per second.
 
     Raises EvaluationFailed; the answers so far are kept in `answers_file`.
     """
-    service = Service(channel, slot)
+    service = Service(client, slot)
     model = await service.model()
-    conversations = {item.digest: item for one in sets for item in one.items}
+    conversations = {example.digest: example for one in sets for example in one.examples}
     with Answers(answers_file, model.fingerprint) as answers:
-        missing = [item for digest, item in conversations.items() if digest not in answers]
+        missing = [one for digest, one in conversations.items() if digest not in answers]
         done = len(conversations) - len(missing)
         progress(done, len(conversations))
 
-        def arrived(item: Item, answer: Answer) -> None:
+        def arrived(example: Example, answer: Answer) -> None:
             nonlocal done
             done += 1
-            answers.add(item.digest, answer)
+            answers.add(example.digest, answer)
             progress(done, len(conversations))
 
         begun = time.monotonic()
@@ -84,6 +84,7 @@ async def evaluate(
         )
         seconds = time.monotonic() - begun
         judged = {
-            one.name: [Judged(item, answers[item.digest]) for item in one.items] for one in sets
+            one.name: [JudgedText(example, answers[example.digest]) for example in one.examples]
+            for one in sets
         }
     return Evaluation(model, len(missing), seconds, judged)

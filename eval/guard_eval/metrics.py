@@ -1,10 +1,12 @@
-"""Figures of a binary decision, each for many resamples of the rows at once.
+"""Statistics that evaluation and verification share: figures of a binary decision, and Wilson's
+interval. Each figure is computed for many resamples of the rows at once.
 
 A measure takes weights [resamples, rows], how often each row counts, and gives values [resamples]
 by name. NaN: not defined, as precision is where nothing was called unsafe. All are fractions.
 """
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ BINS = 10
 
 
 def rates(positive: Flags, called: Flags) -> Measure:
-    """Precision, recall, F1 and false-positive rate of what was called against what is positive."""
+    """Precision, recall, F1 and false-positive rate of `called` against `positive`."""
     cells = np.stack(
         [positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1
     ).astype(np.float64)
@@ -36,7 +38,7 @@ def rates(positive: Flags, called: Flags) -> Measure:
 
 
 def ranking(positive: Flags, score: Floats) -> Measure:
-    """Area under the precision-recall curve, as average precision; rows of a score go together."""
+    """Area under the precision-recall curve (average precision); equal scores share a threshold."""
     order, ends = _by_score(score)
     positive = positive[order]
 
@@ -80,7 +82,7 @@ def share(flags: Flags) -> Measure:
 
 
 def together(*measures: Measure) -> Measure:
-    """All of them as one, so that each resample is drawn once."""
+    """Combines measures into one, so that each resample is drawn once."""
 
     def measure(weights: Floats) -> dict[str, Floats]:
         return {name: value for each in measures for name, value in each(weights).items()}
@@ -100,8 +102,17 @@ def bin_of(score: Floats) -> NDArray[np.intp]:
     return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], score)
 
 
+def wilson(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95% interval of the share `hits / total`; `total` is above 0."""
+    z, value = 1.96, hits / total
+    scale = 1 + z * z / total
+    middle = (value + z * z / (2 * total)) / scale
+    half = z * sqrt(value * (1 - value) / total + z * z / (4 * total * total)) / scale
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def _by_score(score: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows from the highest score down, and where in that order each score's last row stands."""
+    """The order of rows by falling score, and the last index of each score in that order."""
     order = np.argsort(-score, kind="stable")
     falls = np.diff(score[order]) != 0
     return order, np.append(np.flatnonzero(falls), len(score) - 1)

@@ -1,5 +1,5 @@
-"""The files of a report: report.json holds all of it, report.md and the plots are for people, and
-rows.jsonl has each text's labels and answer by its id."""
+"""Writes the files of a report: report.json (all of it), report.md and plots (for people), and
+rows.jsonl (each text's labels and answer by its id)."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from guard_eval import bootstrap
 from guard_eval.evaluate import Evaluation
 from guard_eval.paper import paper_grids, paper_notes
 from guard_eval.plots import draw
-from guard_eval.report import Report
+from guard_eval.report import EvalReport
 from guard_eval.tables import NOTHING, Grid
 
 PAGE = "report.md"
@@ -22,15 +22,15 @@ A text without a verdict counts as judged wrongly, and is missing from calibrati
 {NOTHING}: not defined on the set, or the slot offers no scores."""
 
 
-def write(report: Report, evaluation: Evaluation, folder: Path, *, paper: bool) -> None:
-    """Writes the files, over those of an earlier report in `folder`."""
+def write(report: EvalReport, evaluation: Evaluation, folder: Path, *, paper: bool) -> None:
+    """Writes the files into `folder`, and replaces those of an earlier report."""
     plots = draw(evaluation, report.quality, folder)
     (folder / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(_page(report, plots, paper=paper), encoding="utf-8")
     write_rows(evaluation, folder / "rows.jsonl")
 
 
-def _page(report: Report, plots: Sequence[Path], *, paper: bool) -> str:
+def _page(report: EvalReport, plots: Sequence[Path], *, paper: bool) -> str:
     model = report.model
     note = ". A demonstration, not a moderator: its figures are illustrative"
     data = Grid(
@@ -65,14 +65,14 @@ def _section(grid: Grid) -> str:
 
 
 def write_rows(evaluation: Evaluation, path: Path) -> None:
-    """One JSON line for each text of each set; the text itself is not in it."""
+    """Writes a JSON line for each text of each set, without the text itself."""
     with path.open("w", encoding="utf-8") as file:
         for name, judged in evaluation.sets.items():
-            for item, answer in judged:
+            for example, answer in judged:
                 labels = {
-                    "severity": item.severity,
-                    "categories": item.categories,
-                    "refusal": item.refusal,
+                    "severity": example.severity,
+                    "categories": example.categories or (),
+                    "refusal": example.refusal,
                 }
-                row = {"set": name, "id": item.id, "mode": item.mode, "labels": labels}
+                row = {"set": name, "id": example.id, "mode": example.mode, "labels": labels}
                 file.write(json.dumps(row | {"answer": answer.model_dump()}) + "\n")

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from guard_eval.datasets import Mode
-from guard_eval.quality import Quality, Reading, Refusals
+from guard_core.conversation import Mode
+from guard_eval.quality import Reading, Refusals, SetQuality
 from guard_eval.tables import NOTHING, Grid, percent
 
 
@@ -30,13 +30,13 @@ class _Paper(BaseModel):
     tables: tuple[_Table, ...]
 
 
-def paper_grids(found: Sequence[Quality]) -> list[Grid]:
-    """The tables; this run's rows have what the benchmarks among its sets give."""
+def paper_grids(found: Sequence[SetQuality]) -> list[Grid]:
+    """The paper's tables, with a row for this run where its sets are benchmarks."""
     return [_grid(table, found) for table in _load().tables]
 
 
 def paper_notes() -> list[str]:
-    """Where the figures are from and how to read them."""
+    """The source of the figures, and how to read them."""
     paper = _load()
     return [
         f"From {paper.title} ({paper.source}).",
@@ -50,7 +50,7 @@ def _load() -> _Paper:
     return _Paper.model_validate_json((Path(__file__).parent / "paper.json").read_bytes())
 
 
-def _grid(table: _Table, found: Sequence[Quality]) -> Grid:
+def _grid(table: _Table, found: Sequence[SetQuality]) -> Grid:
     title = f"Qwen3Guard paper, Table {table.number}: {table.title}"
     if table.number == 7:
         header = [f"{name} {figure}" for name in table.benchmarks for figure in table.figures]
@@ -61,14 +61,14 @@ def _grid(table: _Table, found: Sequence[Quality]) -> Grid:
     return Grid(title, ("model", *header), [*table.rows, *ours])
 
 
-def _refusals(table: _Table, found: Sequence[Quality]) -> Iterator[str]:
+def _refusals(table: _Table, found: Sequence[SetQuality]) -> Iterator[str]:
     for names in table.benchmarks.values():
         one = _benchmark(names, table.mode, found)
         for figure in table.figures:
             yield percent(_value(one.refusals if one else None, figure))
 
 
-def _f1(table: _Table, found: Sequence[Quality]) -> Iterator[tuple[str, ...]]:
+def _f1(table: _Table, found: Sequence[SetQuality]) -> Iterator[tuple[str, ...]]:
     sets = [_benchmark(names, table.mode, found) for names in table.benchmarks.values()]
     strict = [_value(one.strict if one else None, "f1") for one in sets]
     loose = [_value(one.loose if one else None, "f1") for one in sets]
@@ -79,7 +79,7 @@ def _f1(table: _Table, found: Sequence[Quality]) -> Iterator[tuple[str, ...]]:
     yield "this run, loose", *map(percent, loose), ""
 
 
-def _benchmark(names: Sequence[str], mode: Mode, found: Sequence[Quality]) -> Quality | None:
+def _benchmark(names: Sequence[str], mode: Mode, found: Sequence[SetQuality]) -> SetQuality | None:
     for one in found:
         if one.mode == mode and one.set.lower().removesuffix(f"_{mode}") in names:
             return one

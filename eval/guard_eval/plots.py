@@ -1,4 +1,4 @@
-"""The plots: precision by recall, calibration, and the confusion of categories; a panel a mode."""
+"""Draws precision by recall, calibration, and the confusion of categories; one panel per mode."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from matplotlib.lines import Line2D
 
 from guard_eval.evaluate import Evaluation
 from guard_eval.metrics import BINS, bin_of, curve
-from guard_eval.quality import Confusion, Judged, Quality, decisions, worst
+from guard_eval.quality import Confusion, JudgedText, SetQuality, decisions, worst
 
 _PANEL = 6.5  # inches
 _DPI = 110
 _MARKERS = {"strict": "o", "loose": "s"}
 
-_Panel = tuple[Quality, list[Judged]]
+_Panel = tuple[SetQuality, list[JudgedText]]
 
 
-def draw(evaluation: Evaluation, found: Sequence[Quality], folder: Path) -> list[Path]:
-    """Writes those that there is something to show on, and gives their paths."""
+def draw(evaluation: Evaluation, found: Sequence[SetQuality], folder: Path) -> list[Path]:
+    """Writes each plot that has something to show; returns the paths."""
     judged = {(name, mode): texts for name, mode, texts in evaluation.groups()}
     panels = [(one, judged[one.set, one.mode]) for one in found]
     last = list({one.mode: (one, texts) for one, texts in panels}.values())  # all sets together
@@ -46,7 +46,7 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, list(row)
 
 
-def _auprc(one: Quality) -> float | None:
+def _auprc(one: SetQuality) -> float | None:
     return one.strict.auprc.value if one.strict and one.strict.auprc else None
 
 
@@ -73,7 +73,7 @@ def _precision_recall(panels: Sequence[_Panel]) -> Figure | None:
     return figure
 
 
-def _curve(axes: Axes, one: Quality, judged: Sequence[Judged]) -> None:
+def _curve(axes: Axes, one: SetQuality, judged: Sequence[JudgedText]) -> None:
     positive, _, score = decisions(judged, "strict")
     recall, precision = curve(positive, worst(positive, score))
     label = f"{one.set} {_auprc(one):.3f}"
@@ -110,7 +110,7 @@ def _calibration(panels: Sequence[_Panel]) -> Figure | None:
     return figure
 
 
-def _confusion(found: Sequence[Quality]) -> Figure | None:
+def _confusion(found: Sequence[SetQuality]) -> Figure | None:
     shown = [(one, one.categories) for one in found if one.categories]
     if not shown:
         return None

@@ -1,4 +1,4 @@
-"""The report: what was found, of what, and its tables."""
+"""The report of an evaluation: figures, the model and data that they are of, and tables."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
+from guard_core.conversation import Mode
 from guard_core.verdict.taxonomy import SEVERITIES
 from guard_eval import bootstrap
 from guard_eval.datasets import DataSet
-from guard_eval.evaluate import MODES, Evaluation
-from guard_eval.quality import Confusion, Quality
+from guard_eval.evaluate import Evaluation
+from guard_eval.quality import Confusion, SetQuality
 from guard_eval.tables import NOTHING, Grid, interval, percent
 
-_TITLES = {"prompt": "Prompts", "response": "Responses"}
+_TITLES = {Mode.PROMPT: "Prompts", Mode.RESPONSE: "Responses"}
 _RATES = {
     "precision": "precision",
     "recall": "recall",
@@ -23,8 +24,8 @@ _RATES = {
 }
 
 
-class Model(BaseModel):
-    """What judged, as the server names it in its replies."""
+class EvaluatedModel(BaseModel):
+    """The model that judged, as the server's replies name it."""
 
     name: str
     fingerprint: str
@@ -32,7 +33,7 @@ class Model(BaseModel):
     demonstration: bool
 
 
-class Data(BaseModel):
+class EvaluatedSet(BaseModel):
     """One set. Figures compare only where the file's hash is the same."""
 
     set: str
@@ -49,23 +50,23 @@ class Bootstrap(BaseModel):
     confidence: float = bootstrap.CONFIDENCE
 
 
-class Report(BaseModel):
+class EvalReport(BaseModel):
     """Everything that an evaluation found; figures are fractions."""
 
     made: str
     """When, in UTC."""
     command: str
     target: str
-    model: Model
-    data: list[Data]
+    model: EvaluatedModel
+    data: list[EvaluatedSet]
     conversations_asked: int
     seconds: float
     bootstrap: Bootstrap = Bootstrap()
-    quality: list[Quality]
+    quality: list[SetQuality]
 
     def summary(self) -> Iterator[Grid]:
         """The figures alone, narrow enough for a terminal."""
-        for mode in MODES:
+        for mode in Mode:
             rows = []
             for one in self.quality:
                 for how, reading in (("strict", one.strict), ("loose", one.loose)):
@@ -78,7 +79,7 @@ class Report(BaseModel):
 
     def grids(self) -> Iterator[Grid]:
         """The tables, in the page's order."""
-        for mode in MODES:
+        for mode in Mode:
             found = [one for one in self.quality if one.mode == mode]
             if found:
                 yield _severity_grid(_TITLES[mode], found)
@@ -97,21 +98,23 @@ class Report(BaseModel):
 
 def make_report(
     evaluation: Evaluation, data: Sequence[DataSet], *, command: Sequence[str], target: str
-) -> Report:
+) -> EvalReport:
     """`command`: the command line's words."""
     model = evaluation.model
-    return Report(
+    return EvalReport(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(command),
         target=target,
-        model=Model(
+        model=EvaluatedModel(
             name=model.name,
             fingerprint=model.fingerprint,
             slot=model.slot,
             demonstration=model.demonstration,
         ),
         data=[
-            Data(set=one.name, path=str(one.path), sha256=one.sha256, texts=len(one.items))
+            EvaluatedSet(
+                set=one.name, path=str(one.path), sha256=one.sha256, texts=len(one.examples)
+            )
             for one in data
         ],
         conversations_asked=evaluation.asked,
@@ -120,7 +123,7 @@ def make_report(
     )
 
 
-def _severity_grid(title: str, found: Sequence[Quality]) -> Grid:
+def _severity_grid(title: str, found: Sequence[SetQuality]) -> Grid:
     rows = []
     for one in found:
         for how, reading in (("strict", one.strict), ("loose", one.loose)):
@@ -137,7 +140,7 @@ def _severity_grid(title: str, found: Sequence[Quality]) -> Grid:
     )
 
 
-def _verdict_grid(title: str, found: Sequence[Quality]) -> Grid:
+def _verdict_grid(title: str, found: Sequence[SetQuality]) -> Grid:
     return Grid(
         title,
         ("set", *SEVERITIES, "no verdict", "strict and loose agree, %", "scored"),
@@ -154,7 +157,7 @@ def _verdict_grid(title: str, found: Sequence[Quality]) -> Grid:
     )
 
 
-def _refusal_grid(found: Sequence[Quality]) -> Grid:
+def _refusal_grid(found: Sequence[SetQuality]) -> Grid:
     return Grid(
         "Refusals",
         ("set", "texts", "refusing", "precision", "recall", "F1"),

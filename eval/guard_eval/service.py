@@ -1,122 +1,122 @@
-"""The service as a client sees it: one stream, so many texts in flight, at a bounded rate."""
+"""Asks a running server for verdicts through the Python client, at a bounded rate."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
-import grpc
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-
+from guard_core.conversation import Message, Role
+from guard_core.verdict.taxonomy import Category, Severity
 from guard_eval.answers import Answer
-from guard_eval.datasets import Item
 from guard_eval.errors import EvaluationFailed
-from guard_server.api import enums as contract
-from qwen3guard.v1 import moderation_pb2 as pb
-from qwen3guard.v1 import moderation_pb2_grpc, types_pb2
+from guard_eval.rows import Example
+from qwen3guard.v1 import types_pb2
+from qwen3guard.v1.moderation_pb2 import ModerateRequest, ModerateResponse
+from qwen3guard_client import AsyncClient, GuardError, Outcome, request
 
-_ROLES = {str(role): number for number, role in contract.ROLE_OF.items()}
-_SEVERITIES = {number: str(name) for name, number in contract.SEVERITIES.items()}
-_GREETING = (("user", "Hello!"),)
+_GREETING = (Message(Role.USER, "Hello!"),)
+_FIRST_S = 60.0  # above the 30 s at which a server ends a request by default
 
-Arrived = Callable[[Item, Answer], None]
+Arrived = Callable[[Example, Answer], None]
 
 
 class Service:
-    """Asks one slot of a server: the one named, or the one that has the traffic."""
+    """One slot of a server: the slot that is named, or the one that has the traffic."""
 
-    def __init__(self, channel: grpc.aio.Channel, slot: str = "") -> None:
-        self._stub = moderation_pb2_grpc.ModerationServiceStub(channel)
+    def __init__(self, client: AsyncClient, slot: str = "") -> None:
+        self._client = client
         self._slot = slot
 
     async def model(self) -> types_pb2.ModelInfo:
-        """Which model answers. Raises EvaluationFailed if none does."""
+        """The model that answers. Raises EvaluationFailed if there is no answer."""
         try:
-            return (await self._stub.Moderate(self._request(_GREETING))).model
-        except grpc.aio.AioRpcError as error:
+            reply = await self._client.moderate(self._request(_GREETING), timeout=_FIRST_S)
+        except GuardError as error:
             raise EvaluationFailed(
-                f"The server judges nothing ({error.code().name}: {error.details()}). "
+                f"The server gives no verdict ({error.code.name}: {error}). "
                 "Is it running? `make serve` starts one; --target names another."
             ) from None
+        return reply.model
 
     async def judge(
         self,
-        items: Sequence[Item],
+        examples: Sequence[Example],
         arrived: Arrived,
         *,
         fingerprint: str,
         in_flight: int,
         rate: float | None,
     ) -> None:
-        """Calls `arrived` for each item, in order of completion. `rate` is requests a second.
+        """Calls `arrived` for each example, in order of completion.
 
-        Raises EvaluationFailed if the stream breaks off, or another model than `fingerprint`
-        answers.
+        `in_flight` is at most 64; `rate` limits requests per second. Raises EvaluationFailed if
+        the stream ends early, or if a model other than `fingerprint` answers.
         """
-        stream = self._stub.StreamModerate()
-        room = asyncio.Semaphore(in_flight)
+        capacity = asyncio.Semaphore(in_flight)
+        unanswered = len(examples)
 
-        async def send() -> None:
+        async def requests() -> AsyncIterator[ModerateRequest]:
             pause = 1 / rate if rate else 0.0
             clock = asyncio.get_running_loop().time
             due = clock()
-            for index, item in enumerate(items):
-                await room.acquire()
+            for example in examples:
+                await capacity.acquire()
                 if pause:
                     await asyncio.sleep(due - clock())
                     due = max(due, clock()) + pause
-                request = self._request(item.messages)
-                await stream.write(pb.StreamModerateRequest(id=str(index), request=request))
-            await stream.done_writing()
+                yield self._request(example.messages)
 
-        sender = asyncio.create_task(send())
-        open_items = dict(enumerate(items))
         try:
-            async for answer in stream:
-                room.release()
-                _check(answer, fingerprint)
-                arrived(open_items.pop(int(answer.id)), _read(answer))
-        except grpc.aio.AioRpcError as error:
-            raise _broken(len(open_items), f"{error.code().name}: {error.details()}") from None
-        finally:
-            sender.cancel()
-            stream.cancel()
-            await asyncio.gather(sender, return_exceptions=True)  # what ended the stream ended it
-        if open_items:
-            raise _broken(len(open_items), "the server ended it")
+            async with aclosing(self._client.stream(requests())) as outcomes:
+                async for outcome in outcomes:
+                    capacity.release()
+                    _check(outcome, fingerprint)
+                    unanswered -= 1
+                    arrived(examples[outcome.index], _answer(outcome))
+        except GuardError as error:
+            raise EvaluationFailed(
+                f"The stream ended with {unanswered:,} texts unanswered ({error.code.name}: "
+                f"{error}). The answers so far are kept: run the same command again to go on."
+            ) from None
 
-    def _request(self, messages: Sequence[tuple[str, str]]) -> pb.ModerateRequest:
-        return pb.ModerateRequest(
-            conversation=[
-                types_pb2.Message(role=_ROLES[role], content=content) for role, content in messages
-            ],
-            with_scores=True,
-            slot=self._slot,
+    def _request(self, messages: Sequence[Message]) -> ModerateRequest:
+        return request(conversation=to_contract(messages), with_scores=True, slot=self._slot)
+
+
+def to_contract(messages: Sequence[Message]) -> list[types_pb2.Message]:
+    """A conversation as the contract's messages."""
+    return [
+        types_pb2.Message(
+            role=types_pb2.Role.Value(f"ROLE_{Role(message.role).name}"), content=message.content
         )
+        for message in messages
+    ]
 
 
-def _check(answer: pb.StreamModerateResponse, fingerprint: str) -> None:
-    found = answer.response.model.fingerprint
-    if answer.HasField("response") and found != fingerprint:
+def _check(outcome: Outcome, fingerprint: str) -> None:
+    if outcome.response is None:
+        return
+    found = outcome.response.model.fingerprint
+    if found != fingerprint:
         raise EvaluationFailed(
             f"Two models answered: {fingerprint} and {found}. A report is about one. Name its slot "
-            "by --slot (the server needs --allow-slot-choice), or try again after the swap."
+            "by --slot (the server needs --allow-slot-choice), or try again after the deployment."
         )
 
 
-def _broken(unanswered: int, why: str) -> EvaluationFailed:
-    return EvaluationFailed(
-        f"The stream broke off with {unanswered:,} texts unanswered ({why}). The answers so far "
-        "are kept: run the same command again to go on."
-    )
+def _answer(outcome: Outcome) -> Answer:
+    if outcome.error is not None:
+        return Answer(error=outcome.error.reason or outcome.error.code.name)
+    return _of_verdict(outcome.result())
 
 
-def _read(answer: pb.StreamModerateResponse) -> Answer:
-    if answer.HasField("error"):
-        return Answer(error=_reason(answer.error))
-    verdict = answer.response.verdict
+def _of_verdict(response: ModerateResponse) -> Answer:
+    verdict = response.verdict
     scores = verdict.scores
     return Answer(
-        severity=_SEVERITIES[verdict.severity],
-        categories=tuple(contract.CATEGORY_OF[number] for number in verdict.categories),
+        severity=Severity[_name(types_pb2.Severity.Name(verdict.severity))],
+        categories=tuple(
+            Category[_name(types_pb2.Category.Name(number))] for number in verdict.categories
+        ),
         refusal=verdict.refusal == types_pb2.REFUSAL_YES if verdict.HasField("refusal") else None,
         scores=(scores.safe, scores.controversial, scores.unsafe)
         if verdict.HasField("scores")
@@ -124,10 +124,6 @@ def _read(answer: pb.StreamModerateResponse) -> Answer:
     )
 
 
-def _reason(error: status_pb2.Status) -> str:
-    """What kind of error, as the contract names it."""
-    for detail in error.details:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return str(info.reason)
-    return str(code_pb2.Code.Name(error.code))
+def _name(of_contract: str) -> str:
+    """SEVERITY_SAFE -> SAFE: the domain's enums have the contract's names."""
+    return of_contract.partition("_")[2]

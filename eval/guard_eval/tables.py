@@ -1,4 +1,4 @@
-"""A table for a page and for a terminal."""
+"""Tables that a report page and a terminal show alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ NOTHING = "-"
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The first column holds names, the others numbers."""
+    """A table: the first column holds names, the others hold numbers."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Without the title, and without a newline at its end."""
+        """A Markdown table without the title and without a final newline."""
         rule = ["---", *("---:" for _ in self.header[1:])]
         rows = (self.header, rule, *self.rows)
         escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in rows)
         return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
     def table(self) -> Table:
-        """For a terminal, with the title; brackets in cells are no markup."""
+        """A table for a terminal, with the title; brackets in cells are not markup."""
         table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left")
         for index, name in enumerate(self.header):
             table.add_column(name, justify="right" if index else "left", overflow="fold")
@@ -38,12 +38,12 @@ class Grid:
 
 
 def percent(value: float | None) -> str:
-    """Of a fraction, with one decimal and no sign; None is NOTHING."""
+    """Formats a fraction in percent, with one decimal and no sign; None is NOTHING."""
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def interval(estimate: Estimate | None) -> str:
-    """In percent, with the interval after it."""
+    """Formats an estimate in percent, with its interval after it."""
     if estimate is None:
         return NOTHING
     return f"{percent(estimate.value)} ({percent(estimate.low)}-{percent(estimate.high)})"

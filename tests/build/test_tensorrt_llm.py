@@ -16,12 +16,11 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
-from guard_core.conversation import Mode
 from guard_core.slot.files import load_prompt
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from guard_core.verdict.grammar import parse
-from guard_eval.verify import load_items
+from guard_eval.datasets import load_examples
 from tests.support.checkpoints import write_checkpoint
 from tests.support.shared import SHARED, needs_shared
 from tests.support.slots import TINY
@@ -196,20 +195,17 @@ def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_pat
     build = engine_build(tmp_path)
     run(build, fake)
     lines = (build.work / "calibrate" / "train.jsonl").read_text().splitlines()
-    items = load_items(build.calibration)
+    items = load_examples(build.calibration)
     assert len(lines) == len(items)
     prompt = load_prompt(TINY)
     tokens = Tokenizer.from_file(str(TINY / "tokenizer.json"))
     end = tokens.token_to_id("<|im_end|>")
     for line, item in zip(lines, items, strict=True):
         ids = tokens.encode(json.loads(line)["text"], add_special_tokens=False).ids
-        read = prompt.ids(item.conversation)
+        read = prompt.ids(item.messages)
         assert ids[: len(read)] == read
         assert ids[-1] == end
-        verdict = parse(
-            prompt.decode(ids[len(read) : -1]),
-            Mode.RESPONSE if item.response_mode else Mode.PROMPT,
-        )
+        verdict = parse(prompt.decode(ids[len(read) : -1]), item.mode)
         assert verdict.severity == item.severity
 
 

@@ -69,7 +69,30 @@ def test_a_line_that_is_no_conversation_is_named(served: Served, line: str) -> N
     lines = f'{{"prompt": "x"}}\n{line}\n'.encode()
     done = moderate(served, "-", "--jsonl", stdin=lines)
     assert done.returncode == 2
-    assert "Line 2 holds no conversation" in done.stderr
+    assert "standard input, line 2: " in done.stderr
+
+
+def test_a_misspelt_key_is_refused_and_an_extra_one_can_be_ignored(served: Served) -> None:
+    line = b'{"prompt": "How do plants grow?", "respnse": "x", "source": "own"}'
+    done = moderate(served, "-", "--jsonl", "--ignore", "source", stdin=line)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "standard input, line 1: respnse: unknown key" in done.stderr
+    line = line.replace(b"respnse", b"response")
+    done = moderate(served, "-", "--jsonl", "--json", "--ignore", "source", stdin=line)
+    assert json.loads(done.stdout)["response"]["verdict"]["mode"] == "MODE_RESPONSE"
+
+
+def test_a_server_that_refuses_says_which_field(served: Served) -> None:
+    done = moderate(served, "How do plants grow?", "--response", "", "--json")
+    assert done.returncode == 1
+    [answer] = map(json.loads, done.stdout.splitlines())
+    assert (answer["id"], answer["error"]["code"]) == ("0", 3)
+    fields = [
+        violation["field"]
+        for detail in answer["error"]["details"]
+        for violation in detail.get("field_violations", detail.get("fieldViolations", []))
+    ]
+    assert fields == ["conversation[1].content"]
 
 
 def test_no_server_is_an_error_that_names_the_next_step() -> None:
@@ -85,8 +108,8 @@ def test_no_input_is_an_error() -> None:
 
 def test_a_conversation_without_messages_is_not_judged(served: Served) -> None:
     done = moderate(served, "-", "--jsonl", stdin=b'{"messages": []}')
-    assert done.returncode == 1
-    assert "send 1 to 512" in done.stdout
+    assert done.returncode == 2
+    assert "standard input, line 1: messages: List should have at least 1 item" in done.stderr
 
 
 def test_a_line_separator_inside_a_line_is_text(served: Served) -> None:

@@ -90,6 +90,7 @@ async def run(case: Case, target: str, call: Call) -> None:
 
 
 def described(error: GuardError) -> dict[str, Any]:
+    assert (error.status.code, error.status.message) == (error.code.value[0], str(error))
     return {
         "code": error.code.name,
         "reason": error.reason,

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from guard_build import build_slot
-from guard_eval.verify import GOLDEN_SET
+from guard_eval.datasets import GOLDEN_SET
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 from tests.support.serving import Served, guard, guard_serve

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from guard_core.conversation import Message, Role
 from guard_core.slot.files import load_prompt
 from guard_core.slot.manifest import Manifest
-from guard_eval.verify import GOLDEN_SET, load_items
+from guard_eval.datasets import GOLDEN_SET, load_examples
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
 from tests.support.serving import Served
@@ -186,7 +186,7 @@ async def test_the_tiny_guard_writes_every_label_on_the_golden_set(client: Clien
                 for message in item.messages
             ]
         )
-        for item in load_items(GOLDEN_SET)
+        for item in load_examples(GOLDEN_SET)
     ]
     answers = await judge_all(client, requests)
     assert [answer.id for answer in answers if answer.HasField("error")] == []

@@ -9,7 +9,7 @@ from rich.console import Console
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
 from guard_cli import build_gpu
-from guard_eval.verify import GOLDEN_SET
+from guard_eval.datasets import GOLDEN_SET
 from tests.support.damage import damaged
 from tests.support.ports import free_port
 from tests.support.serving import Served, guard
@@ -113,7 +113,7 @@ def test_bad_data(blue: Path, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"id": "1"}')
     code, out, err = verify(blue, blue, "--data", str(tmp_path / "data.jsonl"))
     assert (code, out) == (1, "")
-    assert "line 1: messages: Field required" in err
+    assert "line 1: prompt: the row has neither `prompt` nor `messages`" in err
 
 
 def test_a_report_that_could_not_be_written(blue: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.shared import SHARED, lines, needs_shared
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}
 RATES = ("precision", "recall", "f1")
+PUBLIC_KEYS = ("--ignore", "source", "--ignore", "lang", "--ignore", "license")
 PLOTS = {"precision_recall.png", "calibration.png", "confusion.png"}
 
 
@@ -69,7 +70,7 @@ def test_figures_of_public_sets_equal_an_independent_computation(
 ) -> None:
     sets = sorted((SHARED / "data" / "eval").glob("*.jsonl"))
     assert len(sets) == 4
-    done = run(served, tmp_path, *sets)
+    done = run(served, tmp_path, *sets, *PUBLIC_KEYS)
     assert done.returncode == 0, done.stderr
     *each, together = report(tmp_path)["quality"]
     for one, path in zip(each, sets, strict=True):
@@ -239,7 +240,7 @@ def test_what_cannot_be_evaluated_names_the_next_step(
     bad.write_text('{"id": "a"}\n')
     data = run(served, tmp_path, bad)
     assert data.returncode == 2
-    assert "line 1: prompt: Field required" in data.stderr
+    assert "line 1: prompt: the row has neither" in data.stderr
     assert run(served, tmp_path, own[0], "--field", "prompt").returncode == 2
     (tmp_path / "answers.jsonl").write_text('{"x": 1}\n')
     damaged = run(served, tmp_path, own[0])

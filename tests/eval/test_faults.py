@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
-from guard_eval import DataSet, Evaluation, EvaluationFailed, evaluate, load
+from guard_eval.datasets import DataSet, load_labelled
+from guard_eval.errors import EvaluationFailed
+from guard_eval.evaluate import Evaluation, evaluate
 from guard_eval.output import write_rows as write_rows_of
 from guard_eval.plots import draw
-from guard_eval.quality import Quality
+from guard_eval.quality import SetQuality
 from guard_eval.service import Service
+from qwen3guard_client import AsyncClient
 from tests.eval.support import by_sklearn, values, write_rows
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
-from tests.support.gateway import Client, connect, gateway
+from tests.support.gateway import Client, gateway
 
 Agree = Callable[[Asked], Answer]
 Serve = Callable[[Agree], AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
@@ -32,7 +35,7 @@ def six(tmp_path: Path) -> DataSet:
             zip(("agree", "agree", "babble", "babble", "fail", "fail"), LABELS, strict=True)
         )
     ]
-    [found] = load([write_rows(tmp_path / "six.jsonl", rows)])
+    [found] = load_labelled([write_rows(tmp_path / "six.jsonl", rows)])
     return found
 
 
@@ -72,11 +75,16 @@ def serve(write_tiny_slot: Callable[..., Path], tmp_path: Path) -> Serve:
     return serve
 
 
-async def judge(client: Client, data: DataSet, folder: Path, in_flight: int = 4) -> Evaluation:
-    return await evaluate([data], client.channel, folder / "answers.jsonl", in_flight=in_flight)
+def asking(server: Client) -> AsyncClient:
+    return AsyncClient(f"127.0.0.1:{server.port}", insecure=True)
 
 
-def only(evaluation: Evaluation) -> Quality:
+async def judge(server: Client, data: DataSet, folder: Path, in_flight: int = 4) -> Evaluation:
+    async with asking(server) as client:
+        return await evaluate([data], client, folder / "answers.jsonl", in_flight=in_flight)
+
+
+def only(evaluation: Evaluation) -> SetQuality:
     [found] = evaluation.quality()
     return found
 
@@ -139,36 +147,35 @@ async def test_a_slot_can_be_named(
         gateway(slot, engine.port, allow_slot_choice=True) as client,
     ):
         await client.until_serving()
-        found = await evaluate([six], client.channel, answers, slot="blue", in_flight=2)
-        assert found.model.slot == "blue"
-        with pytest.raises(EvaluationFailed, match="NOT_FOUND"):
-            await evaluate([six], client.channel, answers, slot="green", in_flight=2)
+        async with asking(client) as mine:
+            found = await evaluate([six], mine, answers, slot="blue", in_flight=2)
+            assert found.model.slot == "blue"
+            with pytest.raises(EvaluationFailed, match="NOT_FOUND"):
+                await evaluate([six], mine, answers, slot="green", in_flight=2)
 
 
 async def test_a_run_that_breaks_off_goes_on_later(
     serve: Serve, by_word: Agree, six: DataSet, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as later:
-        async with serve(by_word) as (client, engine):
-            mine = await later.enter_async_context(connect(client.port))
-            engine.delay_s = 0.5
-            # Two are in flight when the server is told to stop, beside the greeting before them.
-            running = asyncio.create_task(judge(mine, six, tmp_path, in_flight=2))
-            await until(lambda: len(engine.drafts()) == 3)
-        # grpc's client says INTERNAL of its own where it was just writing.
-        broken = r"4 texts unanswered \((UNAVAILABLE|INTERNAL).* go on"
-        with pytest.raises(EvaluationFailed, match=broken):
-            await running
+    async with serve(by_word) as (client, engine):
+        engine.delay_s = 0.5
+        # Two are in flight when the server is told to stop, beside the greeting before them.
+        running = asyncio.create_task(judge(client, six, tmp_path, in_flight=2))
+        await until(lambda: len(engine.drafts()) == 3)
+    # grpc's client says INTERNAL of its own where it was just writing.
+    broken = r"4 texts unanswered \((UNAVAILABLE|INTERNAL).* go on"
+    with pytest.raises(EvaluationFailed, match=broken):
+        await running
     async with serve(by_word) as (client, _):
         assert (await judge(client, six, tmp_path)).asked == 4
 
 
 async def test_another_model_is_not_mixed_in(serve: Serve, by_word: Agree, six: DataSet) -> None:
-    async with serve(by_word) as (client, _):
+    async with serve(by_word) as (client, _), asking(client) as mine:
         with pytest.raises(EvaluationFailed, match="Two models answered: 0123456789abcdef and"):
-            await Service(client.channel).judge(
-                six.items,
-                lambda item, answer: None,
+            await Service(mine).judge(
+                six.examples,
+                lambda example, answer: None,
                 fingerprint="0123456789abcdef",
                 in_flight=2,
                 rate=None,

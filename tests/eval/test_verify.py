@@ -15,27 +15,26 @@ from guard_core.conversation import Message
 from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.taxonomy import Category, Severity
+from guard_eval.datasets import load_examples
+from guard_eval.errors import DataInvalid
+from guard_eval.rows import Example, parse_row
 from guard_eval.verify import (
-    DataInvalid,
-    Item,
+    AgreementReport,
     Judge,
     JudgeLost,
     Judgement,
-    Report,
+    Share,
     compare,
     gate,
     lines,
-    load_items,
 )
-from guard_eval.verify.agreement import Share, quality
+from guard_eval.verify.agreement import LabelQuality
 
 SAFE, UNSAFE = Verdict(Severity.SAFE), Verdict(Severity.UNSAFE, (Category.VIOLENT,))
 
 
-def item(name: str, **changes: Any) -> Item:
-    return Item.model_validate(
-        {"id": name, "messages": [{"role": "user", "content": name}], **changes}
-    )
+def item(name: str, **changes: Any) -> Example:
+    return parse_row({"messages": [{"role": "user", "content": name}], **changes}).example(name)
 
 
 def judge(verdicts: dict[str, Any], otherwise: Verdict = SAFE) -> Judge:
@@ -51,7 +50,7 @@ def judge(verdicts: dict[str, Any], otherwise: Verdict = SAFE) -> Judge:
     return ask
 
 
-def items(count: int, **changes: Any) -> list[Item]:
+def items(count: int, **changes: Any) -> list[Example]:
     return [item(str(n), **changes) for n in range(count)]
 
 
@@ -74,7 +73,7 @@ async def test_agreement_and_every_difference() -> None:
     assert (report.candidate.ungrammatical, report.candidate.failed) == (1, 1)
     assert (report.reference.ungrammatical, report.reference.failed) == (0, 0)
     assert report.drift is None and report.candidate.strict is None
-    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert AgreementReport.model_validate_json(report.model_dump_json()) == report
 
 
 async def test_the_severities_alone() -> None:
@@ -133,11 +132,11 @@ async def test_drift_is_of_what_the_reference_finds_likeliest() -> None:
     assert report.drift.largest == pytest.approx(0.4)
 
 
-def same(report: Report, **options: Any) -> list[str]:
+def same(report: AgreementReport, **options: Any) -> list[str]:
     return gate(report, same_checkpoint=True, **options)
 
 
-def other(report: Report, **options: Any) -> list[str]:
+def other(report: AgreementReport, **options: Any) -> list[str]:
     return gate(report, same_checkpoint=False, **options)
 
 
@@ -222,7 +221,7 @@ def test_quality_by_its_definition(pairs: list[tuple[bool, bool]]) -> None:
     hits = sum(a and b for a, b in pairs)
     precision, recall = hits / max(sum(judged), 1), hits / max(sum(truth), 1)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0
-    found = quality(truth, judged)
+    found = LabelQuality.of(truth, judged)
     assert found.f1 == pytest.approx(f1)
     alarms = sum(b and not a for a, b in pairs)
     assert found.false_positive_rate == pytest.approx(alarms / max(len(pairs) - sum(truth), 1))
@@ -234,24 +233,27 @@ GOOD: dict[str, Any] = {"id": "1", "messages": [{"role": "user", "content": "hel
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("{", "line 1: Invalid JSON"),
+        ("{", "line 1: is not JSON"),
         ("[]", "line 1"),
-        ({"id": "1"}, "messages: Field required"),
+        ({"id": "1"}, "has neither `prompt` nor `messages`"),
         ({**GOOD, "messages": []}, "messages"),
         ({**GOOD, "severity": "Bad"}, "severity"),
-        ({**GOOD, "categories": ["Nonsense"]}, "none of the model's categories"),
+        (
+            {**GOOD, "severity": "Unsafe", "categories": ["Nonsense"]},
+            "categories.0: ",
+        ),
         ({**GOOD, "refusal": "Yes"}, "only a response can refuse"),
         ({**GOOD, "extra": 1}, "extra"),
         ({**GOOD, "messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
         ({**GOOD, "messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
-        ({**GOOD, "messages": [{"role": "system", "content": "x"}]}, "a system message"),
+        ({**GOOD, "messages": [{"role": "system", "content": "x"}]}, "the last message"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: Any, text: str) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(line if isinstance(line, str) else json.dumps(line))
     with pytest.raises(DataInvalid, match=r"data\.jsonl") as caught:
-        load_items(path)
+        load_examples(path)
     assert text in str(caught.value)
     assert "hello" not in str(caught.value)
 
@@ -259,13 +261,13 @@ def test_bad_lines_are_named(tmp_path: Path, line: Any, text: str) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     with pytest.raises(DataInvalid, match="does not exist"):
-        load_items(path)
+        load_examples(path)
     path.write_text("\n \n")
-    with pytest.raises(DataInvalid, match="holds no conversations"):
-        load_items(path)
+    with pytest.raises(DataInvalid, match="holds no rows"):
+        load_examples(path)
     path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD))
-    with pytest.raises(DataInvalid, match=r"line 2: the id .* stands twice"):
-        load_items(path)
+    with pytest.raises(DataInvalid, match=r"line 2: id: '1' is the id of line 1 too"):
+        load_examples(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataInvalid, match="UTF-8"):
-        load_items(path)
+        load_examples(path)

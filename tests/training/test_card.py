@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard_eval import load
+from guard_eval.datasets import load_labelled
 from guard_tiny import RECORD, card
 from guard_tiny.data import held_out
 from guard_tiny.data.training_rows import read_rows
@@ -132,7 +132,7 @@ def test_the_held_out_rows_are_a_set_for_guard_eval(tmp_path: Path) -> None:
     ]
     data = write(tmp_path / "rows.jsonl", made)
     held_out.main(data=data, out=tmp_path / "out" / "held_out.jsonl")
-    [found] = load([tmp_path / "out" / "held_out.jsonl"], {})
+    [found] = load_labelled([tmp_path / "out" / "held_out.jsonl"])
     wanted = [row.id for row in read_rows(data) if row.held_out]
     assert wanted
-    assert {item.id for item in found.items} == set(wanted)
+    assert {example.id for example in found.examples} == set(wanted)

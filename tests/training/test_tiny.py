@@ -15,7 +15,7 @@ from guard_build.tensorrt_llm import CALIBRATION_SET
 from guard_core.conversation import Message, Mode, Role
 from guard_core.verdict.grammar import parse
 from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
-from guard_eval.verify import GOLDEN_SET
+from guard_eval.datasets import GOLDEN_SET
 from guard_tiny.data import weak_labels
 from guard_tiny.data.examples import Example
 from guard_tiny.data.labels import Label, every_verdict

@@ -6,15 +6,17 @@ it with the checkpoint's tokenizer, including special tokens.
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from guard_build.errors import BuildFailed
+from guard_core.conversation import Mode
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
-from guard_eval.verify import Item
+from guard_eval.rows import Example
 
 CALIBRATION_SET = Path(__file__).parents[1] / "data" / "calibration.jsonl"
 """Our own conversations in many languages and both modes, disjoint from the golden set."""
@@ -35,11 +37,11 @@ def check_path(directory: Path) -> None:
 
 
 def write_calibration(
-    items: Sequence[Item], template: str, tokenizer: str, end_id: int, directory: Path
+    examples: Sequence[Example], template: str, tokenizer: str, end_id: int, directory: Path
 ) -> None:
     """Writes train.jsonl into `directory`.
 
-    Raises BuildFailed for an item without labels, or one that spells a special token.
+    Raises BuildFailed for an example without labels, or one that spells a special token.
     """
     prompt = Prompt(template, tokenizer)
     tokens = Tokenizer.from_str(tokenizer)
@@ -49,26 +51,25 @@ def write_calibration(
     if end is None:
         raise BuildFailed(f"The tokenizer has no token {end_id}, the checkpoint's end token.")
     with (directory / FILE_NAME).open("w", encoding="utf-8") as stream:
-        for item in items:
-            turns = [turn.model_dump() for turn in item.messages]
+        for example in examples:
+            turns = [asdict(message) for message in example.messages]
             rendered: str = rendering.render(messages=turns, add_generation_prompt=True)
-            if tokens.encode(rendered, add_special_tokens=False).ids != prompt.ids(
-                item.conversation
-            ):
+            ids = tokens.encode(rendered, add_special_tokens=False).ids
+            if ids != prompt.ids(example.messages):
                 raise BuildFailed(
-                    f"Calibration item {item.id} spells a special token, which quantize.py would "
-                    "encode as that token. Remove the item."
+                    f"Calibration row {example.id} spells a special token, which quantize.py would "
+                    "encode as that token. Remove the row."
                 )
-            row = {"text": f"{rendered}{_verdict(item)}{end}"}
+            row = {"text": f"{rendered}{_verdict(example)}{end}"}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _verdict(item: Item) -> str:
-    if item.severity is None or (item.response_mode and item.refusal is None):
+def _verdict(example: Example) -> str:
+    responds = example.mode == Mode.RESPONSE
+    if example.severity is None or (responds and example.refusal is None):
         raise BuildFailed(
-            f"Calibration item {item.id} has no severity"
-            f"{' or no refusal' if item.response_mode else ''}: the model is calibrated on the "
-            "verdicts that it writes. Label the item, or remove it."
+            f"Calibration row {example.id} has no severity"
+            f"{' or no refusal' if responds else ''}: the model is calibrated on the "
+            "verdicts that it writes. Label the row, or remove it."
         )
-    refusal = None if item.refusal is None else item.refusal == "Yes"
-    return write(Verdict(item.severity, item.categories or (), refusal))
+    return write(Verdict(example.severity, example.categories or (), example.refusal))

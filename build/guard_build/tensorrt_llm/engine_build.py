@@ -31,7 +31,9 @@ from guard_build.tensorrt_llm.stages import Workspace
 from guard_core.slot import manifest as m
 from guard_core.slot.gpu_host import Machine
 from guard_engine import CheckpointInvalid, read_config
-from guard_eval.verify import DataInvalid, Item, load_items
+from guard_eval.datasets import load_examples
+from guard_eval.errors import DataInvalid
+from guard_eval.rows import Example
 
 _MOST_CALIBRATION_ROWS = 512
 _DISK_FACTOR = 2  # times the weights: quantized checkpoint and engine, each at most in bf16
@@ -167,7 +169,7 @@ def _commands(
 
 
 def _calibrate(
-    build: EngineBuild, workspace: Workspace, items: tuple[Item, ...], packaging: Packaging
+    build: EngineBuild, workspace: Workspace, items: tuple[Example, ...], packaging: Packaging
 ) -> None:
     if not build.recipe.calibrated:
         return
@@ -185,13 +187,13 @@ def _calibrate(
     workspace.stage("calibrate", inputs, fill)
 
 
-def _calibration_items(build: EngineBuild) -> tuple[Item, ...]:
+def _calibration_items(build: EngineBuild) -> tuple[Example, ...]:
     """The conversations to calibrate on; empty if the format needs none."""
     if not build.recipe.calibrated:
         return ()
     check_path(build.work)
     try:
-        return load_items(build.calibration)
+        return load_examples(build.calibration)
     except DataInvalid as error:
         raise BuildFailed(str(error)) from error
 

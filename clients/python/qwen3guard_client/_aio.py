@@ -10,7 +10,7 @@ import grpc
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._aio_stream import AsyncStream
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, Patience
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, ChannelOptions, RetryBudget
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Outcome, as_request, outcomes
 
@@ -30,13 +30,15 @@ class AsyncClient:
         insecure: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
+        options: ChannelOptions = (),
     ) -> None:
         """See Client."""
+        arguments = [*OPTIONS, *options]
         self._channel = (
-            grpc.aio.insecure_channel(target, OPTIONS)
+            grpc.aio.insecure_channel(target, arguments)
             if insecure
             else grpc.aio.secure_channel(
-                target, credentials or grpc.ssl_channel_credentials(), OPTIONS
+                target, credentials or grpc.ssl_channel_credentials(), arguments
             )
         )
         self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)
@@ -62,15 +64,17 @@ class AsyncClient:
     ) -> ModerateResponse:
         """Judges a user's prompt, or any request; see `request`."""
         asked = as_request(given)
-        return await self._patiently(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
+        return await self._with_retries(
+            lambda left: self._stub.Moderate(asked, timeout=left), timeout
+        )
 
     async def batch(
         self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
     ) -> list[Outcome]:
-        """Judges up to 256 conversations in one call, and gives their outcomes in order."""
+        """Judges up to 256 conversations in one call; returns their outcomes in order."""
         asked = BatchModerateRequest(items=map(as_request, given))
         return outcomes(
-            await self._patiently(
+            await self._with_retries(
                 lambda left: self._stub.BatchModerate(asked, timeout=left), timeout
             )
         )
@@ -81,11 +85,13 @@ class AsyncClient:
         """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
         return AsyncStream(self._stub).outcomes(given)
 
-    async def _patiently(self, call: Callable[[float], Awaitable[T]], timeout: float | None) -> T:
-        patience = Patience(self._timeout if timeout is None else timeout)
+    async def _with_retries(
+        self, call: Callable[[float], Awaitable[T]], timeout: float | None
+    ) -> T:
+        budget = RetryBudget(self._timeout if timeout is None else timeout)
         while True:
             try:
-                return await call(patience.left)
+                return await call(budget.left)
             except grpc.RpcError as error:
                 failed = from_rpc(error)
-            await asyncio.sleep(patience.pause(failed))
+            await asyncio.sleep(budget.pause(failed))

@@ -13,7 +13,7 @@ from qwen3guard.v1.moderation_pb2 import (
     StreamModerateResponse,
 )
 from qwen3guard_client._errors import from_rpc
-from qwen3guard_client._flight import WINDOW, Again, Flight, Item
+from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
 from qwen3guard_client._requests import Outcome, as_request
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class AsyncStream:
         self._exhausted = False
 
     async def outcomes(self, given: _Given) -> AsyncGenerator[Outcome, None]:
-        """As they come. Raises a GuardError when it gives up, and what `given` raises."""
+        """In order of completion. Raises a GuardError on giving up, and what `given` raises."""
         pump = asyncio.create_task(self._pump(given))
         try:
             while True:
@@ -56,7 +56,7 @@ class AsyncStream:
             index = 0
             async for request in _each(given):
                 await self._room.acquire()
-                self._outbox.put_nowait(self._flight.send(Item(index, as_request(request))))
+                self._outbox.put_nowait(self._flight.send(Pending(index, as_request(request))))
                 index += 1
         finally:
             self._exhausted = True
@@ -72,7 +72,7 @@ class AsyncStream:
         try:
             async for answer in call:
                 outcome = self._flight.answered(answer)
-                if isinstance(outcome, Again):
+                if isinstance(outcome, Resend):
                     asyncio.get_running_loop().call_later(outcome.delay, self._send_again, outcome)
                     continue
                 self._room.release()
@@ -82,8 +82,8 @@ class AsyncStream:
             writer.cancel()
             call.cancel()
 
-    def _send_again(self, again: Again) -> None:
-        self._outbox.put_nowait(self._flight.send_again(again))
+    def _send_again(self, resend: Resend) -> None:
+        self._outbox.put_nowait(self._flight.send_again(resend))
 
     def _end_if_done(self) -> None:
         if self._exhausted and self._flight.empty:
@@ -100,7 +100,7 @@ async def _each(given: _Given) -> AsyncIterator[str | ModerateRequest]:
 
 
 async def _write(call: _Call, outbox: _Outbox) -> None:
-    # Why a call can't be written to, its reading side says.
+    # The reading side reports why a call can't be written to.
     with suppress(grpc.RpcError, asyncio.InvalidStateError):
         while (message := await outbox.get()) is not None:
             await call.write(message)

@@ -1,7 +1,8 @@
-"""How a client connects, and how patient it is."""
+"""The channel's options, and how long calls are retried."""
 
 import random
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 
 from qwen3guard_client._errors import GuardError, Overloaded
@@ -9,8 +10,11 @@ from qwen3guard_client._errors import GuardError, Overloaded
 DEFAULT_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 5
 
+ChannelOptions = Sequence[tuple[str, str | int]]
+"""gRPC channel arguments."""
+
 # Round robin over the target's addresses, and retries of what failed with UNAVAILABLE.
-OPTIONS: list[tuple[str, str | int]] = [
+OPTIONS: ChannelOptions = [
     (
         "grpc.service_config",
         (files("qwen3guard_client") / "service_config.json").read_text(encoding="utf-8"),
@@ -21,12 +25,12 @@ OPTIONS: list[tuple[str, str | int]] = [
 
 
 def jittered(seconds: float) -> float:
-    """One to two times as long, so that callers do not come back all at once."""
+    """One to two times as long, so that callers do not retry all at once."""
     return seconds * random.uniform(1, 2)  # noqa: S311 - no secret
 
 
-class Patience:
-    """One call's deadline and tries. What else is UNAVAILABLE, the service config retries."""
+class RetryBudget:
+    """One call's deadline and attempts after overloads; the service config retries UNAVAILABLE."""
 
     def __init__(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout
@@ -38,9 +42,9 @@ class Patience:
         return max(0.0, self._deadline - time.monotonic())
 
     def pause(self, error: GuardError) -> float:
-        """Seconds until the next try. Raises the error if there is none."""
+        """Seconds until the next attempt. Raises the error if there is none."""
         self._attempts += 1
-        # A message that is too large has the same code, and no time to try again.
+        # A message that is too large has the same code, but no time to retry after.
         if isinstance(error, Overloaded) and error.retry_after and self._attempts < MAX_ATTEMPTS:
             delay = jittered(error.retry_after)
             if delay < self.left:

@@ -9,10 +9,10 @@ import grpc
 
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, Patience
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, ChannelOptions, RetryBudget
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Outcome, as_request, outcomes
-from qwen3guard_client._stream import Stream
+from qwen3guard_client._stream import ThreadStream
 
 T = TypeVar("T")
 
@@ -31,16 +31,21 @@ class Client:
         insecure: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
+        options: ChannelOptions = (),
     ) -> None:
         """`target`: "localhost:50051", or "dns:///guard:50051" for all its addresses in turn.
 
         `insecure`: plain text, for loopback or where a mesh encrypts. Otherwise TLS, by the
         `credentials` or the system's authorities. `timeout`: seconds for a call with its retries.
+        `options`: gRPC channel arguments beside the client's own.
         """
+        arguments = [*OPTIONS, *options]
         self._channel = (
-            grpc.insecure_channel(target, OPTIONS)
+            grpc.insecure_channel(target, arguments)
             if insecure
-            else grpc.secure_channel(target, credentials or grpc.ssl_channel_credentials(), OPTIONS)
+            else grpc.secure_channel(
+                target, credentials or grpc.ssl_channel_credentials(), arguments
+            )
         )
         self._stub = ModerationServiceStub(self._channel)
         self._timeout = timeout
@@ -65,32 +70,32 @@ class Client:
     ) -> ModerateResponse:
         """Judges a user's prompt, or any request; see `request`."""
         asked = as_request(given)
-        return self._patiently(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
+        return self._with_retries(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
 
     def batch(
         self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
     ) -> list[Outcome]:
-        """Judges up to 256 conversations in one call, and gives their outcomes in order."""
+        """Judges up to 256 conversations in one call; returns their outcomes in order."""
         asked = BatchModerateRequest(items=map(as_request, given))
         return outcomes(
-            self._patiently(lambda left: self._stub.BatchModerate(asked, timeout=left), timeout)
+            self._with_retries(lambda left: self._stub.BatchModerate(asked, timeout=left), timeout)
         )
 
     def stream(self, given: Iterable[str | ModerateRequest]) -> Generator[Outcome, None, None]:
         """Judges many conversations over one stream, up to 64 at a time.
 
-        Gives the outcomes as they come. What meets an overload is sent again later; what has no
-        outcome when a server stops or dies is sent again to another one. Closing the iterator
+        Yields the outcomes as they come. After an overload a request is sent again later; requests
+        without an outcome when a server stops or dies are sent to another one. Closing the iterator
         cancels what is in flight. `given` is read by a thread. The timeout does not apply: the
         server bounds each request.
         """
-        return Stream(self._stub).outcomes(map(as_request, given))
+        return ThreadStream(self._stub).outcomes(map(as_request, given))
 
-    def _patiently(self, call: Callable[[float], T], timeout: float | None) -> T:
-        patience = Patience(self._timeout if timeout is None else timeout)
+    def _with_retries(self, call: Callable[[float], T], timeout: float | None) -> T:
+        budget = RetryBudget(self._timeout if timeout is None else timeout)
         while True:
             try:
-                return call(patience.left)
+                return call(budget.left)
             except grpc.RpcError as error:
                 failed = from_rpc(error)
-            time.sleep(patience.pause(failed))
+            time.sleep(budget.pause(failed))

@@ -2,7 +2,7 @@
 
 GuardError
 ├── InvalidRequest    the fields at fault are in `violations`
-├── NotAllowed        a slot was named where only operators may, or one that does not exist
+├── NotAllowed        the caller may not choose a slot, or the slot does not exist
 ├── Overloaded        `retry_after` says when to try again
 ├── DeadlineExceeded  no verdict in time
 ├── Unavailable       no server, no engine, or the server is stopping
@@ -28,7 +28,11 @@ class Violation:
 
 
 class GuardError(Exception):
-    """`code` is gRPC's, `reason` the server's word for it, such as "OVERLOADED", or empty."""
+    """`code` is gRPC's; `reason` is the server's, such as "OVERLOADED", or empty.
+
+    `status` is the server's whole answer with its details. Where only a code arrived, as from a
+    proxy, it holds that code and the message.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,16 @@ class GuardError(Exception):
         reason: str = "",
         violations: tuple[Violation, ...] = (),
         retry_after: float | None = None,
+        status: status_pb2.Status | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.violations = violations
         self.retry_after = retry_after  # seconds, of an overload
+        if status is None:
+            status = status_pb2.Status(code=code.value[0], message=message)
+        self.status = status
 
 
 class InvalidRequest(GuardError):
@@ -51,11 +59,11 @@ class InvalidRequest(GuardError):
 
 
 class NotAllowed(GuardError):
-    """A slot was named that the caller may not choose, or that is not there."""
+    """The caller may not choose the slot that it named, or no such slot exists."""
 
 
 class Overloaded(GuardError):
-    """No place was free. Without `retry_after` the message is too large: don't send it again."""
+    """The server is at its limit; without `retry_after`, the message is too large to be resent."""
 
 
 class DeadlineExceeded(GuardError):
@@ -63,7 +71,7 @@ class DeadlineExceeded(GuardError):
 
 
 class Unavailable(GuardError):
-    """Nobody could be asked: no server, no slot that is ready, or one that is stopping."""
+    """No server answers, no slot is ready, or the server is stopping."""
 
 
 class ServerFailed(GuardError):
@@ -82,7 +90,7 @@ _KINDS: dict[grpc.StatusCode, type[GuardError]] = {
 
 
 def from_rpc(error: grpc.RpcError) -> GuardError:
-    """By the server's status, or by gRPC's code alone where there is none, as from a proxy."""
+    """Reads the server's status, or gRPC's code alone where there is none, as from a proxy."""
     call = cast(grpc.Call, error)  # every RpcError of a call is one too
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS:
@@ -91,7 +99,7 @@ def from_rpc(error: grpc.RpcError) -> GuardError:
 
 
 def from_status(status: status_pb2.Status) -> GuardError:
-    """Without a class of its own, a code gives a plain GuardError."""
+    """Reads a status; a code without a class of its own becomes a plain GuardError."""
     reason, retry_after, violations = "", None, tuple[Violation, ...]()
     info = error_details_pb2.ErrorInfo()
     retry = error_details_pb2.RetryInfo()
@@ -105,5 +113,10 @@ def from_status(status: status_pb2.Status) -> GuardError:
             violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     return _KINDS.get(code, GuardError)(
-        code, status.message, reason=reason, violations=violations, retry_after=retry_after
+        code,
+        status.message,
+        reason=reason,
+        violations=violations,
+        retry_after=retry_after,
+        status=status,
     )

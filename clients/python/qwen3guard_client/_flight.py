@@ -1,4 +1,4 @@
-"""What is on its way in one stream, without input or output."""
+"""The requests in flight in one stream, without input or output."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ _RECONNECT_BACKOFF_S = 0.1
 
 
 @dataclass
-class Item:
+class Pending:
     """One request until it has its outcome."""
 
     index: int
@@ -25,10 +25,10 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """An item that met an overload, to be sent again after `delay` seconds."""
+class Resend:
+    """A request to send again after `delay` seconds, because the server was overloaded."""
 
-    item: Item
+    pending: Pending
     delay: float
 
 
@@ -36,7 +36,7 @@ class Flight:
     """Not safe to share between threads."""
 
     def __init__(self) -> None:
-        self._in_flight: dict[str, Item] = {}
+        self._in_flight: dict[str, Pending] = {}
         self._paused = 0
         self._sent = 0
         self._failures = 0  # connections that broke without an answer between them
@@ -45,28 +45,32 @@ class Flight:
     def empty(self) -> bool:
         return not self._in_flight and not self._paused
 
-    def send(self, item: Item) -> StreamModerateRequest:
-        """What to send. An id is good for one time."""
+    def send(self, pending: Pending) -> StreamModerateRequest:
+        """The message to send, with an id of its own each time."""
         self._sent += 1
-        message = StreamModerateRequest(id=str(self._sent), request=item.request)
-        self._in_flight[message.id] = item
+        message = StreamModerateRequest(id=str(self._sent), request=pending.request)
+        self._in_flight[message.id] = pending
         return message
 
-    def send_again(self, again: Again) -> StreamModerateRequest:
+    def send_again(self, resend: Resend) -> StreamModerateRequest:
         self._paused -= 1
-        return self.send(again.item)
+        return self.send(resend.pending)
 
-    def answered(self, answer: StreamModerateResponse) -> Outcome | Again:
-        item = self._in_flight.pop(answer.id)
+    def answered(self, answer: StreamModerateResponse) -> Outcome | Resend:
+        pending = self._in_flight.pop(answer.id)
         self._failures = 0
         if answer.WhichOneof("outcome") == "response":
-            return Outcome(item.index, answer.response)
+            return Outcome(pending.index, answer.response)
         error = from_status(answer.error)
-        item.overloaded += 1
-        if isinstance(error, Overloaded) and error.retry_after and item.overloaded < MAX_ATTEMPTS:
+        pending.overloaded += 1
+        if (
+            isinstance(error, Overloaded)
+            and error.retry_after
+            and pending.overloaded < MAX_ATTEMPTS
+        ):
             self._paused += 1
-            return Again(item, jittered(error.retry_after))
-        return Outcome(item.index, error=error)
+            return Resend(pending, jittered(error.retry_after))
+        return Outcome(pending.index, error=error)
 
     def broken(self, error: GuardError) -> float:
         """Seconds until the next connection. Raises the error if there is none."""
@@ -76,7 +80,7 @@ class Flight:
         return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (self._failures - 1))
 
     def left_behind(self) -> list[StreamModerateRequest]:
-        """What to send over a new connection."""
-        items = list(self._in_flight.values())
+        """The messages to send over a new connection."""
+        left = list(self._in_flight.values())
         self._in_flight.clear()
-        return [self.send(item) for item in items]
+        return [self.send(pending) for pending in left]

@@ -10,7 +10,7 @@ from qwen3guard_client._errors import GuardError, from_status
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one request of several: a response, or the error that says why there is none."""
+    """One request's outcome: a response, or the error that says why there is none."""
 
     index: int  # of the request, from 0
     response: ModerateResponse | None = None
@@ -49,7 +49,7 @@ def request(
 
 
 def as_request(given: str | ModerateRequest) -> ModerateRequest:
-    """A string is a user's prompt; a request is given back as it is."""
+    """A string is a user's prompt; a request is returned as it is."""
     return request(given) if isinstance(given, str) else given
 
 

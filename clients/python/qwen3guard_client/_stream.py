@@ -10,13 +10,13 @@ import grpc
 from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateRequest
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._errors import from_rpc
-from qwen3guard_client._flight import WINDOW, Again, Flight, Item
+from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
 from qwen3guard_client._requests import Outcome
 
 _Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
 
 
-class Stream:
+class ThreadStream:
     """For one use."""
 
     def __init__(self, stub: ModerationServiceStub) -> None:
@@ -30,7 +30,7 @@ class Stream:
         self._failed: BaseException | None = None  # of the caller's own iterable
 
     def outcomes(self, requests: Iterator[ModerateRequest]) -> Generator[Outcome, None, None]:
-        """As they come. Raises a GuardError when it gives up, and what `requests` raises."""
+        """In order of completion. Raises a GuardError on giving up, and what `requests` raises."""
         threading.Thread(target=self._pump, args=[requests], daemon=True).start()
         try:
             while True:
@@ -53,8 +53,8 @@ class Stream:
                 if self._over:
                     return
                 with self._lock:
-                    self._outbox.put(self._flight.send(Item(index, request)))
-        except BaseException as error:  # the caller's iterable is the caller's to hear of
+                    self._outbox.put(self._flight.send(Pending(index, request)))
+        except BaseException as error:  # raised to the caller, whose iterable it is
             self._failed = error
         with self._lock:
             self._exhausted = True
@@ -71,7 +71,7 @@ class Stream:
             for answer in call:
                 with self._lock:
                     outcome = self._flight.answered(answer)
-                if isinstance(outcome, Again):
+                if isinstance(outcome, Resend):
                     later = threading.Timer(outcome.delay, self._send_again, [outcome])
                     later.daemon = True
                     later.start()
@@ -84,9 +84,9 @@ class Stream:
             call.cancel()
             outbox.put(None)
 
-    def _send_again(self, again: Again) -> None:
+    def _send_again(self, resend: Resend) -> None:
         with self._lock:
-            self._outbox.put(self._flight.send_again(again))
+            self._outbox.put(self._flight.send_again(resend))
 
     def _end_if_done(self) -> None:
         if self._exhausted and self._flight.empty:

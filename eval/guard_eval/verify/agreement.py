@@ -1,17 +1,16 @@
-"""What a comparison found, for programs (JSON) and for people (lines)."""
+"""The report of a comparison, for programs (JSON) and for people (lines)."""
 
 from collections.abc import Iterator, Sequence
-from math import sqrt
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import Field
+
+from guard_core.schema import Record
+from guard_eval.metrics import rates, wilson
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Share(_Model):
+class Share(Record):
     """`hits` of `total`; `low` and `high` are Wilson's 95% interval."""
 
     hits: int
@@ -23,7 +22,7 @@ class Share(_Model):
     @classmethod
     def of(cls, hits: int, total: int) -> Self:
         """`total` is above 0."""
-        low, high = _wilson(hits, total)
+        low, high = wilson(hits, total)
         return cls(hits=hits, total=total, value=hits / total, low=low, high=high)
 
     def __str__(self) -> str:
@@ -33,23 +32,30 @@ class Share(_Model):
         )
 
 
-class Quality(_Model):
-    """Against labels, safe or unsafe. No verdict is a wrong verdict."""
+class LabelQuality(Record):
+    """Verdicts against labels, safe or unsafe. A missing verdict counts as wrong."""
 
     f1: float
     false_positive_rate: float
 
+    @classmethod
+    def of(cls, truth: Sequence[bool], judged: Sequence[bool]) -> Self:
+        """True is unsafe. A figure is 0 where it is not defined; there is at least one label."""
+        found = rates(np.array(truth), np.array(judged))(np.ones((1, len(truth))))
+        f1, fpr = (float(np.nan_to_num(found[name][0])) for name in ("f1", "fpr"))
+        return cls(f1=f1, false_positive_rate=fpr)
 
-class Judged(_Model):
-    """How one of the two fared."""
+
+class SideReport(Record):
+    """The verdicts of one of the two slots."""
 
     ungrammatical: int = Field(description="Verdicts outside the grammar.")
     failed: int = Field(description="Conversations without a verdict for any other reason.")
-    strict: Quality | None = Field(description="Controversial counts as unsafe.")
-    loose: Quality | None = Field(description="Controversial counts as safe.")
+    strict: LabelQuality | None = Field(description="Controversial counts as unsafe.")
+    loose: LabelQuality | None = Field(description="Controversial counts as safe.")
 
 
-class Drift(_Model):
+class Drift(Record):
     """|log p(candidate) - log p(reference)| of the severity that the reference finds likeliest."""
 
     conversations: int
@@ -58,29 +64,29 @@ class Drift(_Model):
     largest: float
 
 
-class Difference(_Model):
-    """A conversation on which the two differ; a side without a verdict says why."""
+class Difference(Record):
+    """A conversation on which the two slots differ; a slot without a verdict says why."""
 
     id: str
     candidate: str
     reference: str
 
 
-class Report(_Model):
-    """All of one comparison; where the candidate has no verdict, that is a difference too."""
+class AgreementReport(Record):
+    """A whole comparison; a conversation without the candidate's verdict counts as a difference."""
 
     conversations: int
-    labelled: int = Field(description="Conversations whose severity is known.")
+    labelled: int = Field(description="Conversations with a labelled severity.")
     agreement: Share = Field(description="Same severity, categories and refusal.")
     severity_agreement: Share
-    candidate: Judged
-    reference: Judged
+    candidate: SideReport
+    reference: SideReport
     drift: Drift | None = Field(description="None unless both sides give probabilities.")
     differing: tuple[Difference, ...]
 
 
-def lines(report: Report) -> Iterator[str]:
-    """The report for people, without the differing items."""
+def lines(report: AgreementReport) -> Iterator[str]:
+    """The report for people, without the differing conversations."""
     yield f"agreement           {report.agreement}"
     yield f"severity alone      {report.severity_agreement}"
     for name, judged in (("candidate", report.candidate), ("reference", report.reference)):
@@ -102,23 +108,3 @@ def lines(report: Report) -> Iterator[str]:
                 f"{reference.f1:.4f}), false-positive rate {candidate.false_positive_rate:.4f} "
                 f"(reference {reference.false_positive_rate:.4f})"
             )
-
-
-def quality(truth: Sequence[bool], judged: Sequence[bool]) -> Quality:
-    """F1 and false-positive rate of `judged`; True is unsafe. 0 where a share has no members."""
-    pairs = list(zip(truth, judged, strict=True))
-    hits = pairs.count((True, True))
-    false_alarms, misses = pairs.count((False, True)), pairs.count((True, False))
-    safe = len(truth) - sum(truth)
-    return Quality(
-        f1=2 * hits / max(2 * hits + false_alarms + misses, 1),
-        false_positive_rate=false_alarms / max(safe, 1),
-    )
-
-
-def _wilson(hits: int, total: int) -> tuple[float, float]:
-    z, share = 1.96, hits / total
-    scale = 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / scale
-    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)

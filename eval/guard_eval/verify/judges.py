@@ -1,4 +1,4 @@
-"""What says a verdict of a conversation: a slot behind its Triton, or whatever a caller brings."""
+"""Judges: anything that returns a verdict for a conversation; here, a slot's engine."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,11 +13,11 @@ from guard_core.verdict.taxonomy import SEVERITIES
 
 _TIMEOUT_S = 300  # a large model on a busy CPU can be slow; an engine that hangs ends here
 _RECONNECTS, _RECONNECT_S = 20, 0.25
-_LEAST_PROBABILITY = 1e-12  # below it, log-probabilities tell rounding only
+_LEAST_PROBABILITY = 1e-12  # below it, log-probabilities show rounding only
 
 
 class JudgeLost(Exception):
-    """A judge that can't be asked any more, so that nothing can be said of it."""
+    """A judge that can't be asked any more, so that the comparison has no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,16 @@ Judge = Callable[[Sequence[Message]], Awaitable[Judgement]]
 
 
 def slot_judge(slot: Slot) -> Judge:
-    """Judges by `slot`, which is entered already. It asks the engine as the gateway does.
+    """A judge that asks the engine of `slot`, which is entered already, as the gateway does.
 
-    A slot made with `strict_completion` has every verdict's end token verified as well. The slot's
-    places are not used: traffic that it serves meanwhile is not queued behind this.
+    With a slot made by `strict_completion` the engine verifies each verdict's end token too. No
+    concurrency limit applies: the slot's live traffic does not queue behind the verification.
     """
 
     async def judge(messages: Sequence[Message]) -> Judgement:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                return await _patiently(slot, messages)
+                return await _with_retries(slot, messages)
         except TimeoutError:
             raise JudgeLost(
                 f"Slot {slot.name} gave no verdict in {_TIMEOUT_S} s. See its Triton's log; if the "
@@ -52,12 +52,12 @@ def slot_judge(slot: Slot) -> Judge:
     return judge
 
 
-async def _patiently(slot: Slot, messages: Sequence[Message]) -> Judgement:
-    """Waits where the engine is full, and a little for a stream that is being set up."""
+async def _with_retries(slot: Slot, messages: Sequence[Message]) -> Judgement:
+    """Retries while the engine is overloaded, and for a short time while it can't be reached."""
     attempts = 0
     while True:
         try:
-            return await _judge(slot, messages)
+            return await _judgement(slot, messages)
         except Overloaded as error:
             await asyncio.sleep(error.retry_after)
         except Unavailable as error:
@@ -67,7 +67,7 @@ async def _patiently(slot: Slot, messages: Sequence[Message]) -> Judgement:
             await asyncio.sleep(_RECONNECT_S)
 
 
-async def _judge(slot: Slot, messages: Sequence[Message]) -> Judgement:
+async def _judgement(slot: Slot, messages: Sequence[Message]) -> Judgement:
     prompt = await asyncio.to_thread(slot.prompt.ids, messages)
     decoded = await slot.decoder.decode(prompt, mode_of(messages), with_scores=True)
     if decoded.scores is None:

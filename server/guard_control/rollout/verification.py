@@ -6,16 +6,10 @@ from pathlib import Path
 from guard_control.errors import PreconditionFailed
 from guard_control.slot_processes import SlotProcess
 from guard_core.slot.slot import Slot
-from guard_eval.verify import (
-    GOLDEN_SET,
-    DataInvalid,
-    JudgeLost,
-    compare,
-    gate,
-    load_items,
-    same_checkpoint,
-    slot_judge,
-)
+from guard_eval.datasets import GOLDEN_SET, load_examples
+from guard_eval.errors import DataInvalid
+from guard_eval.rows import Example
+from guard_eval.verify import JudgeLost, compare, gate, same_checkpoint, slot_judge
 
 _SHOWN = 5  # conversations that differ
 
@@ -33,10 +27,7 @@ async def verify(
 
     `in_flight`: conversations at once. Raises PreconditionFailed with every reason.
     """
-    try:
-        items = load_items(data or GOLDEN_SET)
-    except DataInvalid as error:
-        raise PreconditionFailed(f"The data to verify with is invalid: {error}") from None
+    examples = load(data)
     tenth = 0
 
     def progress(_stage: str, done: int, total: int) -> None:
@@ -48,7 +39,7 @@ async def verify(
     async with _slot(candidate) as ours, _slot(active) as theirs:
         try:
             comparison = await compare(
-                items,
+                examples,
                 slot_judge(ours),
                 slot_judge(theirs),
                 in_flight=in_flight,
@@ -69,6 +60,17 @@ async def verify(
         )
     if found := gate(comparison, same_checkpoint=same, min_agreement=min_agreement):
         raise PreconditionFailed(" ".join(found))
+
+
+def load(data: Path | None) -> tuple[Example, ...]:
+    """The conversations of `data`, or of the golden set. Raises PreconditionFailed.
+
+    The contract has no field for keys to ignore, so every unknown key is refused.
+    """
+    try:
+        return load_examples(data or GOLDEN_SET)
+    except DataInvalid as error:
+        raise PreconditionFailed(f"The data to verify with is invalid: {error}") from None
 
 
 def _slot(slot: SlotProcess) -> Slot:
