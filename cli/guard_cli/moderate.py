@@ -24,8 +24,9 @@ from guard_cli.connection import (
     TargetOption,
     credentials,
 )
+from guard_cli.controversial import ControversialOption
 from guard_cli.conversations import Conversation, ConversationUnreadable, of_lines, of_text
-from guard_cli.options import ControversialOption, fail
+from guard_cli.options import fail
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 _EXIT_CODES = {

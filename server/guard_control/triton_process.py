@@ -33,6 +33,12 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts 
 _SHARED_MEMORY_PREFIX = "qwen3guard"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
+# What a CPU engine needs in this environment, and what pip installs it by. No extra brings Triton:
+# its wheel's own dependencies are not used, and contradict ours.
+_NEEDED = {
+    "openvino": ("The CPU engine", "'qwen3guard-server[engine]'"),
+    "pytriton": ("Triton", "--no-deps nvidia-pytriton==0.7.0"),  # as in requirements/triton.in
+}
 
 _counter = itertools.count()
 
@@ -203,10 +209,14 @@ class Triton:
 
 def _wheel() -> Path:
     """The wheel's tritonserver directory, found without importing the package."""
+    for package, (name, what) in _NEEDED.items():
+        if find_spec(package) is None:
+            raise TritonFailed(
+                f"{name} is not installed: run `{sys.executable} -m pip install {what}`, "
+                "then start again."
+            )
     spec = find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
-    return Path(spec.origin).parent / "tritonserver"
+    return Path(str(spec and spec.origin)).parent / "tritonserver"
 
 
 def _wheel_environment() -> dict[str, str]:
