@@ -67,8 +67,9 @@ def imported(modules: list[str], *places: str) -> list[str]:
 def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
     image = copied("deploy/Dockerfile.gpu", tmp_path)
     packages = [str(path) for path in (image / "clients" / "python", *image.iterdir())]
-    commands = [f"guard_cli.{path.stem}" for path in (image / "cli" / "guard_cli").glob("[!_]*.py")]
-    assert "guard_cli.main" in commands
+    found = (image / "cli" / "guard_cli" / "commands").glob("[!_]*.py")
+    commands = [f"guard_cli.commands.{path.stem}" for path in found]
+    assert "guard_cli.commands.serve" in commands
     assert all(path.startswith(str(image)) for path in imported(commands, *packages))
     assert (image / "build" / "guard_build" / "templates" / "config.pbtxt.jinja").is_file()
 

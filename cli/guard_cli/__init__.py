@@ -1,4 +1,4 @@
-"""`guard`: the one command line. Each command is a module of its own."""
+"""`guard`: the one command line. Its commands are in `guard_cli.commands`."""
 
 import sys
 from importlib.util import find_spec

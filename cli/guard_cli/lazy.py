@@ -20,7 +20,7 @@ _EXTRAS = {"build": "huggingface_hub", "eval": "matplotlib"}
 class Command:
     """Where a command is, what the group's help says of it, and the extra that it needs."""
 
-    function: str  # MODULE:NAME
+    function: str  # MODULE:NAME in guard_cli.commands
     help: str
     extra: str | None = None
 
@@ -32,7 +32,7 @@ class Command:
                 f"`{sys.executable} -m pip install 'qwen3guard-server[{self.extra}]'`."
             )
         module, _, function = self.function.partition(":")
-        loaded = getattr(import_module(module), function)
+        loaded = getattr(import_module(f"guard_cli.commands.{module}"), function)
         if isinstance(loaded, typer.Typer):
             return typer.main.get_group(loaded)
         single = typer.Typer(add_completion=False)

@@ -6,53 +6,47 @@ from guard_cli.lazy import Command, lazy_group
 
 # By name. The help is the first line of the command's docstring.
 COMMANDS = {
-    "build": Command(
-        "guard_cli.build:build", "Build an engine from a checkpoint, into a slot.", "build"
-    ),
+    "build": Command("build:build", "Build an engine from a checkpoint, into a slot.", "build"),
     "serve": Command(
-        "guard_cli.serve:serve",
+        "serve:serve",
         "Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered.",
     ),
     "engine": Command(
-        "guard_cli.engine:engine",
+        "engine:engine",
         "Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.",
     ),
-    "moderate": Command(
-        "guard_cli.moderate:moderate", "Judge a prompt, a response, or many conversations."
-    ),
+    "moderate": Command("moderate:moderate", "Judge a prompt, a response, or many conversations."),
     "eval": Command(
-        "guard_cli.evaluate:evaluate",
+        "evaluate:evaluate",
         "Judge labelled texts by a running server, and report how good its verdicts are.",
         "eval",
     ),
     "verify": Command(
-        "guard_cli.verify:verify",
+        "verify:verify",
         "Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.",
     ),
-    "slots": Command(
-        "guard_cli.operate:slots", "Show the slots, their traffic and what came of it."
-    ),
+    "slots": Command("operate:slots", "Show the slots, their traffic and what came of it."),
     "deploy": Command(
-        "guard_cli.operate:deploy",
+        "operate:deploy",
         "Swap to another slot: check, start, warm up, verify, shadow, shift, drain, stop the old.",
     ),
     "promote": Command(
-        "guard_cli.operate:promote",
+        "operate:promote",
         "Shift the traffic to a slot that runs, step by step, with the same gates as deploy.",
     ),
     "rollback": Command(
-        "guard_cli.operate:rollback",
+        "operate:rollback",
         "Give all traffic back, at once, to the slot that had it; ends a swap that is under way.",
     ),
     "shadow": Command(
-        "guard_cli.operate:shadow",
+        "operate:shadow",
         "Have a slot judge a share of the live requests too, for comparison only.",
     ),
     "drain": Command(
-        "guard_cli.operate:drain",
+        "operate:drain",
         "Take a slot's traffic away and wait until nothing is in flight there.",
     ),
-    "bench": Command("guard_cli.bench:bench", "Measure what this machine reaches.", "build"),
+    "bench": Command("bench:bench", "Measure what this machine reaches.", "build"),
 }
 
 app = typer.Typer(

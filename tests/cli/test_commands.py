@@ -46,7 +46,7 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_what_the_command_says(name: str) -> None:
     module, _, function = COMMANDS[name].function.partition(":")
-    command = getattr(import_module(module), function)
+    command = getattr(import_module(f"guard_cli.commands.{module}"), function)
     said = command.info.help if name == "bench" else inspect.getdoc(command)
     assert said
     assert said.partition("\n\n")[0].replace("\n", " ") == COMMANDS[name].help

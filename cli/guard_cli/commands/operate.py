@@ -11,8 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 from rich.markup import escape
 
+from guard_cli.commands.slots_table import table
 from guard_cli.options import fail, slot_directory
-from guard_cli.slots_table import table
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 

@@ -93,7 +93,7 @@ def build(
     try:
         if gpu_format:
             # Triton and the comparison of slots, which a CPU build does not use.
-            from guard_cli.build_gpu import GpuBuild, build_gpu, print_plan  # noqa: PLC0415
+            from guard_cli.commands.build_gpu import GpuBuild, build_gpu, print_plan  # noqa: PLC0415
 
             wanted = GpuBuild(
                 checkpoint=checkpoint,
