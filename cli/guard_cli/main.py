@@ -25,10 +25,11 @@ COMMANDS = {
         "verify:verify",
         "Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.",
     ),
-    "slots": Command("operate:slots", "Show the slots, their traffic and what came of it."),
+    "slots": Command("operate:slots", "Show slots, traffic weights and request statistics."),
     "deploy": Command(
         "operate:deploy",
-        "Swap to another slot: check, start, warm up, verify, shadow, shift, drain, stop the old.",
+        "Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old "
+        "one.",
     ),
     "promote": Command(
         "operate:promote",
@@ -36,15 +37,15 @@ COMMANDS = {
     ),
     "rollback": Command(
         "operate:rollback",
-        "Give all traffic back, at once, to the slot that had it; ends a swap that is under way.",
+        "Give all traffic back to the slot that had it before the last rollout, also during it.",
     ),
     "shadow": Command(
         "operate:shadow",
-        "Have a slot judge a share of the live requests too, for comparison only.",
+        "Send a slot a share of the live requests as well, for comparison only.",
     ),
     "drain": Command(
         "operate:drain",
-        "Take a slot's traffic away and wait until nothing is in flight there.",
+        "Take a slot's traffic away and wait until no request is in flight there.",
     ),
     "bench": Command("bench:bench", "Measure what this machine reaches.", "build"),
 }

@@ -10,11 +10,14 @@ import pytest
 from guard_cli.main import COMMANDS
 from tests.support.serving import guard
 
-HEAVY = {"openvino", "huggingface_hub", "httpx2", "matplotlib", "guard_engine", "guard_build"}
+HEAVY = {
+    *("openvino", "huggingface_hub", "httpx2", "matplotlib", "guard_engine", "guard_build", "grpc")
+}
 # What a command loads of these before it is run: what it is about.
 ABOUT = {
     "build": HEAVY - {"matplotlib"},
     "bench": HEAVY - {"matplotlib"},
+    **{name: {"grpc"} for name in ("serve", "engine", "moderate", "eval", "verify")},
 }
 
 

@@ -1,55 +1,36 @@
-"""What operators do with the slots of a running server: clients of DeploymentService."""
+"""Commands for the slots of a running server: clients of DeploymentService."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-import grpc
 import typer
-from google.protobuf.duration_pb2 import Duration
-from rich.console import Console
-from rich.markup import escape
 
-from guard_cli.commands.slots_table import table
 from guard_cli.options import fail, slot_directory
-from qwen3guard.v1 import deployment_pb2 as pb
-from qwen3guard.v1 import deployment_pb2_grpc
 
-_LIST_S = 10
+if TYPE_CHECKING:
+    from guard_cli.deployment_client import DeploymentClient
 
 Control = Annotated[str, typer.Option("--control", help="The server's control port, HOST:PORT.")]
-Steps = Annotated[str, typer.Option(help="Percent of the traffic, step by step.")]
-Pause = Annotated[float, typer.Option(help="Seconds that each step is watched.", min=0)]
+Steps = Annotated[str, typer.Option(help="Percent of the traffic that the slot gets at each step.")]
+Pause = Annotated[float, typer.Option(help="Seconds to watch each step.", min=0)]
 MaxFactor = Annotated[
     float,
-    typer.Option(help="Error rate and p99 may be the active slot's times this.", min=1),
+    typer.Option(help="How many times the active slot's error rate and p99 are allowed.", min=1),
 ]
 KeepOld = Annotated[
-    bool, typer.Option("--keep-old", help="Leave the old slot warm: a rollback takes no time.")
+    bool, typer.Option("--keep-old", help="Keep the old slot running, for an instant rollback.")
 ]
 _CONTROL, _STEPS, _PAUSE, _FACTOR = "127.0.0.1:50052", "5,25,50,100", 10.0, 2.0
 
 
 def slots(
-    watch: Annotated[bool, typer.Option("--watch", help="Then print events as they come.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then print events as they happen.")
+    ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Show the slots, their traffic and what came of it."""
-    out = Console()
-    with _service(control) as service:
-        listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
-        out.print(table(listed))
-        for worker in listed.workers:
-            if worker.refused:
-                out.print(f"[red]Gateway process {worker.pid}:[/] {escape(worker.refused)}")
-        if not watch:
-            return
-        for event in service.WatchEvents(pb.WatchEventsRequest()):
-            time = event.time.ToDatetime().strftime("%H:%M:%S")
-            colour = "red" if event.alarm else "default"
-            slot = f"{event.slot}: " if event.slot else ""
-            out.print(f"[dim]{time}[/] [{colour}]{escape(slot + event.text)}[/]")
+    """Show slots, traffic weights and request statistics."""
+    _client(control).show_slots(watch=watch)
 
 
 def deploy(
@@ -61,48 +42,52 @@ def deploy(
     min_agreement: Annotated[
         float | None,
         typer.Option(
-            help="The agreement with the active slot that is enough, on the data and on live "
-            "requests.",
+            help="Required agreement with the active slot, on the data and on live requests.",
             min=0,
             max=1,
         ),
     ] = None,
     verify_in_flight: Annotated[
-        int, typer.Option(help="Conversations verified at once.", min=1)
+        int, typer.Option(help="Conversations in flight during the verification.", min=1)
     ] = 2,
     shadow_share: Annotated[
-        float, typer.Option(help="Share of live requests to shadow before it.", min=0, max=1)
+        float, typer.Option(help="Share of live requests to shadow before the shift.", min=0, max=1)
     ] = 0.1,
     shadow_seconds: Annotated[float, typer.Option(help="How long to shadow.", min=0)] = 10,
     ready_timeout: Annotated[
-        float, typer.Option(help="Seconds to the engine's first verdicts.", min=1)
+        float, typer.Option(help="Seconds to wait for the engine's first verdicts.", min=1)
     ] = 300,
     steps: Steps = _STEPS,
     pause: Pause = _PAUSE,
     max_factor: MaxFactor = _FACTOR,
     keep_old: KeepOld = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="End once it is warm and verified.")
+        bool,
+        typer.Option(
+            "--prepare", help="Stop after the verification: `guard promote` does the rest."
+        ),
     ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Swap to another slot: check, start, warm up, verify, shadow, shift, drain, stop the old.
+    """Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old one.
 
-    A gate that fails takes everything back. Ctrl-C leaves the traffic as it is then.
+    A gate that fails takes everything back. Ctrl-C ends the rollout and leaves the traffic as it
+    is.
     """
-    request = pb.DeployRequest(
-        directory=str(slot_directory(candidate).resolve()),
-        data=str(data.resolve()) if data else "",
+    _client(control).deploy(
+        slot_directory(candidate),
+        data=data,
         min_agreement=min_agreement,
         verify_in_flight=verify_in_flight,
         shadow_share=shadow_share,
-        shadow_time=_duration(shadow_seconds),
-        ready_timeout=_duration(ready_timeout),
-        shift=_shift(steps, pause, max_factor, keep_old),
-        prepare_only=prepare,
+        shadow_seconds=shadow_seconds,
+        ready_timeout=ready_timeout,
+        steps=_percents(steps),
+        pause=pause,
+        max_factor=max_factor,
+        keep_old=keep_old,
+        prepare=prepare,
     )
-    with _service(control) as service:
-        _follow(service, service.Deploy(request))
 
 
 def promote(
@@ -114,103 +99,50 @@ def promote(
     control: Control = _CONTROL,
 ) -> None:
     """Shift the traffic to a slot that runs, step by step, with the same gates as deploy."""
-    request = pb.PromoteRequest(slot=slot, shift=_shift(steps, pause, max_factor, keep_old))
-    with _service(control) as service:
-        _follow(service, service.Promote(request))
+    _client(control).promote(
+        slot, steps=_percents(steps), pause=pause, max_factor=max_factor, keep_old=keep_old
+    )
 
 
 def rollback(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the slot that loses the traffic warm.")
+        bool, typer.Option("--keep", help="Keep the slot that loses the traffic running.")
     ] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Give all traffic back, at once, to the slot that had it; ends a swap that is under way."""
-    with _service(control) as service:
-        reply = service.Rollback(pb.RollbackRequest(keep=keep))
-        Console().print(f"[green]{reply.slot} has all of the traffic.[/]")
+    """Give all traffic back to the slot that had it before the last rollout, also during it."""
+    _client(control).rollback(keep=keep)
 
 
 def shadow(
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
     share: Annotated[
-        float, typer.Option(help="Of the live requests; 0 ends it.", min=0, max=1)
+        float, typer.Option(help="Share of live requests; 0 ends the shadowing.", min=0, max=1)
     ] = 0.1,
     control: Control = _CONTROL,
 ) -> None:
-    """Have a slot judge a share of the live requests too, for comparison only."""
-    with _service(control) as service:
-        service.SetTraffic(pb.SetTrafficRequest(shadow=pb.Shadow(slot=slot, share=share)))
-        if share:
-            Console().print(f"{slot} judges {share:.0%} too: `guard slots` shows what comes of it.")
-        else:
-            Console().print("Nothing is shadowed any more.")
+    """Send a slot a share of the live requests as well, for comparison only."""
+    _client(control).shadow(slot, share)
 
 
 def drain(
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
-    stop: Annotated[bool, typer.Option("--stop", help="Then stop its Triton.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Also stop its Triton.")] = False,
     control: Control = _CONTROL,
 ) -> None:
-    """Take a slot's traffic away and wait until nothing is in flight there."""
-    with _service(control) as service:
-        service.Drain(pb.DrainRequest(slot=slot, stop=stop))
-        Console().print(f"{slot} is {'stopped' if stop else 'idle'}.")
+    """Take a slot's traffic away and wait until no request is in flight there."""
+    _client(control).drain(slot, stop=stop)
 
 
-@contextmanager
-def _service(control: str) -> Iterator[Any]:
-    """The stub. What the service refuses ends the command, with the reason."""
-    with grpc.insecure_channel(control, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            yield deployment_pb2_grpc.DeploymentServiceStub(channel)
-        except grpc.RpcError as error:
-            _fail(error, control)
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+def _client(control: str) -> "DeploymentClient":
+    # gRPC and the contract take as long to load as all else, and help needs neither.
+    from guard_cli.deployment_client import DeploymentClient  # noqa: PLC0415
+
+    return DeploymentClient(control)
 
 
-def _fail(error: grpc.RpcError, control: str) -> NoReturn:
-    assert isinstance(error, grpc.Call)  # noqa: S101  (grpc raises both in one)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        fail(f"No server is controlled at {control} ({error.details()}). Start one: `guard serve`.")
-    fail(str(error.details()))
-
-
-def _follow(service: Any, steps: Any) -> None:
-    """Prints each step. Ctrl-C ends the swap there."""
-    out = Console()
+def _percents(steps: str) -> list[int]:
     try:
-        for reply in steps:
-            _print(out, reply.progress)
-    except KeyboardInterrupt:
-        steps.cancel()
-        listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
-        weights = ", ".join(f"{slot.name} {slot.weight}" for slot in listed.slots)
-        out.print(
-            f"Stopped. The traffic stays as it is: {weights}. "
-            "`guard promote SLOT` goes on, `guard rollback` goes back."
-        )
-        raise
-
-
-def _print(out: Console, progress: pb.Progress) -> None:
-    colour = {pb.STEP_DONE: "green", pb.STEP_ROLLBACK: "red"}.get(progress.step, "cyan")
-    name = pb.Step.Name(progress.step).removeprefix("STEP_").replace("_", " ").lower()
-    out.print(f"[{colour}]{name:<9}[/] {escape(progress.text)}", highlight=False)
-
-
-def _shift(steps: str, pause: float, max_factor: float, keep_old: bool) -> pb.Shift:
-    try:
-        percents = [int(step) for step in steps.split(",")]
+        return [int(step) for step in steps.split(",")]
     except ValueError:
-        fail(f"--steps {steps}: give percent with commas between them, such as {_STEPS}.", code=2)
-    return pb.Shift(
-        steps=percents, pause=_duration(pause), max_factor=max_factor, keep_old=keep_old
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    return duration
+        fail(f"--steps {steps}: give percent separated by commas, such as {_STEPS}.", code=2)

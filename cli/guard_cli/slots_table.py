@@ -1,4 +1,4 @@
-"""`guard slots`: the slots, their traffic and what came of it, as a table."""
+"""`guard slots`: slots, traffic weights and request statistics, as a table."""
 
 from collections.abc import Iterable
 
