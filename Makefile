@@ -14,6 +14,7 @@ CONTRACT := .run/contract.binpb
 SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
   clients/java/src/main/resources/qwen3guard/client clients/python/qwen3guard_client)
 OUT ?= .
+LOCK ?= --upgrade
 # These are beside the checkout, never in it.
 TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 EVAL_DATA ?= ../shared/data/eval
@@ -27,9 +28,9 @@ SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval proto server tests training model_repository/templates
+SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +60,7 @@ format: $(VENV)/.dev ## Format the code
 proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and the clients' service config from proto/
 	@$(BIN)/buf generate --template proto/buf.gen.yaml -o $(OUT)
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
-	  --grpc_python_out=$(OUT)/proto --mypy_grpc_out=quiet:$(OUT)/proto $(SERVICES:proto/%=%)
+	  --grpc_python_out=$(OUT)/clients/python --mypy_grpc_out=quiet:$(OUT)/clients/python $(SERVICES:proto/%=%)
 	@$(BIN)/python tools/api_docs.py $(CONTRACT) $(OUT)/docs/reference/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
@@ -68,10 +69,10 @@ schemas: $(VENV)/.dev ## Regenerate the JSON schemas of manifest.json and traffi
 	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > docs/reference/traffic.schema.json
 
 proto-check: proto-rules ## Check the contract's rules, and that the generated files are up to date
-	@rm -rf .run/generated && mkdir -p .run/generated/proto .run/generated/docs/reference
+	@rm -rf .run/generated && mkdir -p .run/generated/clients/python .run/generated/docs/reference
 	@$(MAKE) -s proto OUT=.run/generated
-	@for at in proto/qwen3guard clients/go/guardpb docs/reference/api.md $(SERVICE_CONFIGS); do \
-	  diff -r --exclude='*.proto' --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
+	@for at in clients/python/qwen3guard clients/go/guardpb docs/reference/api.md $(SERVICE_CONFIGS); do \
+	  diff -r --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
 	  || { echo "Generated files are out of date: run \`make proto\`." >&2; exit 1; }; done
 
 proto-rules: $(VENV)/.dev
@@ -93,12 +94,24 @@ tiny-card: $(VENV)-train/.ready ## Evaluate the served tiny guard on EVAL_DATA a
 	@$(VENV)-train/bin/python -m guard_tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
 	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 
-lock: ## Update, pin and hash all requirements (needs uv)
-	@for f in serve dev train; do uv pip compile -q --upgrade --generate-hashes --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock" \
-	  $$([ $$f = serve ] || echo --extra $$f) pyproject.toml requirements/install.in -o requirements/$$f.txt; done
-	@uv pip compile -q --no-deps --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
-	  --custom-compile-command "make lock" requirements/triton.in -o requirements/triton.txt
+lock: UV := uv pip compile -q --generate-hashes --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock"
+lock: ROLES := --extra cli --extra engine --extra build --extra eval
+lock: OURS := --no-emit-package qwen3guard-client pyproject.toml requirements/install.in
+lock: ## Update, pin and hash all requirements (needs uv; LOCK= keeps pins)
+	@$(UV) $(LOCK) $(ROLES) $(OURS) -o requirements/serve.txt
+	@$(UV) $(LOCK) -c requirements/serve.txt --override requirements/gateway-overrides.txt $(OURS) -o requirements/gateway.txt
+	@$(UV) $(LOCK) -c requirements/serve.txt $(ROLES) --extra dev $(OURS) -o requirements/dev.txt
+	@$(UV) $(LOCK) --extra train $(OURS) -o requirements/train.txt
+	@$(UV) --no-deps requirements/triton.in -o requirements/triton.txt
+
+dist: $(VENV)/.serve ## Build the wheels of the server and of its Python client into dist/
+	@rm -rf dist
+	@$(BIN)/pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./clients/python .
+	@ls dist/*.whl
+
+dist-check: dist ## Install dist/ in a clean environment outside the checkout, then build, serve and moderate
+	@PYTHON=$(PYTHON) sh tools/dist_check.sh
 
 bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers, for bench-peers (7 GB)
 
@@ -133,25 +146,26 @@ bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed ca
 soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
 	@$(BIN)/python -m guard_bench.soak
 
-clean: ## Remove everything that make created: environments, results, downloads, blue and green
-	rm -rf $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
+clean: ## Remove everything that make created: environments, wheels, results, downloads, blue and green
+	rm -rf dist $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
-$(VENV)/.serve: pyproject.toml requirements/serve.txt requirements/triton.txt
+$(VENV)/.serve: pyproject.toml clients/python/pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --require-hashes -r requirements/serve.txt
 	@$(PIP) --require-hashes --no-deps -r requirements/triton.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(PIP) --no-deps --no-build-isolation -e ./clients/python -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV)-train/.ready: pyproject.toml requirements/train.txt
+$(VENV)-train/.ready: pyproject.toml clients/python/pyproject.toml requirements/train.txt
 	@$(PYTHON) -m venv $(VENV)-train
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/train.txt
-	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation \
+	  -e ./clients/python -e .
 	@touch $@
 
 $(VENV)-peers/.ready: bench/peers/requirements.txt

@@ -12,7 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = {
-    "qwen3guard": "proto/qwen3guard",
+    "qwen3guard": "clients/python/qwen3guard",
     "qwen3guard_client": "clients/python/qwen3guard_client",
     "guard_core": "server/guard_core",
     "guard_server": "server/guard_server",

@@ -5,10 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from ruamel.yaml import YAML
 
@@ -52,30 +52,40 @@ def copied(name: str, folder: Path) -> Path:
     return folder
 
 
-def imported(module: str, *places: str) -> str:
-    """The file that `module` comes from, with the dependencies but without what .pth files add:
+def imported(modules: list[str], *places: str) -> list[str]:
+    """The files that `modules` come from, with the dependencies but without what .pth files add:
     this checkout's own packages."""
-    script = f"import sys; sys.path += sys.argv[1:]; import {module}; print({module}.__file__)"
-    done = run(sys.executable, "-S", "-c", script, *places, sysconfig.get_path("purelib"))
+    script = (
+        f"import sys; sys.path += sys.argv[1:]; import {', '.join(modules)}; "
+        f"print(*(sys.modules[name].__file__ for name in {modules}), sep='\\n')"
+    )
+    done = run(sys.executable, "-S", "-c", script, *places, str(Path(grpc.__file__).parents[1]))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()
 
 
 def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
     image = copied("deploy/Dockerfile.gpu", tmp_path)
-    packages = [str(path) for path in image.iterdir() if path.is_dir()]
-    assert imported("guard_cli.main", *packages).startswith(str(image))
+    packages = [str(path) for path in (image / "clients" / "python", *image.iterdir())]
+    found = (image / "cli" / "guard_cli" / "commands").glob("[!_]*.py")
+    commands = [f"guard_cli.commands.{path.stem}" for path in found]
+    assert "guard_cli.commands.serve" in commands
+    assert all(path.startswith(str(image)) for path in imported(commands, *packages))
+    assert (image / "build" / "guard_build" / "templates" / "config.pbtxt.jinja").is_file()
 
 
 def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> None:
     image, site = copied("deploy/Dockerfile.gateway", tmp_path / "image"), tmp_path / "site"
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = run(sys.executable, *install, "--target", str(site), str(image))
+    ours = [str(image / "clients" / "python"), str(image)]
+    done = run(sys.executable, *install, "--target", str(site), *ours)
     assert done.returncode == 0, done.stderr
-    assert [path.name.partition("-")[0] for path in site.glob("*.dist-info")] == [
-        "qwen3guard_server"
-    ]
-    assert imported("guard_server.app", str(site)).startswith(str(site))
+    assert {path.name.partition("-")[0] for path in site.glob("*.dist-info")} == {
+        "qwen3guard_client",
+        "qwen3guard_server",
+    }
+    [path] = imported(["guard_server.app"], str(site))
+    assert path.startswith(str(site))
 
 
 def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

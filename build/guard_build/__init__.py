@@ -3,7 +3,7 @@
 from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint, find_checkpoint
 from guard_build.openvino.slot import build_slot
-from guard_build.progress import Progress, bars
+from guard_build.progress import Progress
 from guard_engine import WeightFormat
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Checkpoint",
     "Progress",
     "WeightFormat",
-    "bars",
     "build_slot",
     "find_checkpoint",
 ]

@@ -1,27 +1,6 @@
-"""Progress of a build, and progress bars for it."""
+"""Progress of a build."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Display
+from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`: a stage in a few words, and amounts without a unit."""
-
-
-@contextmanager
-def bars(console: Console | None = None) -> Iterator[Progress]:
-    """Gives a `Progress` that draws one bar per stage."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    tasks: dict[str, TaskID] = {}
-    with Display(*columns, console=console) as display:
-
-        def progress(stage: str, done: int, total: int) -> None:
-            task = tasks.setdefault(stage, TaskID(-1))
-            if task == TaskID(-1):
-                task = tasks[stage] = display.add_task(stage, total=total)
-            display.update(task, completed=done, total=total)
-
-        yield progress

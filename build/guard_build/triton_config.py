@@ -1,12 +1,14 @@
 """Renders a Triton model's config.pbtxt from the template of both engines."""
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 
-TEMPLATES = Path(__file__).parents[2] / "model_repository" / "templates"
+# In a checkout a link to model_repository/templates, in a wheel a copy of it.
+TEMPLATES = Path(str(files("guard_build") / "templates"))
 
 
 class Parameter(NamedTuple):

@@ -2,31 +2,63 @@
 
 import typer
 
-from guard_cli.bench import bench
-from guard_cli.build import build
-from guard_cli.engine import engine
-from guard_cli.evaluate import evaluate
-from guard_cli.moderate import moderate
-from guard_cli.operate import deploy, drain, promote, rollback, shadow, slots
-from guard_cli.serve import serve
-from guard_cli.verify import verify
+from guard_cli.lazy import Command, lazy_group
+
+# By name. The help is the first line of the command's docstring.
+COMMANDS = {
+    "build": Command("build:build", "Build an engine from a checkpoint, into a slot.", "build"),
+    "serve": Command(
+        "serve:serve",
+        "Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered.",
+    ),
+    "engine": Command(
+        "engine:engine",
+        "Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.",
+    ),
+    "moderate": Command("moderate:moderate", "Judge a prompt, a response, or many conversations."),
+    "eval": Command(
+        "evaluate:evaluate",
+        "Judge labelled texts by a running server, and report how good its verdicts are.",
+        "eval",
+    ),
+    "verify": Command(
+        "verify:verify",
+        "Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.",
+    ),
+    "slots": Command("operate:slots", "Show slots, traffic weights and request statistics."),
+    "deploy": Command(
+        "operate:deploy",
+        "Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old "
+        "one.",
+    ),
+    "promote": Command(
+        "operate:promote",
+        "Shift the traffic to a slot that runs, step by step, with the same gates as deploy.",
+    ),
+    "rollback": Command(
+        "operate:rollback",
+        "Give all traffic back to the slot that had it before the last rollout, also during it.",
+    ),
+    "shadow": Command(
+        "operate:shadow",
+        "Send a slot a share of the live requests as well, for comparison only.",
+    ),
+    "drain": Command(
+        "operate:drain",
+        "Take a slot's traffic away and wait until no request is in flight there.",
+    ),
+    "bench": Command("bench:bench", "Measure what this machine reaches.", "build"),
+}
 
 app = typer.Typer(
-    help="Qwen3Guard Server: build a slot, serve it, moderate by it, and swap it for another.",
+    help="Build, serve, deploy and evaluate Qwen3Guard slots.",
+    cls=lazy_group(COMMANDS),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,  # they would show conversations
 )
-app.command()(build)
-app.command()(serve)
-app.command()(engine)
-app.command()(moderate)
-app.command("eval")(evaluate)
-app.command()(verify)
-app.command()(slots)
-app.command()(deploy)
-app.command()(promote)
-app.command()(rollback)
-app.command()(shadow)
-app.command()(drain)
-app.add_typer(bench, name="bench")
+
+
+@app.callback()
+def _group() -> None:
+    """So that Typer takes it for a group: it has no command of its own."""

@@ -1,19 +1,22 @@
-"""What several commands share."""
+"""What several commands share: options, where files lie, and how a command fails."""
 
-from enum import StrEnum
+import os
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from qwen3guard.v1 import types_pb2
 
-PROJECT = Path(__file__).parents[2]
-MODEL_REPOSITORY = PROJECT / "model_repository"
-TINY_GUARD = PROJECT / "checkpoints" / "tiny-guard"
-RUN = PROJECT / ".run"
+def _directory(variable: str, default: str) -> Path:
+    """The directory that an environment variable names; else `default` in the working directory."""
+    return Path(os.environ.get(variable) or default).absolute()
 
+
+# The server's state and logs, and what commands keep to go on from.
+RUN = _directory("GUARD_RUN", ".run")
+# Slots that are given by a bare name.
+MODEL_REPOSITORY = _directory("GUARD_MODEL_REPOSITORY", "model_repository")
 
 IgnoreOption = Annotated[
     list[str] | None,
@@ -24,20 +27,6 @@ IgnoreOption = Annotated[
         "keys are refused.",
     ),
 ]
-
-
-class ControversialOption(StrEnum):
-    """The treatment's name on the command line."""
-
-    strict = "strict"
-    loose = "loose"
-    review = "review"
-
-    @property
-    def treatment(self) -> types_pb2.ControversialTreatment.ValueType:
-        return types_pb2.ControversialTreatment.Value(
-            f"CONTROVERSIAL_TREATMENT_{self.name.upper()}"
-        )
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:

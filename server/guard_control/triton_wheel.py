@@ -10,17 +10,28 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+# What a CPU engine needs in this environment, and what pip installs it by. No extra brings Triton:
+# its wheel's own dependencies are not used, and contradict ours.
+_NEEDED = {
+    "openvino": ("The CPU engine", "'qwen3guard-server[engine]'"),
+    "pytriton": ("Triton", "--no-deps nvidia-pytriton==0.7.0"),  # as in requirements/triton.in
+}
+
 
 class TritonMissing(Exception):
-    """The wheel is not installed."""
+    """A part that a CPU engine needs is not installed; the text has the command that brings it."""
 
 
 def wheel_directory() -> Path:
     """The wheel's tritonserver directory. Raises TritonMissing."""
+    for package, (name, what) in _NEEDED.items():
+        if find_spec(package) is None:
+            raise TritonMissing(
+                f"{name} is not installed: run `{sys.executable} -m pip install {what}`, "
+                "then start again."
+            )
     spec = find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise TritonMissing("Triton is not installed. Run `make serve`, which installs it.")
-    return Path(spec.origin).parent / "tritonserver"
+    return Path(str(spec and spec.origin)).parent / "tritonserver"
 
 
 def wheel_environment() -> dict[str, str]:

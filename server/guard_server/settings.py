@@ -1,10 +1,10 @@
-"""The gateway's settings: `GUARD_*` in the environment, set by `guard serve` from its flags."""
+"""The gateway's settings: `GUARD_*` in the environment, or options of `guard serve`."""
 
 import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,61 +14,79 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GUARD_", frozen=True)
 
     traffic: Path | None = Field(
-        default=None, description="traffic.json: the slots and their weights; it is followed."
+        default=None,
+        description="traffic.json: the slots and their weights. Changes to it are followed.",
     )
     slot: Path | None = Field(
         default=None,
-        description="Instead of it, one slot's directory; its name is the slot's name.",
+        description="Directory of the only slot, in place of traffic.json; its name is the slot's.",
     )
     triton: str | None = Field(
         default=None, description="gRPC address of that slot's Triton, HOST:PORT."
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=50051, ge=0, le=65535, description="0: any free port.")
-    tls_cert: Path | None = Field(default=None, description="PEM chain of the listener.")
-    tls_key: Path | None = Field(default=None, description="PEM key of the listener.")
+    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(
+        default=50051, ge=0, le=65535, description="Port of the gateway; 0: any free port."
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="PEM certificate chain; with its key it turns TLS on."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM key of the certificate.")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM authorities whose client certificates are required."
+        default=None, description="PEM authorities: clients must have a certificate from one."
     )
     insecure: bool = Field(default=False, description="Allow plain text off loopback.")
-    allow_slot_choice: bool = Field(default=False, description="Callers may name a slot.")
+    allow_slot_choice: bool = Field(default=False, description="Allow callers to name a slot.")
     strict_completion: bool = Field(
-        default=False, description="Ask again where only the grammar says that a verdict is whole."
+        default=False,
+        description="Run the engine again where only the grammar says that a verdict is complete.",
     )
     request_timeout_s: float = Field(
         default=30,
         gt=0,
-        description="The longest that a request may take, whatever its own deadline.",
+        description="Longest time of a request in seconds, whatever its own deadline.",
     )
     max_in_flight: int | None = Field(
-        default=None, gt=0, description="Requests that a slot works on; else as its manifest says."
+        default=None, gt=0, description="Concurrency limit per slot; default: the manifest's."
     )
     queue_per_place: float = Field(
-        default=1.0, ge=0, description="Requests that may wait, for each that a slot works on."
+        default=1.0, ge=0, description="Queue length as a multiple of the concurrency limit."
     )
     max_connection_age_s: float = Field(
         default=300,
         gt=0,
-        description="Then a connection takes no new call, so that callers spread out anew; calls "
-        "and streams that it has are not cut.",
+        description="Age in seconds after which a connection takes no new calls, so that clients "
+        "spread over the replicas; calls and streams in flight go on.",
     )
-    cache_mib: float = Field(default=64, ge=0, description="The verdict cache's size; 0: off.")
-    cache_ttl_s: float = Field(default=300, gt=0, description="No older verdict is given again.")
+    cache_mib: float = Field(
+        default=64, ge=0, description="Size of the verdict cache in MiB; 0: no cache."
+    )
+    cache_ttl_s: float = Field(
+        default=300, gt=0, description="Age in seconds after which a cached verdict is dropped."
+    )
     metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Prometheus metrics; else none."
+        default=None, ge=0, le=65535, description="Port for Prometheus metrics; 0: no metrics."
     )
     metrics_host: str = Field(
-        default="127.0.0.1", description="Where metrics are served: plain text, for anybody."
+        default="127.0.0.1",
+        description="Address for Prometheus metrics, which are plain text for any caller.",
     )
     status: Path | None = Field(
         default=None,
-        description="A directory that gateways of one port share: each tells its state there, and "
-        "they split the engines' places.",
+        description="Directory of worker status files; workers on one port read it to share the "
+        "concurrency limit.",
     )
     reuse_port: bool = Field(
-        default=False, description="Share the port with other gateways (SO_REUSEPORT)."
+        default=False, description="Share the port with other workers (SO_REUSEPORT)."
     )
-    log_format: Literal["console", "json"] = "json"
+    log_format: Literal["console", "json"] = Field(
+        default="json", description="Format of log lines."
+    )
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _zero_is_none(cls, port: int | None) -> int | None:
+        return port or None
 
     @model_validator(mode="after")
     def _has_slots(self) -> Self:

@@ -9,8 +9,9 @@ import openvino as ov
 import pytest
 from rich.console import Console
 
-from guard_build import BuildFailed, WeightFormat, bars, build_slot
+from guard_build import BuildFailed, WeightFormat, build_slot
 from guard_build.openvino.triton_model import engine_options
+from guard_cli.bars import bars
 from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
 from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint

@@ -9,11 +9,22 @@ from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
 
-def test_help_names_every_command() -> None:
-    done = guard("--help")
-    assert done.returncode == 0
-    for command in ("build", "serve", "moderate", "eval"):
-        assert command in done.stdout
+def test_a_setting_of_the_environment_reaches_serve(
+    blue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUARD_HOST", "0.0.0.0")
+    done = guard("serve", "--slot", str(blue))
+    assert done.returncode == 2
+    assert "0.0.0.0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [("--port", "0"), ("--cache-mib", "-1"), ("--metrics-port", "70000")]
+)
+def test_an_option_out_of_range_is_refused_by_name(blue: Path, option: tuple[str, str]) -> None:
+    done = guard("serve", "--slot", str(blue), *option)
+    assert done.returncode == 2
+    assert option[0] in done.stderr
 
 
 def test_a_listener_off_loopback_is_refused(blue: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
-from guard_cli import build_gpu
+from guard_cli.commands import build_gpu
 from guard_eval.datasets import GOLDEN_SET
 from tests.support.damage import damaged
 from tests.support.ports import free_port

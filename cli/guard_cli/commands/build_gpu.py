@@ -7,10 +7,11 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from guard_build import BuildFailed, Checkpoint, bars, find_checkpoint
+from guard_build import BuildFailed, Checkpoint, find_checkpoint
 from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, plan
+from guard_cli.bars import bars
+from guard_cli.commands.verify import Side, compare_slots
 from guard_cli.options import shown
-from guard_cli.verify import Side, compare_slots
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, read_machine

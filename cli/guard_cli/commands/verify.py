@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from guard_build import Progress, bars
+from guard_cli.bars import Progress, bars
 from guard_cli.options import RUN, IgnoreOption, fail, shown, slot_directory
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid

@@ -6,22 +6,24 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from guard_build import BuildFailed, WeightFormat, bars, build_slot, find_checkpoint
+from guard_build import BuildFailed, WeightFormat, build_slot, find_checkpoint
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, KvCache, recipe
-from guard_cli.build_gpu import GpuBuild, build_gpu, print_plan
-from guard_cli.options import RUN, TINY_GUARD, fail, shown, slot_directory
+from guard_cli.bars import bars
+from guard_cli.options import RUN, fail, shown, slot_directory
 
 _GPU = "For --engine tensorrt-llm"
+_TINY_GUARD = Path("checkpoints", "tiny-guard")
 
 
 def build(
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DIR|HUB-ID",
-            help="A Qwen3Guard-Gen checkpoint: its directory, or where a hub has it (org/name).",
+            help="A Qwen3Guard-Gen checkpoint: its directory, or where a hub has it (org/name). "
+            f"Not given: the tiny guard, in {_TINY_GUARD} of a checkout.",
         ),
-    ] = str(TINY_GUARD),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(help="The hub's branch, tag or commit; its main branch else.")
     ] = None,
@@ -77,6 +79,7 @@ def build(
 ) -> None:
     """Build an engine from a checkpoint, into a slot."""
     directory = slot_directory(slot)
+    checkpoint = checkpoint or _tiny_guard()
     err = Console(stderr=True)
     gpu = engine == "tensorrt-llm"
     if gpu and (gpu_format is None or weights is not None):
@@ -89,6 +92,9 @@ def build(
         )
     try:
         if gpu_format:
+            # Triton and the comparison of slots, which a CPU build does not use.
+            from guard_cli.commands.build_gpu import GpuBuild, build_gpu, print_plan  # noqa: PLC0415
+
             wanted = GpuBuild(
                 checkpoint=checkpoint,
                 revision=revision,
@@ -115,3 +121,14 @@ def build(
         f"[green]Built[/] {shown(directory)}: {manifest.model.name}, {manifest.engine.kind} "
         f"{manifest.engine.version}, {manifest.engine.weights}, fingerprint {manifest.fingerprint}"
     )
+
+
+def _tiny_guard() -> str:
+    """The checkpoint that lies in a checkout, and not in a wheel."""
+    if not _TINY_GUARD.is_dir():
+        fail(
+            f"There is no {_TINY_GUARD} here: give a checkpoint's directory or hub id, such as "
+            "`guard build --checkpoint Qwen/Qwen3Guard-Gen-0.6B`.",
+            code=2,
+        )
+    return str(_TINY_GUARD)

@@ -12,7 +12,7 @@ from guard_bench.engine import measure, prepare
 from guard_bench.swap import measure as measure_swaps
 from guard_bench.swap_report import Plan
 from guard_bench.table import show, show_swaps
-from guard_cli import bench_gateway
+from guard_cli.commands import bench_gateway
 from guard_cli.options import RUN, fail
 
 bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=True)

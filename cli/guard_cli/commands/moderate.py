@@ -23,7 +23,8 @@ from guard_cli.connection import (
     connect,
     credentials,
 )
-from guard_cli.options import ControversialOption, IgnoreOption, fail
+from guard_cli.controversial import ControversialOption
+from guard_cli.options import IgnoreOption, fail
 from guard_eval.datasets import parse_json_lines
 from guard_eval.errors import DataInvalid
 from guard_eval.service import to_contract

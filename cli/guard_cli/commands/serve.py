@@ -4,14 +4,14 @@ import asyncio
 import signal
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.panel import Panel
 
 from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
@@ -25,17 +25,17 @@ from guard_server.settings import Settings
 _READY_S = 180
 
 
+@with_settings
 def serve(
     slot: Annotated[
         Path | None,
         typer.Option(
+            envvar="GUARD_SLOT",
             help="The slot: its name or directory. Not given: what had the traffic when the server "
-            "on this port was stopped, and blue the first time."
+            "on this port was stopped, and blue the first time.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The gateway's port.", min=1, max=65535)] = 50051,
-    workers: Annotated[int, typer.Option(help="Gateway processes on that port.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Gateway processes on one port.", min=1)] = 1,
     control_port: Annotated[
         int, typer.Option(help="Port on loopback for guard slots, deploy, ...", min=1, max=65535)
     ] = 50052,
@@ -46,59 +46,16 @@ def serve(
             "the next slot's two after these."
         ),
     ] = 18001,
-    metrics_port: Annotated[
-        int, typer.Option(help="Port on loopback for Prometheus; 0: no metrics.", min=0, max=65535)
-    ] = 9464,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain: use TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM key of the certificate.")] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(help="PEM authorities: require client certificates of theirs.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow plain text off loopback.")
-    ] = False,
-    allow_slot_choice: Annotated[
-        bool, typer.Option("--allow-slot-choice", help="Callers may name a slot.")
-    ] = False,
-    strict_completion: Annotated[
-        bool,
-        typer.Option("--strict-completion", help="Always wait for the model's own end token."),
-    ] = False,
-    request_timeout: Annotated[
-        float, typer.Option(help="Seconds that a request may take at most.", min=0.1)
-    ] = 30,
-    max_in_flight: Annotated[
-        int | None,
-        typer.Option(help="Requests that a slot works on; else as its manifest says.", min=1),
-    ] = None,
-    cache_mib: Annotated[
-        float, typer.Option(help="Size of the cache of verdicts; 0 turns it off.", min=0)
-    ] = 64,
-    log_format: Annotated[
-        Literal["console", "json"], typer.Option(help="The gateway's log lines.")
-    ] = "console",
+    **options: Any,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
-    run = RUN / str(port)
+    run = RUN / str(options["port"])
     try:
-        settings = Settings(
-            traffic=run / traffic.FILE_NAME,
-            host=host,
-            port=port,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            insecure=insecure,
-            allow_slot_choice=allow_slot_choice,
-            strict_completion=strict_completion,
-            request_timeout_s=request_timeout,
-            max_in_flight=max_in_flight,
-            cache_mib=cache_mib,
-            metrics_port=metrics_port or None,
-            log_format=log_format,
-        )
-    except ValidationError as error:
-        fail("; ".join(problem["msg"] for problem in error.errors()), code=2)
+        settings = gateway_settings(options, run / traffic.FILE_NAME)
+    except SettingsInvalid as error:
+        fail(str(error), code=2)
+    if not settings.port:
+        fail("--port: choose one; its number names the state that a restart goes on from.", code=2)
     log.configure(settings.log_format)
     console = Console(stderr=True)
     server = _Server(console, settings, control_port)
@@ -189,5 +146,5 @@ class _Server:
             lines.append(
                 "[yellow]This model is a demonstration: it must not moderate real traffic.[/]"
             )
-        lines.append("[dim]Try: make demo.  Stop: Ctrl-C.[/]")
+        lines.append("[dim]Try: guard moderate 'How do I boil an egg?'  Stop: Ctrl-C.[/]")
         return Panel.fit("\n".join(lines), title="Qwen3Guard Server is ready", border_style="green")

@@ -1,0 +1,55 @@
+"""Commands that are imported when they are called: `guard slots` loads no engine and no plots."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from guard_cli.options import fail
+
+# A package of each extra that commands need beside `cli`.
+_EXTRAS = {"build": "huggingface_hub", "eval": "matplotlib"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Where a command is, what the group's help says of it, and the extra that it needs."""
+
+    function: str  # MODULE:NAME in guard_cli.commands
+    help: str
+    extra: str | None = None
+
+    def load(self, name: str) -> Any:
+        """The click command. Without its extra it fails, and names the command that installs it."""
+        if self.extra and find_spec(_EXTRAS[self.extra]) is None:
+            fail(
+                f"`guard {name}` is not installed whole: run "
+                f"`{sys.executable} -m pip install 'qwen3guard-server[{self.extra}]'`."
+            )
+        module, _, function = self.function.partition(":")
+        loaded = getattr(import_module(f"guard_cli.commands.{module}"), function)
+        if isinstance(loaded, typer.Typer):
+            return typer.main.get_group(loaded)
+        single = typer.Typer(add_completion=False)
+        single.command(name)(loaded)
+        return typer.main.get_command(single)
+
+
+def lazy_group(commands: Mapping[str, Command]) -> type[TyperGroup]:
+    """A class for `typer.Typer(cls=...)`: its help imports no command, calling one imports it."""
+
+    class LazyGroup(TyperGroup):
+        def __init__(self, **given: Any) -> None:
+            shown = {name: TyperCommand(name, help=each.help) for name, each in commands.items()}
+            super().__init__(**given | {"commands": shown})
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            name, command, rest = super().resolve_command(ctx, args)
+            return name, command and commands[str(name)].load(str(name)), rest
+
+    return LazyGroup
