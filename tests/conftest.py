@@ -6,6 +6,7 @@ import pytest
 
 from guard_build import build_slot
 from guard_core.verdict.prompt import Prompt
+from tests.support import tiers
 from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
@@ -13,6 +14,13 @@ from tests.support.slots import TINY, tiny_files, write_slot
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+tiers.watch_programs()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
 
 
 @pytest.fixture(scope="session")

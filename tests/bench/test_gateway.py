@@ -29,6 +29,7 @@ def test_the_gateway_is_measured_beside_the_proxy_and_under_overload(tmp_path: P
     assert "unary, to the proxy" in done.stdout
 
 
+@pytest.mark.triton
 def test_the_engine_is_asked_the_same_directly(blue: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     options = ["--slot", str(blue), "--seconds", "0.3", "--rounds", "1", "--json", str(path)]

@@ -15,6 +15,8 @@ from tests.support.ports import free_port
 from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
+pytestmark = pytest.mark.triton
+
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:

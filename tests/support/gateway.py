@@ -17,6 +17,7 @@ from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 SERVICE = "qwen3guard.v1.ModerationService"
+AT_ONCE = Tuning(rejecting_s=0)  # a test's callers are done when it ends: none has to be rejected
 ROLES: dict[str, types_pb2.Role.ValueType] = {
     "system": types_pb2.ROLE_SYSTEM,
     "user": types_pb2.ROLE_USER,
@@ -62,7 +63,7 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 
 @asynccontextmanager
 async def gateway(
-    slot: Path, triton_port: int, *, tuning: Tuning | None = None, **settings: Any
+    slot: Path, triton_port: int, *, tuning: Tuning = AT_ONCE, **settings: Any
 ) -> AsyncIterator[Client]:
     """A gateway before an engine, without a verdict cache unless it is set; not waited for."""
     settings = {"cache_mib": 0, **settings}
