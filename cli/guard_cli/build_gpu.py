@@ -65,7 +65,7 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
                 build,
                 tools=Tools(),
                 machine=machine,
-                verify=partial(_verify, wanted, err),
+                verify=partial(verify_packaged, wanted, err),
                 progress=progress,
             )
     except (JudgeLost, SlotInvalid, TritonFailed) as error:
@@ -78,7 +78,8 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
     return manifest
 
 
-def _verify(wanted: GpuBuild, err: Console, packaged: Path) -> None:
+def verify_packaged(wanted: GpuBuild, err: Console, packaged: Path) -> None:
+    """Compares the new slot with the one that `wanted` names, if any. Raises BuildFailed."""
     if wanted.against is None:
         return
     items = load_items(GOLDEN_SET)

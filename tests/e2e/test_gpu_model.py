@@ -12,7 +12,6 @@ import pytest
 
 from guard_build.tensorrt_llm.package import parameters
 from guard_build.triton_config import TEMPLATES, render_config
-from guard_control import triton_process as local
 from guard_control.triton_process import Triton, TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
@@ -53,13 +52,21 @@ def gpu_slot(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def container(tmp_path_factory: pytest.TempPathFactory) -> Container:
+def local(served: Served) -> Path:
+    """The process directory in /proc of a Triton from the wheel, which runs."""
+    return Path("/proc", str(served.children()["tritonserver"]))
+
+
+@pytest.fixture(scope="module")
+def container(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Container:
     """Triton from the wheel; its Python backend under the name of TensorRT-LLM's."""
     directory = tmp_path_factory.mktemp("container")
-    local._make_backend_directory(directory / "made")
+    option = "--backend-directory="
+    arguments = (local / "cmdline").read_text().split("\0")
+    [backends] = [Path(a.removeprefix(option)) for a in arguments if a.startswith(option)]
     backend = directory / "backends" / "tensorrtllm"
     backend.mkdir(parents=True)
-    for path in (directory / "made" / "python").iterdir():
+    for path in (backends / "python").iterdir():
         name = path.name.replace("libtriton_python.so", "libtriton_tensorrtllm.so")
         (backend / name).symlink_to(path.resolve())
     # A backend by another name than python brings its model.py itself.
@@ -68,18 +75,20 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Container:
     return Container(
         python=fake.python,
         nvidia_smi=fake.nvidia_smi,
-        tritonserver=local._wheel() / "bin" / "tritonserver",
+        tritonserver=(local / "exe").readlink(),
         backends=directory / "backends",
     )
 
 
 @pytest.fixture(scope="module")
 def gpu_triton(
-    gpu_slot: Path, container: Container, tmp_path_factory: pytest.TempPathFactory
+    gpu_slot: Path, container: Container, local: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Triton]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in local._wheel_environment().items():
-            patch.setenv(name, value)
+        for setting in (local / "environ").read_text().split("\0"):
+            name, _, value = setting.partition("=")
+            if name in ("PATH", "LD_LIBRARY_PATH"):  # of the Python that its backend runs
+                patch.setenv(name, value)
         triton = Triton(
             gpu_slot,
             grpc_port=free_port(),

@@ -80,7 +80,7 @@ def test_a_build_is_refused_by_the_same_gate(
     with pytest.raises(
         BuildFailed, match=r"The new engine is refused, .*green is as it was: Agree"
     ):
-        build_gpu._verify(wanted, Console(quiet=True), packaged)
+        build_gpu.verify_packaged(wanted, Console(quiet=True), packaged)
 
 
 def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:
