@@ -1,10 +1,12 @@
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from guard_build import build_slot
+from guard_core.slot import files
 from guard_core.verdict.prompt import Prompt
 from tests.support import tiers
 from tests.support.fake_engine import Answer, Asked
@@ -21,6 +23,18 @@ tiers.watch_programs()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tiers.mark(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prompts() -> Iterator[None]:
+    """One Prompt for each template and tokenizer, not one for each gateway that a test starts.
+
+    A Prompt never changes. To make it takes 0.3 s with the tiny guard's tokenizer, and seconds with
+    the real one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "Prompt", cache(Prompt))
+        yield
 
 
 @pytest.fixture(scope="session")
