@@ -16,8 +16,6 @@ from tests.support.slots import TINY, tiny_files, write_slot
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 tiers.watch_programs()
 
 
@@ -42,6 +40,14 @@ def blue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny guard's slot, as `make serve` builds it."""
     slot = tmp_path_factory.mktemp("repository") / "blue"
     build_slot(TINY, slot)
+    return slot
+
+
+@pytest.fixture(scope="session")
+def green(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint as blue, in f32."""
+    slot = tmp_path_factory.mktemp("repository") / "green"
+    build_slot(TINY, slot, weights="f32")
     return slot
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from guard_build import BuildFailed, build_slot
+from guard_build import BuildFailed
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
 from guard_cli import build_gpu
 from guard_eval.verify import GOLDEN_SET
@@ -16,13 +16,6 @@ from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
 pytestmark = pytest.mark.triton
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    slot = tmp_path_factory.mktemp("exact") / "green"
-    build_slot(TINY, slot, weights="f32")
-    return slot
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +31,8 @@ def verify(candidate: Path, reference: Path, *options: str) -> tuple[int, str, s
     return done.returncode, done.stdout, done.stderr
 
 
-def test_int8_agrees_with_f32(blue: Path, exact: Path, tmp_path: Path) -> None:
-    code, out, err = verify(blue, exact, "--json", str(tmp_path / "report.json"))
+def test_int8_agrees_with_f32(blue: Path, green: Path, tmp_path: Path) -> None:
+    code, out, err = verify(blue, green, "--json", str(tmp_path / "report.json"))
     assert code == 0, out + err
     first, *rest = out.splitlines()
     assert first.startswith("Verified with a small set: ") and "2,000" in first
