@@ -18,10 +18,6 @@ ALLOWED = {
         "guard_engine._blocks",
         "guard_engine._scheduler",
         "guard_engine._sequence",
-        "self.pool._cached",
-        "self.pool._contents",
-        "self.pool._free",
-        "self.pool._references",
     },
     "engine/test_in_flight.py": {
         "guard_engine._runtime",

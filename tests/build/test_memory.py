@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from guard_build import build_slot
 
+pytestmark = pytest.mark.slow
+
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

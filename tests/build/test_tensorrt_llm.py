@@ -27,6 +27,8 @@ from tests.support.shared import SHARED, needs_shared
 from tests.support.slots import TINY
 from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeTools:

@@ -8,6 +8,8 @@ from tests.support.ports import free_port
 from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
+pytestmark = pytest.mark.slow
+
 
 def test_help_names_every_command() -> None:
     done = guard("--help")

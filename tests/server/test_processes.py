@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 
 from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import worker_status as status
@@ -16,6 +17,8 @@ from tests.support.gateway import Client, connect
 from tests.support.ports import free_port
 from tests.support.processes import Running, start_gateway
 from tests.support.traffic import TrafficFile, traffic_file
+
+pytestmark = pytest.mark.slow
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]
