@@ -9,13 +9,13 @@ import pytest
 from guard_engine import WeightFormat
 from tests.support.checkpoints import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # VmHWM, because a process inherits ru_maxrss from its parent.
 _BUILD = """
 import sys
 from pathlib import Path
 from guard_build import build_slot
-
-pytestmark = pytest.mark.slow
 
 def peak():
     status = Path("/proc/self/status").read_text()

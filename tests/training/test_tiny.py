@@ -136,6 +136,7 @@ def test_neither_a_rows_own_label_nor_a_held_out_one_makes_it_disputed() -> None
     assert flags.tolist() == others.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [build_mixture, build_balanced])
 def test_messages_are_cut_and_one_in_twenty_later(
     build: Callable[[list[Example], Callable[[str, int], str], Vocabulary, int], list[Example]],
