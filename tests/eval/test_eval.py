@@ -17,7 +17,7 @@ from tests.support.gateway import Client
 from tests.support.ports import free_port
 from tests.support.processes import GUARD, start
 from tests.support.serving import Served, guard
-from tests.support.shared import SHARED, lines, needs_shared
+from tests.support.shared import SHARED, lines
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}
 RATES = ("precision", "recall", "f1")
@@ -64,7 +64,7 @@ def test_figures_equal_an_independent_computation(
     assert seen == {("asked", "prompt"), ("xstest", "prompt"), ("xstest", "response")}
 
 
-@needs_shared
+@pytest.mark.reference
 def test_figures_of_public_sets_equal_an_independent_computation(
     served: Served, tmp_path: Path
 ) -> None:
