@@ -30,7 +30,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test test-fast lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in anot
 
 test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run all tests, with a real Triton
 	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## Within a minute: the tests without Triton, other languages, reference data and long runs
+	@$(BIN)/python -m pytest -q -n 2 -m "not triton and not clients and not reference and not slow"
 
 clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, examples and tools against running servers
 	@$(BIN)/python -m pytest tests/conformance

@@ -1,11 +1,14 @@
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from guard_build import build_slot
+from guard_core.slot import files
 from guard_core.verdict.prompt import Prompt
+from tests.support import tiers
 from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
@@ -13,6 +16,23 @@ from tests.support.slots import TINY, tiny_files, write_slot
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+tiers.watch_programs()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prompts() -> Iterator[None]:
+    """One Prompt for each template and tokenizer, not one for each gateway that a test starts.
+
+    A Prompt never changes. To make it takes 0.3 s with the tiny guard's tokenizer, and seconds with
+    the real one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "Prompt", cache(Prompt))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +40,14 @@ def blue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny guard's slot, as `make serve` builds it."""
     slot = tmp_path_factory.mktemp("repository") / "blue"
     build_slot(TINY, slot)
+    return slot
+
+
+@pytest.fixture(scope="session")
+def green(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint as blue, in f32."""
+    slot = tmp_path_factory.mktemp("repository") / "green"
+    build_slot(TINY, slot, weights="f32")
     return slot
 
 

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from guard_core.slot.manifest import Manifest
 from guard_server import probe
 from guard_server.settings import Settings
 from tests.support.ports import free_port
+from tests.support.processes import GUARD, start
 from tests.support.serving import Served
 
 PROJECT = Path(__file__).parents[1]
@@ -167,15 +170,13 @@ def test_the_probe(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert probe.main() == 1
 
 
-def test_the_engine_alone(blue: Path) -> None:
-    process = subprocess.Popen(
-        [str(BIN / "guard"), "engine", "--slot", str(blue), "--port", str(free_port())],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert "Triton serves" in process.stderr.readline()
-    process.terminate()
-    assert process.wait(60) == 0
-    assert "Stopped." in process.stderr.read()
-    process.stderr.close()
+@pytest.mark.triton
+def test_the_engine_alone(blue: Path, tmp_path: Path) -> None:
+    command = [GUARD, "engine", "--slot", blue, "--port", str(free_port())]
+    with start(command, tmp_path / "output.txt") as running:
+        while "Triton serves" not in running.said():
+            assert not running.ended(), running.said()
+            time.sleep(0.05)
+        running.signal(signal.SIGTERM)
+        assert running.process.wait(60) == 0
+    assert "Stopped." in running.said()

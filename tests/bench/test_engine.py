@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from guard_bench.traffic import KINDS
 from tests.support.serving import guard
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_smallest_shape_is_measured(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from perf.sweep_page import make_page
 from tests.support.serving import Served, guard
 
 
+@pytest.mark.slow
 def test_the_gateway_is_measured_beside_the_proxy_and_under_overload(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     options = ["--seconds", "0.3", "--rounds", "1", "--json", str(path)]
@@ -29,6 +30,7 @@ def test_the_gateway_is_measured_beside_the_proxy_and_under_overload(tmp_path: P
     assert "unary, to the proxy" in done.stdout
 
 
+@pytest.mark.triton
 def test_the_engine_is_asked_the_same_directly(blue: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     options = ["--slot", str(blue), "--seconds", "0.3", "--rounds", "1", "--json", str(path)]
@@ -41,6 +43,7 @@ def test_the_engine_is_asked_the_same_directly(blue: Path, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_a_slot_that_is_not_there_is_known_before_anything_is_measured(tmp_path: Path) -> None:
     done = guard("bench", "gateway", "speed", "engine", "--slot", str(tmp_path / "none"))
     assert done.returncode == 1

@@ -15,6 +15,8 @@ from tests.support.checkpoints import write_checkpoint
 from tests.support.hub import COMMIT, REPOSITORY, Hub, serving
 from tests.support.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 Build = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -9,6 +9,8 @@ import pytest
 from guard_engine import WeightFormat
 from tests.support.checkpoints import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # VmHWM, because a process inherits ru_maxrss from its parent.
 _BUILD = """
 import sys

@@ -22,9 +22,11 @@ from guard_core.slot.manifest import Gpu, Manifest
 from guard_core.verdict.grammar import parse
 from guard_eval.datasets import load_examples
 from tests.support.checkpoints import write_checkpoint
-from tests.support.shared import SHARED, needs_shared
+from tests.support.shared import SHARED
 from tests.support.slots import TINY
 from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -334,7 +336,7 @@ def test_both_engines_have_the_same_tensor_contract(fake: FakeTools, tmp_path: P
     assert (gpu.max_batch_size, len(gpu.input), len(gpu.output)) == (64, 17, 8)
 
 
-@needs_shared
+@pytest.mark.reference
 def test_the_gpu_model_has_the_backends_known_configuration(
     fake: FakeTools, tmp_path: Path
 ) -> None:

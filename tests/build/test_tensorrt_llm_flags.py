@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from guard_build import BuildFailed
 from guard_build.tensorrt_llm import Format, KvCache, recipe
 from guard_build.tensorrt_llm import flags as table
-from tests.support.shared import SHARED, needs_shared
+from tests.support.shared import SHARED
 
 CONFIG_FACTS = SHARED / "reference" / "trtllm" / "trtllm_1.2.1_config_facts.json"
 
@@ -59,7 +59,7 @@ def test_an_unknown_flag_is_rejected(name: str) -> None:
             table.check("quantize.py", [f"--{name}", "1"])
 
 
-@needs_shared
+@pytest.mark.reference
 def test_the_table_agrees_with_the_facts_about_1_2_1() -> None:
     facts = json.loads(CONFIG_FACTS.read_text())
     by_class = {name.split("(")[0]: value for name, value in facts.items()}

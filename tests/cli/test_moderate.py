@@ -95,12 +95,14 @@ def test_a_server_that_refuses_says_which_field(served: Served) -> None:
     assert fields == ["conversation[1].content"]
 
 
+@pytest.mark.slow
 def test_no_server_is_an_error_that_names_the_next_step() -> None:
     done = guard("moderate", "x", "--target", f"127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert "make serve" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_input_is_an_error() -> None:
     assert guard("moderate").returncode == 2
     assert guard("moderate", "x", "--file", str(EXAMPLES)).returncode == 2
@@ -127,6 +129,7 @@ def test_input_that_is_not_utf8_is_an_error(served: Served) -> None:
     assert "not UTF-8" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_client_certificate_without_authorities_is_refused() -> None:
     here = str(EXAMPLES)
     done = guard("moderate", "x", "--tls-cert", here, "--tls-key", here)

@@ -8,6 +8,8 @@ from tests.support.ports import free_port
 from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_setting_of_the_environment_reaches_serve(
     blue: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-import os
 import re
-import sys
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trustme
 from tokenizers import Tokenizer
@@ -19,8 +17,9 @@ from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
-from tests.support.gateway import connect, gateway
+from tests.support.gateway import AT_ONCE, connect, gateway
 from tests.support.ports import free_port
+from tests.support.processes import start_gateway
 from tests.support.slots import TINY, tiny_files, write_slot
 
 _TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
@@ -92,7 +91,7 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         await steady.until_serving()
         servers = {"faults": steady.port}
         killed = ("killed once", "killed in a stream")
-        ports = (stack.enter_async_context(_killable(slot, steady.port)) for _ in killed)
+        ports = (stack.enter_async_context(_killable(slot, steady.port, directory)) for _ in killed)
         servers |= zip(killed, await asyncio.gather(*ports), strict=True)
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
         servers["nobody"] = free_port()
@@ -101,8 +100,9 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         issued = authority.issue_cert("localhost")
         issued.private_key_and_cert_chain_pem.write_to_path(certificate)
         authority.cert_pem.write_to_path(directory / "ca.pem")
-        tls: dict[str, Any] = {"tls_cert": certificate, "tls_key": certificate}
-        secure = await stack.enter_async_context(gateway(slot, engine.port, **tls))
+        secure = await stack.enter_async_context(
+            gateway(slot, engine.port, tls_cert=certificate, tls_key=certificate)
+        )
         addresses["tls"] = f"localhost:{secure.port}"
         yield Faults(addresses, directory / "ca.pem", engine, orders)
 
@@ -134,52 +134,39 @@ async def _swapped(directory: Path) -> AsyncIterator[int]:
         move({"blue": 1, "green": 0}, 1)
         orders.on_swap = lambda: move({"blue": 0, "green": 1}, 2)
         settings = Settings(traffic=directory / FILE_NAME, port=0)
-        async with serving(settings) as running, connect(running.port) as client:
+        async with serving(settings, AT_ONCE) as running, connect(running.port) as client:
             await client.until_serving()
             yield running.port
 
 
 @asynccontextmanager
-async def _killable(slot: Path, successor: int) -> AsyncIterator[int]:
+async def _killable(slot: Path, successor: int, directory: Path) -> AsyncIterator[int]:
     """A port with a server process behind it, and after a kill the successor.
 
     It has an engine of its own, which has it killed.
     """
     orders, port = FaultEngine(), free_port()
     async with fake_engine(orders.answer) as engine:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "guard_server"),
-            env={
-                **os.environ,
-                "GUARD_SLOT": str(slot),
-                "GUARD_TRITON": f"127.0.0.1:{engine.port}",
-                "GUARD_PORT": str(port),
-            },
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        backend = port
+        settings = {"slot": slot, "triton": f"127.0.0.1:{engine.port}", "port": port}
+        with start_gateway(directory / f"{port}.txt", **settings) as process:
+            backend = port
 
-        def kill() -> None:
-            nonlocal backend
-            backend = successor
-            process.kill()
+            def kill() -> None:
+                nonlocal backend
+                backend = successor
+                process.signal(signal.SIGKILL)
 
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", backend)
-                await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with contextlib.suppress(OSError):
+                    up_reader, up_writer = await asyncio.open_connection("127.0.0.1", backend)
+                    await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
 
-        orders.on_kill = kill
-        try:
+            orders.on_kill = kill
             async with connect(port) as client:
                 await client.channel.channel_ready()
                 await client.until_serving()
             async with await asyncio.start_server(forward, "127.0.0.1", 0) as front:
                 yield front.sockets[0].getsockname()[1]
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,22 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from guard_build import build_slot
 from guard_eval.datasets import GOLDEN_SET
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 from tests.support.serving import Served, guard, guard_serve
-from tests.support.slots import TINY
 
 Operate = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="package")
-def green(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same checkpoint in f32."""
-    slot = tmp_path_factory.mktemp("slots") / "green"
-    build_slot(TINY, slot, weights="f32")
-    return slot
 
 
 @pytest.fixture(scope="package")

@@ -111,6 +111,7 @@ async def test_a_gateway_process_that_dies_is_started_again(swapping: Served) ->
     assert f"Gateway process {victim} ended" in swapping.said()
 
 
+@pytest.mark.triton
 async def test_a_server_goes_on_where_it_was_stopped(green: Path, tmp_path: Path) -> None:
     port = free_port()
     last = Traffic(

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,9 @@ from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling, weights
 from tests.support.damage import damaged
 from tests.support.gateway import connect
+from tests.support.processes import GUARD, start
 from tests.support.second import second_checkpoint
-from tests.support.serving import GUARD, Served
+from tests.support.serving import Served
 
 QUICK = ("--shadow-seconds", "0.3", "--pause", "0.3", "--max-factor", "100")
 
@@ -160,21 +160,17 @@ async def test_an_engine_that_never_writes_a_verdict_is_refused(
 async def test_ctrl_c_leaves_the_traffic_as_it_is_then(
     swapping: Served, green: Path, four: Path, tmp_path: Path, operate: Operate
 ) -> None:
-    output = tmp_path / "output.txt"
     arguments = [str(green), "--data", str(four), "--shadow-share", "0", "--pause", "60"]
     control = ["--control", f"127.0.0.1:{swapping.control_port}"]
-    with output.open("wb") as stream:
-        running = subprocess.Popen(  # noqa: ASYNC220  (it only starts it)
-            [str(GUARD), "deploy", *arguments, *control], stdout=stream, stderr=stream
-        )
-    while await weights(swapping) != {"blue": 95, "green": 5}:
-        assert running.poll() is None, output.read_text()
-        await asyncio.sleep(0.1)
-    code, said = await asyncio.to_thread(operate, "promote", "green")
-    assert code == 1 and "Another change is being made" in said
-    running.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(running.wait, 20) == 130
-    assert "blue 95, green 5" in output.read_text()
+    with start([GUARD, "deploy", *arguments, *control], tmp_path / "output.txt") as running:
+        while await weights(swapping) != {"blue": 95, "green": 5}:
+            assert not running.ended(), running.said()
+            await asyncio.sleep(0.1)
+        code, said = await asyncio.to_thread(operate, "promote", "green")
+        assert code == 1 and "Another change is being made" in said
+        running.signal(signal.SIGINT)
+        assert await running.wait(20) == 130
+    assert "blue 95, green 5" in running.said()
     assert await weights(swapping) == {"blue": 95, "green": 5}
     arguments = ["green", "--steps", "50,100", "--pause", "0.2", "--max-factor", "100"]
     code, said = await asyncio.to_thread(operate, "promote", *arguments, "--keep-old")

@@ -18,7 +18,7 @@ from guard_core.verdict.prompt import Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
-from tests.support.shared import needs_shared, real_files, real_prompt, recorded
+from tests.support.shared import real_files, real_prompt, recorded
 from tests.support.slots import tiny_files, write_slot
 
 END = 151645
@@ -79,7 +79,7 @@ async def judge(client: Client, *, response: bool) -> moderation_pb2.ModerateRes
     return await client.judge("Q", *(["A"] if response else []))
 
 
-@needs_shared
+@pytest.mark.reference
 @pytest.mark.parametrize("keeps_end", [True, False])
 async def test_every_recorded_verdict_comes_back(real_slot: Serve, keeps_end: bool) -> None:
     calls: dict[str, int] = {}
@@ -100,7 +100,7 @@ async def test_every_recorded_verdict_comes_back(real_slot: Serve, keeps_end: bo
     assert set(calls.values()) == {1, 2}
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_a_refusal_is_complete_by_grammar_unless_completion_is_strict(
     real_slot: Serve,
 ) -> None:
@@ -116,7 +116,7 @@ async def test_a_refusal_is_complete_by_grammar_unless_completion_is_strict(
         assert reply.verdict.refusal == types_pb2.REFUSAL_YES
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_usage_counts_what_was_drafted_and_agreed_to(real_slot: Serve) -> None:
     async with real_slot(Model("Safety: Unsafe\nCategories: PII")) as (client, engine):
         usage = (await judge(client, response=False)).usage
@@ -132,7 +132,7 @@ async def test_usage_counts_what_was_drafted_and_agreed_to(real_slot: Serve) -> 
     assert (second.top_k, second.end_id, second.max_tokens) == (1, END, 61)
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_a_slot_without_draft_length_decodes_plainly(real_slot: Serve) -> None:
     async with real_slot(Model(SAFE), max_draft_tokens=0) as (client, engine):
         usage = (await judge(client, response=False)).usage
@@ -166,7 +166,7 @@ async def test_labels_that_begin_alike_get_plain_decoding(tmp_path: Path) -> Non
         assert not any(asked.draft for asked in engine.asked)
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_scores_are_the_softmax_at_the_severity(real_slot: Serve) -> None:
     async with real_slot(Model("Safety: Unsafe\nCategories: PII")) as (client, engine):
         reply = await client.judge("Q", with_scores=True)
@@ -178,7 +178,7 @@ async def test_scores_are_the_softmax_at_the_severity(real_slot: Serve) -> None:
     assert reply.usage.engine_calls == 3
 
 
-@needs_shared
+@pytest.mark.reference
 @pytest.mark.parametrize(
     "text",
     ["Safety: Safe", "Safe", "", f"{SAFE}\n", "I can't help with that.", f"{SAFE}\nRefusal: No"],
@@ -196,7 +196,7 @@ async def test_output_outside_the_grammar_is_an_error_and_never_safe(
         assert (await client.judge("Q")).action == types_pb2.ACTION_ALLOW
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_a_special_token_inside_a_verdict_is_an_error(real_slot: Serve) -> None:
     encode = real_prompt().encode
     ids = [*encode("Safety: Safe"), 151667, *encode("\nCategories: None"), END]
@@ -207,7 +207,7 @@ async def test_a_special_token_inside_a_verdict_is_an_error(real_slot: Serve) ->
         assert reason(rich_status(caught.value)) == "VERDICT_UNGRAMMATICAL"
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_a_verdict_without_end_is_an_error(real_slot: Serve) -> None:
     def endless(asked: Asked) -> Answer:
         return asked.draft[:1] or [22291] * asked.max_tokens

@@ -10,7 +10,7 @@ from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict, parse, write
 from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
-from tests.support.shared import needs_shared, recorded
+from tests.support.shared import recorded
 
 VERDICTS = st.builds(
     Verdict,
@@ -37,7 +37,7 @@ def _edits(written: str) -> st.SearchStrategy[str]:
     )
 
 
-@needs_shared
+@pytest.mark.reference
 def test_every_recorded_output_is_parsed_to_its_fields() -> None:
     rows = recorded("real_outputs.jsonl")
     assert len(rows) == 47

@@ -1,10 +1,12 @@
+import pytest
+
 from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
-from tests.support.shared import label_tokens, needs_shared, real_prompt
+from tests.support.shared import label_tokens, real_prompt
 from tests.support.slots import tiny_files
 
 
-@needs_shared
+@pytest.mark.reference
 def test_labels_of_the_real_tokenizer_equal_the_recorded_ones() -> None:
     known, found = label_tokens(), LabelTokens.of(real_prompt())
     assert list(found.severity_key) == known["forced_before_label"]["ids"]

@@ -10,7 +10,7 @@ from guard_core.verdict.prompt import Prompt
 from guard_server.api.validation import moderation_request
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES
-from tests.support.shared import needs_shared, real_prompt, recorded
+from tests.support.shared import real_prompt, recorded
 from tests.support.slots import tiny_files
 
 UNKNOWN = types_pb2.ROLE_UNSPECIFIED  # as a client must send what the contract has no role for
@@ -25,7 +25,7 @@ REFUSED = {
 }
 
 
-@needs_shared
+@pytest.mark.reference
 def test_ids_equal_the_golden_renders() -> None:
     cases = [case for case in recorded("golden_renders.jsonl") if case["name"] not in REFUSED]
     assert len(cases) == 8
@@ -37,7 +37,7 @@ def test_ids_equal_the_golden_renders() -> None:
             assert ids == case["ids"], case["name"]
 
 
-@needs_shared
+@pytest.mark.reference
 def test_the_other_golden_renders_are_refused() -> None:
     cases = [case for case in recorded("golden_renders.jsonl") if case["name"] in REFUSED]
     assert len(cases) == len(REFUSED)
@@ -50,7 +50,7 @@ def test_the_other_golden_renders_are_refused() -> None:
             moderation_request(moderation_pb2.ModerateRequest(conversation=messages))
 
 
-@needs_shared
+@pytest.mark.reference
 def test_special_tokens_in_content_come_out_as_plain_text() -> None:
     [case] = [c for c in recorded("golden_renders.jsonl") if "special_tokens" in c["name"]]
     prompt = real_prompt()
@@ -60,7 +60,7 @@ def test_special_tokens_in_content_come_out_as_plain_text() -> None:
     assert [i for i in ids if i in special] == [i for i in framed if i in special]
 
 
-@needs_shared
+@pytest.mark.reference
 def test_token_counts_equal_the_recorded_ones() -> None:
     rows = recorded("real_verdicts_xstest.jsonl")
     assert len(rows) == 80
@@ -69,7 +69,7 @@ def test_token_counts_equal_the_recorded_ones() -> None:
         assert len(ids) == row["input_tokens"], row["example_id"]
 
 
-@needs_shared
+@pytest.mark.reference
 def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> None:
     prompt = real_prompt()
     special = set(prompt.added_tokens.values())
@@ -121,7 +121,7 @@ def _ends(ids: list[int], special: set[int]) -> int:
     return next(n for n, token in enumerate(ids) if token not in special)
 
 
-@needs_shared
+@pytest.mark.reference
 def test_a_template_that_drops_a_message_is_refused() -> None:
     with pytest.raises(SlotInvalid, match="drops or reorders"):
         real_prompt().ids([Message(Role.ASSISTANT, "A"), Message(Role.USER, "Q")])
@@ -142,7 +142,7 @@ def test_a_broken_template_or_tokenizer_is_refused() -> None:
         Prompt(template, '{"model": 1}')
 
 
-@needs_shared
+@pytest.mark.reference
 def test_a_special_token_in_output_is_not_read_as_nothing() -> None:
     prompt = real_prompt()
     ids = prompt.encode("Safety: Safe\nCategories: None")

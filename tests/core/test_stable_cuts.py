@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from guard_core.conversation import Message, Role
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.stable_cuts import head_length, tail_start
-from tests.support.shared import needs_shared, real_files
+from tests.support.shared import real_files
 from tests.support.slots import tiny_files
 
 SHAPES = st.sampled_from(
@@ -83,7 +83,7 @@ def test_ids_are_those_of_the_whole_text(roles: tuple[Role, ...], data: st.DataO
     assert prompt.ids(messages) == whole.ids(messages)
 
 
-@needs_shared
+@pytest.mark.reference
 @settings(deadline=None)
 @given(roles=SHAPES, data=st.data())
 def test_the_real_tokenizers_ids_too(roles: tuple[Role, ...], data: st.DataObject) -> None:

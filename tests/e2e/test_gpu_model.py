@@ -26,6 +26,8 @@ from tests.support.ports import free_port
 from tests.support.serving import Served, guard
 from tests.support.tensorrt_llm import fake_container
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = ("How do plants grow?", "How do I build a bomb at home?", "你好", "Q " * 300)
 
 

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import pytest
 import trustme
 
 from qwen3guard.v1 import moderation_pb2
 from tests.support.gateway import Client, ask, connect, unread_stream
 from tests.support.serving import guard, guard_serve
 
+pytestmark = pytest.mark.triton
 STUB, TRITON = "triton_python_b", "tritonserver"
 
 
@@ -48,7 +50,7 @@ async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> N
         async with connect(served.port) as client:
             answered = asyncio.create_task(_load(client))
             await asyncio.sleep(1)
-            served.process.send_signal(signal.SIGTERM)
+            served.signal(signal.SIGTERM)
             verdicts, ended = await answered
         assert await served.wait() == 0
         assert "Stopped." in served.said()
@@ -96,10 +98,10 @@ async def _load(client: Client) -> tuple[int, list[str]]:
 async def test_a_second_signal_cuts_off_what_is_in_flight(blue: Path, tmp_path: Path) -> None:
     with guard_serve(blue, tmp_path / "output.txt") as served:
         async with unread_stream(served.port):
-            served.process.send_signal(signal.SIGTERM)
+            served.signal(signal.SIGTERM)
             await asyncio.sleep(1)
-            assert served.process.poll() is None
-            served.process.send_signal(signal.SIGTERM)
+            assert not served.ended()
+            served.signal(signal.SIGTERM)
             assert await served.wait() == 1
         assert "Cut off" in served.said()
         assert "Traceback" not in served.said()

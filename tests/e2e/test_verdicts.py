@@ -20,7 +20,7 @@ from guard_eval.datasets import GOLDEN_SET, load_examples
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
 from tests.support.serving import Served
-from tests.support.shared import SHARED, lines, needs_shared
+from tests.support.shared import SHARED, lines
 
 
 async def judge_all(
@@ -143,7 +143,7 @@ async def test_tritonclient_talks_to_the_gateway(served: Served) -> None:
     assert result.as_numpy("severity").tolist() == [b"Safe"]
 
 
-@needs_shared
+@pytest.mark.reference
 async def test_the_tiny_guard_writes_the_grammar_on_every_evaluation_row(client: Client) -> None:
     rows: list[dict[str, Any]] = [
         row for path in sorted((SHARED / "data" / "eval").glob("*.jsonl")) for row in lines(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from guard_build import BuildFailed, build_slot
+from guard_build import BuildFailed
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
 from guard_cli.commands import build_gpu
 from guard_eval.datasets import GOLDEN_SET
@@ -15,12 +15,7 @@ from tests.support.ports import free_port
 from tests.support.serving import Served, guard
 from tests.support.slots import TINY
 
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    slot = tmp_path_factory.mktemp("exact") / "green"
-    build_slot(TINY, slot, weights="f32")
-    return slot
+pytestmark = pytest.mark.triton
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +31,8 @@ def verify(candidate: Path, reference: Path, *options: str) -> tuple[int, str, s
     return done.returncode, done.stdout, done.stderr
 
 
-def test_int8_agrees_with_f32(blue: Path, exact: Path, tmp_path: Path) -> None:
-    code, out, err = verify(blue, exact, "--json", str(tmp_path / "report.json"))
+def test_int8_agrees_with_f32(blue: Path, green: Path, tmp_path: Path) -> None:
+    code, out, err = verify(blue, green, "--json", str(tmp_path / "report.json"))
     assert code == 0, out + err
     first, *rest = out.splitlines()
     assert first.startswith("Verified with a small set: ") and "2,000" in first
@@ -78,7 +73,7 @@ def test_a_build_is_refused_by_the_same_gate(
     with pytest.raises(
         BuildFailed, match=r"The new engine is refused, .*green is as it was: Agree"
     ):
-        build_gpu._verify(wanted, Console(quiet=True), packaged)
+        build_gpu.verify_packaged(wanted, Console(quiet=True), packaged)
 
 
 def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:

@@ -43,12 +43,14 @@ def mixed_requests(tiny: Tiny, count: int) -> tuple[list[Request], list[list[int
     return requests, expected
 
 
+@pytest.mark.slow
 def test_many_at_once_equal_each_alone(engine: Engine, tiny: Tiny) -> None:
     requests, expected = mixed_requests(tiny, 40)
     assert [answer.output_ids for answer in ask(engine, *requests)] == expected
     assert [answer.output_ids for answer in ask(engine, *requests)] == expected  # from the cache
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_when_blocks_run_out(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, kv_blocks=23)
     requests, expected = mixed_requests(tiny, 30)
@@ -58,6 +60,7 @@ def test_no_request_is_lost_when_blocks_run_out(tiny: Tiny) -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_at_the_concurrency_limit(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, max_in_flight=2, step_tokens=16)
     requests, expected = mixed_requests(tiny, 12)

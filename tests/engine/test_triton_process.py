@@ -21,6 +21,7 @@ from tests.engine.conftest import Slot
 from tests.support.ports import free_port
 from tests.support.streams import Stream
 
+pytestmark = pytest.mark.triton
 MODEL = "guard_blue"
 
 

@@ -15,8 +15,9 @@ from guard_server.api import enums as contract
 from tests.eval.support import by_sklearn, values
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.serving import GUARD, Served, guard
-from tests.support.shared import SHARED, lines, needs_shared
+from tests.support.processes import GUARD, start
+from tests.support.serving import Served, guard
+from tests.support.shared import SHARED, lines
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}
 RATES = ("precision", "recall", "f1")
@@ -64,7 +65,7 @@ def test_figures_equal_an_independent_computation(
     assert seen == {("asked", "prompt"), ("xstest", "prompt"), ("xstest", "response")}
 
 
-@needs_shared
+@pytest.mark.reference
 def test_figures_of_public_sets_equal_an_independent_computation(
     served: Served, tmp_path: Path
 ) -> None:
@@ -192,19 +193,16 @@ def test_a_second_run_asks_nothing_twice(
 def test_ctrl_c_keeps_the_answers(served: Served, own: list[Path], tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     target = f"127.0.0.1:{served.port}"
-    process = subprocess.Popen(
-        [str(GUARD), "eval", str(own[0]), "--out", str(tmp_path), "--target", target, "--rate=2"],
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 60
-    while not (answers.exists() and answers.read_bytes()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"run the same command again to go on" in said
-    assert b"Traceback" not in said
+    command = [GUARD, "eval", own[0], "--out", tmp_path, "--target", target, "--rate=2"]
+    with start(command, tmp_path / "output.txt") as running:
+        deadline = time.monotonic() + 60
+        while not (answers.exists() and answers.read_bytes()):
+            assert not running.ended() and time.monotonic() < deadline
+            time.sleep(0.05)
+        running.signal(signal.SIGINT)
+        assert running.process.wait(60) == 130
+    assert "run the same command again to go on" in running.said()
+    assert "Traceback" not in running.said()
     kept = len(answers.read_bytes().splitlines())
     assert run(served, tmp_path, own[0]).returncode == 0
     assert report(tmp_path)["conversations_asked"] == 16 - kept

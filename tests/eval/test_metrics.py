@@ -34,6 +34,7 @@ def resampled(draw: st.DrawFn) -> tuple[Rows, list[int]]:
     return rows, draw(st.lists(some, min_size=1, max_size=2 * len(rows)))
 
 
+@pytest.mark.slow
 @given(resampled())
 @settings(max_examples=200)
 def test_figures_of_a_resample_equal_sklearn_on_its_rows(drawn: tuple[Rows, list[int]]) -> None:
@@ -75,6 +76,7 @@ def test_the_curve_is_the_one_of_sklearn(rows: Rows) -> None:
     np.testing.assert_allclose(precision[::-1], expected_precision[:-1])
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_a_plain_bootstrap() -> None:
     generator = np.random.default_rng(7)
     positive = generator.random(400) < 0.4

@@ -88,6 +88,7 @@ counted.sample("blue", limiter)
 """
 
 
+@pytest.mark.slow
 def test_processes_are_summed(tmp_path: Path) -> None:
     for number in (2, 3):
         environment = {metrics.SHARED: str(tmp_path), "PATH": ""}

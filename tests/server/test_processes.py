@@ -1,14 +1,13 @@
 """Several gateway processes: one traffic file, one port, one engine's limit."""
 
 import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 
 from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import worker_status as status
@@ -16,37 +15,27 @@ from guard_server.telemetry.worker_status import WorkerStatus
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, connect
 from tests.support.ports import free_port
+from tests.support.processes import Running, start_gateway
 from tests.support.traffic import TrafficFile, traffic_file
+
+pytestmark = pytest.mark.slow
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]
-Process = asyncio.subprocess.Process
 
 
-@asynccontextmanager
-async def processes(file: TrafficFile, count: int, port: int) -> AsyncIterator[list[Process]]:
-    states = file.path.parent / "states"
-    states.mkdir()
-    environment = {
-        **os.environ,
-        "GUARD_TRAFFIC": str(file.path),
-        "GUARD_STATUS": str(states),
-        "GUARD_PORT": str(port),
-        "GUARD_REUSE_PORT": "true",
-    }
-    running = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "guard_server", env=environment, stderr=asyncio.subprocess.DEVNULL
-        )
-        for _ in range(count)
-    ]
-    try:
-        yield running
-    finally:
-        for process in running:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+@contextmanager
+def processes(file: TrafficFile, count: int, port: int) -> Iterator[list[Running]]:
+    directory = file.path.parent
+    (directory / "states").mkdir()
+    settings = {"traffic": file.path, "status": directory / "states", "port": port}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                start_gateway(directory / f"{number}.txt", **settings, reuse_port=True)
+            )
+            for number in range(count)
+        ]
 
 
 def statuses(file: TrafficFile) -> list[WorkerStatus]:
@@ -70,7 +59,7 @@ async def test_two_processes_follow_one_file_and_share_the_limit(
     async with fake_engine(agree) as blue, fake_engine(agree) as green:
         file = traffic_file(tmp_path, write_tiny_slot, blue=blue.port, green=green.port)
         port = free_port()
-        async with processes(file, 2, port) as running:
+        with processes(file, 2, port) as running:
             await until(
                 lambda: (
                     [s.slots["blue"].ready and s.slots["green"].ready for s in statuses(file)]
@@ -85,11 +74,11 @@ async def test_two_processes_follow_one_file_and_share_the_limit(
             assert await answered_by(port) == {"green"}
             assert [s.slots["green"].limit for s in sorted(statuses(file), key=_pid)] == [17, 16]
             # A request of each is in flight when one of them is killed.
-            running[0].send_signal(signal.SIGKILL)
+            running[0].signal(signal.SIGKILL)
             await until(lambda: [s.slots["green"].limit for s in statuses(file)] == [33])
             assert await answered_by(port) == {"green"}
-            running[1].send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(running[1].wait(), 15) == 0
+            running[1].signal(signal.SIGTERM)
+            assert await running[1].wait(15) == 0
             assert not statuses(file)
 
 
@@ -104,7 +93,7 @@ async def test_a_stub_is_loaded_again_by_one_of_them(
     async with fake_engine(agree) as blue:
         file = traffic_file(tmp_path, write_tiny_slot, blue=blue.port)
         port = free_port()
-        async with processes(file, 2, port):
+        with processes(file, 2, port):
             both = [True, True]
             await until(lambda: [s.slots["blue"].ready for s in statuses(file)] == both, timeout=30)
             blue.answer = lambda asked: agree(asked) if blue.reloads else dead

@@ -93,9 +93,11 @@ async def test_a_loaded_slot_is_not_shadowed(
 ) -> None:
     async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
         await two.follow({"blue": 100, "green": 0}, shadow=ALL)
-        two.blue.delay_s = 0.02
+        held = asyncio.Event()
+        two.blue.hold = held
         waiting = asyncio.create_task(slots_of(two.client, "Q", count=64))
         await until(lambda: not two.router.endpoints["blue"].limiter.has_capacity)
+        held.set()
         assert set(await waiting) == {"blue"}
         await until(lambda: shadowed(two) == 64)
         assert two.router.endpoints["green"].shadow_stats.dropped > 0

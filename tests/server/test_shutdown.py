@@ -1,7 +1,6 @@
 """SIGTERM under load: what is new is refused, what is accepted is answered, then the end."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -18,33 +17,19 @@ from qwen3guard.v1 import moderation_pb2
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import SERVICE, Client, ask, connect, gateway, unread_stream
 from tests.support.ports import free_port
-
-Process = asyncio.subprocess.Process
+from tests.support.processes import Running, start_gateway
 
 
 @asynccontextmanager
-async def process(slot: Path, engine: FakeEngine) -> AsyncIterator[tuple[Client, Process]]:
+async def process(slot: Path, engine: FakeEngine) -> AsyncIterator[tuple[Client, Running]]:
     """The gateway as operators run it, ready."""
-    port = free_port()
-    environment = {
-        **os.environ,
-        "GUARD_SLOT": str(slot),
-        "GUARD_TRITON": f"127.0.0.1:{engine.port}",
-        "GUARD_PORT": str(port),
-        "GUARD_CACHE_MIB": "0",
-    }
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "guard_server", env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    try:
+    port, output = free_port(), slot.with_name("output.txt")
+    settings = {"slot": slot, "triton": f"127.0.0.1:{engine.port}", "port": port, "cache_mib": 0}
+    with start_gateway(output, **settings) as running:
         async with connect(port) as client:
             await client.channel.channel_ready()
             await client.until_serving()
             yield client, running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.communicate()
 
 
 async def test_sigterm_under_load_loses_nothing(
@@ -65,7 +50,7 @@ async def test_sigterm_under_load_loses_nothing(
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         await until(lambda: len(engine.asked) == 30)
 
-        running.send_signal(signal.SIGTERM)
+        running.signal(signal.SIGTERM)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         # From the first moment on, what is new is refused by a status that says: go elsewhere.
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -81,7 +66,7 @@ async def test_sigterm_under_load_loses_nothing(
         assert answered == {str(number) for number in range(20)}
         assert all(await asyncio.gather(*unary))
         watch.cancel()
-        assert await asyncio.wait_for(running.wait(), 15) == 0
+        assert await running.wait(15) == 0
 
 
 async def test_a_slot_that_is_not_what_it_was_built_with_is_refused(
@@ -90,14 +75,9 @@ async def test_a_slot_that_is_not_what_it_was_built_with_is_refused(
     slot = write_tiny_slot(tmp_path)
     template = slot / "chat_template.jinja"
     await asyncio.to_thread(template.write_text, template.read_text() + " ")
-    running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "guard_server"),
-        env={**os.environ, "GUARD_SLOT": str(slot), "GUARD_TRITON": "127.0.0.1:1"},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, said = await running.communicate()
-    assert running.returncode == 1
-    assert "not the file that the slot was built with" in said.decode()
+    with start_gateway(tmp_path / "output.txt", slot=slot, triton="127.0.0.1:1") as running:
+        assert await running.wait() == 1
+    assert "not the file that the slot was built with" in running.said()
 
 
 async def test_a_stream_that_was_ended_by_its_caller_ends_well(
@@ -113,7 +93,7 @@ async def test_a_stream_that_was_ended_by_its_caller_ends_well(
         await stream.write(moderation_pb2.StreamModerateRequest(id="1", request=ask("Q")))
         await stream.done_writing()
         await until(lambda: len(engine.asked) == 1)
-        running.send_signal(signal.SIGTERM)
+        running.signal(signal.SIGTERM)
         assert (await stream.read()).WhichOneof("outcome") == "response"
         assert await stream.code() is grpc.StatusCode.OK
 

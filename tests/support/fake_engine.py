@@ -137,16 +137,16 @@ def writes(ids: Sequence[int], *, keeps_end: bool = True, end_id: int) -> Callab
 
 
 def _asked(request: service_pb2.ModelInferRequest) -> Asked:
-    raw = {
-        tensor.name: (tensor.datatype, data)
-        for tensor, data in zip(request.inputs, request.raw_input_contents, strict=True)
-    }
+    """Reads the tensors by itself: the gateway's own code would not notice its own faults."""
+    names = [tensor.name for tensor in request.inputs]
+    raw = dict(zip(names, request.raw_input_contents, strict=True))
 
     def ints(name: str) -> list[int]:
-        return np.frombuffer(raw[name][1], "<i4").tolist() if name in raw else []
+        found: list[int] = np.frombuffer(raw.get(name, b""), "<i4").tolist()
+        return found
 
     def flag(name: str) -> bool:
-        return name in raw and raw[name][1] == b"\x01"
+        return raw.get(name) == b"\x01"
 
     return Asked(
         id=request.id,

@@ -1,7 +1,7 @@
 """A gateway in the test's own process, and the small words that tests use to talk to one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc.aio import InferenceServerClient
 
 from guard_server.app import serving
 from guard_server.settings import Settings
@@ -17,6 +18,7 @@ from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 SERVICE = "qwen3guard.v1.ModerationService"
+AT_ONCE = Tuning(rejecting_s=0)  # a test's callers are done when it ends: none has to be rejected
 ROLES: dict[str, types_pb2.Role.ValueType] = {
     "system": types_pb2.ROLE_SYSTEM,
     "user": types_pb2.ROLE_USER,
@@ -62,7 +64,7 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 
 @asynccontextmanager
 async def gateway(
-    slot: Path, triton_port: int, *, tuning: Tuning | None = None, **settings: Any
+    slot: Path, triton_port: int, *, tuning: Tuning = AT_ONCE, **settings: Any
 ) -> AsyncIterator[Client]:
     """A gateway before an engine, without a verdict cache unless it is set; not waited for."""
     settings = {"cache_mib": 0, **settings}
@@ -79,21 +81,25 @@ async def connect(port: int) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def unread_stream(port: int) -> AsyncIterator[None]:
-    """A caller that sends and does not read, until the server can't write to it any more."""
+    """A caller that sends and does not read, until the server can't write to it any more.
+
+    That is when the server, which has one process, has answered some requests and answers no more.
+    """
     small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
-    sent = 0
-
-    def requests() -> Iterator[moderation_pb2.StreamModerateRequest]:
-        nonlocal sent
-        for sent in range(100_000):
-            yield moderation_pb2.StreamModerateRequest(id=str(sent), request=ask(f"say {sent}"))
-
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=small) as channel:
-        stream = Client(channel).stub.StreamModerate(requests())
-        before = -1
-        while sent > before:
-            before = sent
+    requests = (
+        moderation_pb2.StreamModerateRequest(id=str(number), request=ask(f"say {number}"))
+        for number in range(2000)
+    )
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=small) as channel,
+        InferenceServerClient(f"127.0.0.1:{port}") as watching,
+    ):
+        stream = Client(channel).stub.StreamModerate(requests)
+        before, answered = 0, -1
+        while answered != before or not answered:
             await asyncio.sleep(1)
+            statistics = await watching.get_inference_statistics("qwen3guard")
+            before, answered = answered, statistics.model_stats[0].inference_count
         yield
         stream.cancel()
 

@@ -6,16 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from guard_core.verdict.prompt import Prompt
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 _REAL = SHARED / "reference" / "qwen3guard"
-
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the reference data is not beside this checkout"
-)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

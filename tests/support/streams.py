@@ -1,4 +1,8 @@
-"""One ModelStreamInfer stream to a Triton, with tensors as arrays."""
+"""One ModelStreamInfer stream to a Triton, with tensors as arrays.
+
+Not tritonclient's `async_stream_infer`: it hands on the text of an error without its request's id,
+and what happens to one of several requests in flight is what these tests ask.
+"""
 
 import queue
 import threading

@@ -13,7 +13,7 @@ from guard_server.app import serving
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
-from tests.support.gateway import Client, connect
+from tests.support.gateway import AT_ONCE, Client, connect
 
 WriteSlot = Callable[..., Path]
 
@@ -93,7 +93,7 @@ async def two_slots(
     async with fake_engine(blue) as one, fake_engine(green) as other:
         file = traffic_file(directory, write_slot, blue=one.port, green=other.port)
         given = Settings(traffic=file.path, port=0, **settings)
-        async with serving(given) as running, connect(running.port) as client:
+        async with serving(given, AT_ONCE) as running, connect(running.port) as client:
             two = Two(client, running.router, file, one, other)
             await two.until_ready("blue", "green")
             one.asked.clear()

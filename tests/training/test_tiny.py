@@ -33,6 +33,9 @@ from guard_tiny.data.word_swaps import Vocabulary, Words, word_swap_prompts
 from guard_tiny.tokenizer import SPECIAL, THINKING, train_tokenizer
 from tests.support.shared import SHARED, lines
 
+pytestmark = pytest.mark.slow
+
+EVALUATION_SETS = (SHARED / "data" / "eval").glob("*.jsonl")
 # Ordinary words that occur in none of our own sentences.
 VOCABULARY = {
     "de": Words(frozenset({"wie", "ich"}), ["zwirbelig"]),
@@ -239,18 +242,23 @@ def test_no_alarming_sentence_is_written_with_two_verdicts() -> None:
     assert all(verdicts[one.text] == one.category for one in own_prompts())
 
 
-def test_no_evaluation_text_is_among_our_training_sentences() -> None:
-    sets = [GOLDEN_SET, GOLDEN_SET.with_name("everyday.jsonl"), CALIBRATION_SET]
-    if SHARED.is_dir():
-        sets += (SHARED / "data" / "eval").glob("*.jsonl")
+@pytest.mark.parametrize(
+    ("paths", "least"),
+    [
+        ([GOLDEN_SET, GOLDEN_SET.with_name("everyday.jsonl"), CALIBRATION_SET], 300),
+        pytest.param(list(EVALUATION_SETS), 2000, marks=pytest.mark.reference),
+    ],
+    ids=["ours", "public"],
+)
+def test_no_evaluation_text_is_among_our_training_sentences(paths: list[Path], least: int) -> None:
     judged = {
         text
-        for path in sets
+        for path in paths
         for row in lines(path)
         for text in (row.get("prompt"), *(turn["content"] for turn in row.get("messages", ())))
         if text
     }
-    assert len(judged) > 300
+    assert len(judged) > least
     known = {plain(text) for text in judged}
     assert [one.text for one in own_prompts() if plain(one.text) in known] == []
 

@@ -67,7 +67,7 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
                 build,
                 tools=Tools(),
                 machine=machine,
-                verify=partial(_verify, wanted, err),
+                verify=partial(verify_packaged, wanted, err),
                 progress=progress,
             )
     except (JudgeLost, SlotInvalid, TritonFailed) as error:
@@ -80,7 +80,8 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
     return manifest
 
 
-def _verify(wanted: GpuBuild, err: Console, packaged: Path) -> None:
+def verify_packaged(wanted: GpuBuild, err: Console, packaged: Path) -> None:
+    """Compares the new slot with the one that `wanted` names, if any. Raises BuildFailed."""
     if wanted.against is None:
         return
     examples = load_examples(GOLDEN_SET)

@@ -1,0 +1,56 @@
+"""What a test needs beside Python: three markers, set by what a test uses and checked as it runs.
+
+`triton`: a real Triton, most often below `guard serve`. `clients`: a tool of another language.
+`reference`: what was recorded of the real model. `make test-fast` runs all other tests.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.shared import SHARED
+
+# Whoever uses one of these fixtures, also through another one, has the marker.
+_OF_FIXTURE = {
+    "served": "triton",
+    "swapping": "triton",
+    "triton": "triton",
+    "gpu_triton": "triton",
+    "needs": "clients",
+}
+# And whoever starts one of these programs without the marker fails.
+_OF_PROGRAM = {"tritonserver": "triton", "go": "clients", "mvn": "clients"}
+_items: dict[str, pytest.Item] = {}
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    no_reference = pytest.mark.skip(reason=f"no reference data in {SHARED}")
+    for item in items:
+        _items[item.nodeid] = item
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in _OF_FIXTURE:
+                item.add_marker(_OF_FIXTURE[fixture])
+        if item.get_closest_marker("reference") and not SHARED.is_dir():
+            item.add_marker(no_reference)
+
+
+def require(marker: str) -> None:
+    """Raises LookupError if the test that runs lacks the marker."""
+    name = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    if name in _items and not _items[name].get_closest_marker(marker):
+        raise LookupError(f"{name} needs the marker: pytest.mark.{marker}")
+
+
+def watch_programs() -> None:
+    sys.addaudithook(_on_event)
+
+
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        marker = _OF_PROGRAM.get(Path(os.fsdecode(arguments[0] or arguments[1][0])).name)
+        if marker:
+            require(marker)
