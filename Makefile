@@ -147,7 +147,7 @@ bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed ca
 	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
 
 soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
-	@$(BIN)/python -m guard_bench.soak
+	@$(BIN)/python -m guard_bench.scenarios.engine_soak
 
 clean: ## Remove everything that make created: environments, wheels, results, downloads, blue and green
 	rm -rf dist $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green

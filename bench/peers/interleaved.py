@@ -2,23 +2,21 @@
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from guard_bench import machine
-from guard_bench.checkpoint import SHAPES
-from guard_bench.engine import checkpoint_of, prepare
-from guard_bench.traffic import CONVERSATION_TOKENS, PROMPT
+from guard_bench import host
+from guard_bench.targets.cpu_engine import checkpoint_of, prepare
+from guard_bench.targets.random_checkpoint import SHAPES
+from guard_bench.workload import CONVERSATION_TOKENS, PROMPT
 from guard_engine import WeightFormat
-from peers.process import Worker, cpu_seconds
 from peers.worker import SAFE, TURNS, UNSAFE, Workload
+from peers.worker_process import Worker
 
 PROJECT = Path(__file__).parents[2]
 PEERS_PYTHON = PROJECT / ".venv-peers" / "bin" / "python"
@@ -94,7 +92,7 @@ def main() -> None:
             "seconds_per_point": options.seconds,
             "rounds": options.rounds,
             "minutes": round((time.time() - begun) / 60),
-            "machine": machine.describe(),
+            "machine": host.describe(),
             "engines": {name: worker.facts() for name, worker in workers.items()},
             "points": [asdict(point) for point in points],
         }
@@ -152,11 +150,8 @@ def _start(name: str, command: list[str | Path], run: Path) -> Worker:
 
 
 def _measure(worker: Worker, name: str, number: int, task: dict[str, Any]) -> Point:
-    before = list(_cpu_times(worker))
-    begun = time.monotonic()
-    sample = worker.ask(task)
-    wall = (time.monotonic() - begun) * (os.cpu_count() or 1)
-    used = [new - old for old, new in zip(before, _cpu_times(worker), strict=True)]
+    clock = host.CpuClock(worker.pid)
+    sample = worker.measure(task)
     return Point(
         name,
         number,
@@ -165,14 +160,8 @@ def _measure(worker: Worker, name: str, number: int, task: dict[str, Any]) -> Po
         sample["verdicts"],
         sample["seconds"],
         sample["p50_s"],
-        max(0.0, (used[0] - used[1]) / wall),
+        clock.others(),
     )
-
-
-def _cpu_times(worker: Worker) -> Iterator[float]:
-    """Processor seconds of the whole machine, then of the worker."""
-    yield cpu_seconds(None)
-    yield cpu_seconds(worker.pid)
 
 
 def _options() -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """The worker of our CPU engine. Its second argument is the directory of the graph."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -7,15 +8,14 @@ from itertools import count
 from pathlib import Path
 from typing import cast
 
-from guard_bench.load import run
-from guard_bench.traffic import DECODED_TOKENS, Verdict
-from guard_engine import Engine, EngineOptions, Request, WeightFormat, kv_block_bytes, read_config
-from peers.worker import MAX_TOKENS, UNSAFE, Sample, Task, Workload, serve
+from guard_bench.loadgen.closed_loop import closed_loop
+from guard_bench.targets.cpu_engine import sending_to
+from guard_bench.workload import EngineVerdict, engine_verdict
+from guard_engine import Engine, EngineOptions, WeightFormat, kv_block_bytes, read_config
+from peers.worker import MAX_TOKENS, UNSAFE, Task, TaskResult, Workload, serve
 
-_RETURNED_TOKENS = 3  # output of the draft step, before the rest is decoded
 
-
-def load(workload: Workload) -> Callable[[Task], Sample]:
+def load(workload: Workload) -> Callable[[Task], TaskResult]:
     graph = Path(sys.argv[2])
     weights = cast(WeightFormat, graph.name)
     block_bytes = kv_block_bytes(read_config(workload.checkpoint), weights)
@@ -29,18 +29,19 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
     engine = Engine(graph / "openvino_model.xml", options)
     names = map(str, count())
 
-    def verdicts(task: Task) -> Iterator[Verdict]:
-        draft = workload.draft
+    def verdicts(task: Task) -> Iterator[EngineVerdict]:
         for prompt in task.prompts:
-            requests = [Request(next(names), prompt, len(draft) + 1, draft)]
-            if task.kind == UNSAFE:
-                begun = [*prompt, *draft[:_RETURNED_TOKENS]]
-                requests.append(Request(next(names), begun, DECODED_TOKENS))
-            yield Verdict(tuple(requests))
+            yield engine_verdict(next(names), prompt, workload.draft, decode=task.kind == UNSAFE)
 
-    def measure(task: Task) -> Sample:
-        sample = run(engine, verdicts(task), task.in_flight, task.seconds)
-        return Sample(sample.verdicts, sample.seconds, sample.p50_s)
+    def measure(task: Task) -> TaskResult:
+        running = closed_loop(
+            sending_to(engine, verdicts(task)),
+            in_flight=task.in_flight,
+            seconds=task.seconds,
+            cancel_rest=True,
+        )
+        sample = asyncio.run(running)
+        return TaskResult(sample.verdicts, sample.seconds, sample.quantile_s(0.5))
 
     return measure
 

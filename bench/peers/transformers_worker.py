@@ -11,10 +11,10 @@ from importlib.metadata import version
 import torch
 from transformers import AutoModelForCausalLM
 
-from peers.worker import OUTPUT_TOKENS, TURNS, Sample, Task, Workload, serve
+from peers.worker import OUTPUT_TOKENS, TURNS, Task, TaskResult, Workload, serve
 
 
-def load(workload: Workload) -> Callable[[Task], Sample]:
+def load(workload: Workload) -> Callable[[Task], TaskResult]:
     model = AutoModelForCausalLM.from_pretrained(workload.checkpoint, dtype=torch.bfloat16).eval()
 
     def generate(prompts: list[list[int]], length: int) -> None:
@@ -35,7 +35,7 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
         if written.shape[1] != longest + length:
             raise RuntimeError("transformers wrote a wrong number of tokens.")
 
-    def measure(task: Task) -> Sample:
+    def measure(task: Task) -> TaskResult:
         prompts = iter(task.prompts)
         length = OUTPUT_TOKENS[task.kind]
         generate([next(prompts)], 1)
@@ -46,7 +46,7 @@ def load(workload: Workload) -> Callable[[Task], Sample]:
             generate([next(prompts) for _ in range(task.in_flight)], length)
             latencies.append(time.monotonic() - sent)
         verdicts = len(latencies) * task.in_flight
-        return Sample(verdicts, elapsed, sorted(latencies)[len(latencies) // 2])
+        return TaskResult(verdicts, elapsed, sorted(latencies)[len(latencies) // 2])
 
     return measure
 

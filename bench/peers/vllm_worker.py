@@ -6,7 +6,7 @@ import time
 from importlib.metadata import version
 from itertools import count
 
-from peers.worker import MAX_TOKENS, OUTPUT_TOKENS, TURNS, Sample, Task, Workload, serve
+from peers.worker import MAX_TOKENS, OUTPUT_TOKENS, TURNS, Task, TaskResult, Workload, serve
 
 # vLLM reads these at import. In one process, nothing spins while other engines are measured, and
 # no messages pass between processes, which is to vLLM's advantage here.
@@ -42,7 +42,7 @@ class Vllm:
         )
         self._names = map(str, count())
 
-    def measure(self, task: Task) -> Sample:
+    def measure(self, task: Task) -> TaskResult:
         """Runs steps until there are enough verdicts, then aborts unfinished requests."""
         prompts = iter(task.prompts)
         length = OUTPUT_TOKENS[task.kind]
@@ -80,7 +80,7 @@ class Vllm:
         self._engine.abort_request(list(live))
         while self._engine.has_unfinished_requests():
             self._engine.step()
-        return Sample(len(latencies), elapsed, statistics.median(latencies))
+        return TaskResult(len(latencies), elapsed, statistics.median(latencies))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TaskResult:
     """The result of one task, without the first `in_flight` verdicts, which are warm-up."""
 
     verdicts: int
@@ -65,11 +65,13 @@ class Workload:
             yield [*self.prefix, *conversation, *self.tail]
 
 
-def serve(load: Callable[[Workload], Callable[[Task], Sample]], versions: dict[str, str]) -> None:
+def serve(
+    load: Callable[[Workload], Callable[[Task], TaskResult]], versions: dict[str, str]
+) -> None:
     """Loads the engine for the workload file of the first argument, then runs tasks.
 
     Each line of standard input is a task, with the index of its first conversation and the number
-    that it may use. Each line of standard output is a sample, with this process's memory. Ends at
+    that it may use. Each line of standard output is a result, with this process's memory. Ends at
     the end of the input.
     """
     workload = Workload.load(Path(sys.argv[1]))

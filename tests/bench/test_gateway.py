@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from guard_bench.gateway import traffic
-from guard_bench.gateway.measure import Report
-from guard_bench.gateway.perf import conversations_file, tensors_file
+from guard_bench.loadgen.synthetic_prompts import prompts
+from guard_bench.scenarios.gateway_run import GatewayReport
+from guard_bench.scenarios.perf_analyzer import conversations_file, tensors_file
 from guard_core.engine.tensors import Generation
 from perf.sweep_page import make_page
 from tests.support.serving import Served, guard
@@ -63,13 +63,13 @@ def test_every_status_is_read(served: Served, tmp_path: Path, options: list[str]
 
 
 def test_no_two_conversations_are_equal() -> None:
-    texts = traffic.conversations(5000, (2, 3), seed=1)
+    texts = prompts(5000, (2, 3), seed=1)
     assert len(set(texts)) == 5000
-    assert not set(texts) & set(traffic.conversations(5000, (2, 3), seed=2))
+    assert not set(texts) & set(prompts(5000, (2, 3), seed=2))
 
 
 def test_the_ratio_is_of_each_rounds_own() -> None:
-    report = Report()
+    report = GatewayReport()
     report.points = {
         "a": [{"rate": rate} for rate in (10, 1, 100)],
         "b": [{"rate": rate} for rate in (20, 2, 50)],

@@ -8,13 +8,13 @@ import pytest
 
 from peers.comparison_page import make_page
 from peers.interleaved import make_workload
-from peers.process import Worker
 from peers.worker import Workload
+from peers.worker_process import Worker
 
 BENCH = Path(__file__).parents[2] / "bench"
 FAKE = """
 import sys
-from peers.worker import Sample, serve
+from peers.worker import TaskResult, serve
 
 def load(workload):
     print("a library's chatter")
@@ -23,7 +23,7 @@ def load(workload):
         if task.kind == "fatal":
             raise SystemExit("out of memory")
         tokens = sum(map(len, task.prompts))
-        return Sample(len(task.prompts), float(tokens), task.seconds)
+        return TaskResult(len(task.prompts), float(tokens), task.seconds)
     return measure
 
 serve(load, {"fake": "1"})
@@ -42,12 +42,12 @@ def start(directory: Path) -> Worker:
     return Worker(command, BENCH, directory / "fake.log", preload=False)
 
 
-def test_a_worker_measures_what_it_is_asked(tmp_path: Path, workload: Workload) -> None:
+def test_a_worker_measures_its_tasks(tmp_path: Path, workload: Workload) -> None:
     worker = start(tmp_path)
-    asked = {"kind": "safe", "in_flight": 1, "seconds": 2.5, "first": 1, "count": 1}
-    found = worker.ask(asked)
+    task = {"kind": "safe", "in_flight": 1, "seconds": 2.5, "first": 1, "count": 1}
+    found = worker.measure(task)
     assert (found["verdicts"], found["seconds"], found["p50_s"]) == (1, 5.0, 2.5)
-    assert worker.ask({**asked, "first": 0, "count": 9})["verdicts"] == 3
+    assert worker.measure({**task, "first": 0, "count": 9})["verdicts"] == 3
     facts = worker.facts()
     assert facts["versions"] == {"fake": "1"}
     assert facts["rss_mib_loaded"] > 0
@@ -58,7 +58,7 @@ def test_a_worker_measures_what_it_is_asked(tmp_path: Path, workload: Workload) 
 def test_a_worker_that_dies_is_named(tmp_path: Path, workload: Workload) -> None:
     worker = start(tmp_path)
     with pytest.raises(RuntimeError, match=r"fake\.log says why"):
-        worker.ask({"kind": "fatal", "in_flight": 1, "seconds": 1, "first": 0, "count": 1})
+        worker.measure({"kind": "fatal", "in_flight": 1, "seconds": 1, "first": 0, "count": 1})
     worker.close()
     assert "out of memory" in (tmp_path / "fake.log").read_text()
 

@@ -10,8 +10,10 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from guard_bench.calls import Call, calling
-from guard_bench.kill import triton_of
+from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.open_loop import open_loop
+from guard_bench.scenarios.swaps import mixed_calls
+from guard_bench.scenarios.triton_kill import triton_pid
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -40,10 +42,10 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         alarm = asyncio.ensure_future(anext(aiter(events)))
         calls: list[Call] = []
         end = asyncio.Event()
-        async with calling(target, seed=3) as caller:
-            load = asyncio.create_task(caller.open_loop(80, calls, end))
+        async with mixed_calls(target, seed=3) as send:
+            load = asyncio.create_task(open_loop(send, rate=80, stop=end, calls=calls))
             await asyncio.sleep(1)
-            os.kill(triton_of(target, "blue"), signal.SIGKILL)
+            os.kill(triton_pid(target, "blue"), signal.SIGKILL)
             killed = asyncio.get_running_loop().time()
             assert "Triton died" in (await alarm).text
             while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
@@ -84,7 +86,7 @@ async def lost_in_mid_shift(control: Any, target: str) -> None:
     following = asyncio.create_task(follow())
     while (await slots(control))["green"].weight != 5:
         await asyncio.sleep(0.05)
-    os.kill(triton_of(target, "green"), signal.SIGKILL)
+    os.kill(triton_pid(target, "green"), signal.SIGKILL)
     with pytest.raises(grpc.aio.AioRpcError, match="green was lost"):
         await following
     assert "Giving the traffic back to blue" in said[-1]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from guard_bench import server as bench
-from guard_bench.calls import Call, calling
-from guard_bench.swap import measure_served
-from guard_bench.swap_report import Plan
+from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.open_loop import open_loop
+from guard_bench.scenarios.swap_report import SwapPlan
+from guard_bench.scenarios.swaps import measure_served, mixed_calls
+from guard_bench.targets.guard_serve import GuardServe
 from guard_build import build_slot
 from guard_core.slot.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -28,7 +29,7 @@ async def test_swaps_under_load_lose_nothing(
     swapping: Served, blue: Path, green: Path, four: Path
 ) -> None:
     """The benchmark's own run, shorter: `guard bench swap` does twenty."""
-    plan = Plan(
+    plan = SwapPlan(
         swaps=3,
         before_s=0.5,
         pause_s=0.3,
@@ -41,8 +42,8 @@ async def test_swaps_under_load_lose_nothing(
         max_factor=100,
     )
     async with controlling(swapping) as control:
-        served = bench.Served(f"127.0.0.1:{swapping.port}", control)
-        report = await measure_served(plan, served, blue, green, lambda _: None)
+        server = GuardServe(f"127.0.0.1:{swapping.port}", control)
+        report = await measure_served(plan, server, blue, green, lambda _: None)
     assert (report.failed, report.lost, report.wrong_slot) == ({}, 0, 0)
     assert [span.to for span in report.swaps] == ["green", "blue", "green"]
     assert set(report.by_slot) == {"blue", "green"}
@@ -103,9 +104,9 @@ async def refused(
 ) -> str:
     """Deploys under load; traffic must never reach the candidate. Gives the reason."""
     end = asyncio.Event()
-    async with calling(f"127.0.0.1:{swapping.port}", seed=2) as caller:
+    async with mixed_calls(f"127.0.0.1:{swapping.port}", seed=2) as send:
         calls: list[Call] = []
-        load = asyncio.create_task(caller.open_loop(rate, calls, end))
+        load = asyncio.create_task(open_loop(send, rate=rate, stop=end, calls=calls))
         arguments = (str(slot), "--data", str(data), *QUICK, *options)
         code, said = await asyncio.to_thread(operate, "deploy", *arguments)
         end.set()

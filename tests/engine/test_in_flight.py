@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from guard_bench import machine
+from guard_bench import host
 from guard_engine import (
     Completion,
     Engine,
@@ -168,10 +168,10 @@ def test_packed_weights_do_not_stay_mapped_beside(tiny: Tiny, tmp_path: Path) ->
 def test_memory_does_not_grow_with_every_number_of_tokens(engine: Engine) -> None:
     """OpenVINO keeps what it prepares for each number of rows, so there must be few of them."""
     ask(engine, Request("first", prompt(0, 320), 1))
-    before = machine.rss_mib()
+    before = host.rss_mib()
     for length in range(20, 320):
         ask(engine, Request(f"r{length}", prompt(length, length), 1))
-    assert machine.rss_mib() - before < 40
+    assert host.rss_mib() - before < 40
 
 
 def test_its_threads_may_run_on_any_core(engine: Engine) -> None:

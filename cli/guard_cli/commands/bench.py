@@ -8,10 +8,11 @@ import grpc
 import typer
 from rich.console import Console
 
-from guard_bench.engine import measure, prepare
-from guard_bench.swap import measure as measure_swaps
-from guard_bench.swap_report import Plan
-from guard_bench.table import show, show_swaps
+from guard_bench.report_tables import show_engine, show_swaps
+from guard_bench.scenarios.engine_throughput import measure
+from guard_bench.scenarios.swap_report import SwapPlan
+from guard_bench.scenarios.swaps import measure as measure_swaps
+from guard_bench.targets.cpu_engine import prepare
 from guard_cli.commands import bench_gateway
 from guard_cli.options import RUN, fail
 
@@ -21,7 +22,7 @@ bench = typer.Typer(help="Measure what this machine reaches.", no_args_is_help=T
 @bench.command()
 def engine(
     shape: Annotated[
-        Literal["tiny", "0.6b", "4b", "8b"], typer.Option(help="Whose dimensions the model has.")
+        Literal["tiny", "0.6b", "4b", "8b"], typer.Option(help="The model's dimensions.")
     ] = "0.6b",
     weights: Annotated[
         Literal["int8", "int8-g128", "bf16", "f32"], typer.Option(help="The weights' format.")
@@ -30,7 +31,7 @@ def engine(
     kv_mib: Annotated[int, typer.Option(help="The KV pool's size.", min=1)] = 2048,
     step_tokens: Annotated[int, typer.Option(help="A step's token budget.", min=64)] = 512,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where made-up models are kept.")] = RUN / "bench",
+    cache: Annotated[Path, typer.Option(help="Keeps the random models.")] = RUN / "bench",
 ) -> None:
     """The CPU engine alone, with random weights of true shapes and the real token counts."""
     out, err = Console(), Console(stderr=True)
@@ -48,7 +49,7 @@ def engine(
             )
     except (OSError, RuntimeError) as error:
         fail(str(error))
-    show(report, out)
+    show_engine(report, out)
     if json is not None:
         report.save(json)
 
@@ -61,10 +62,11 @@ def swap(
     ] = 0,
     kills: Annotated[int, typer.Option(help="Then kills of the active slot's Triton.", min=0)] = 0,
     calls: Annotated[
-        int, typer.Option(help="At least so many, by longer spans before the swaps.", min=0)
+        int,
+        typer.Option(help="Calls at least; the spans before swaps grow for it.", min=0),
     ] = 20_000,
     before: Annotated[
-        float, typer.Option(help="Seconds before each swap that it is compared with.", min=1)
+        float, typer.Option(help="Seconds before each swap, to compare it with.", min=1)
     ] = 5,
     pause: Annotated[float, typer.Option(help="Seconds of each of a swap's steps.", min=0)] = 1.5,
     load: Annotated[float, typer.Option(help="Share of the capacity.", min=0.05, max=1)] = 0.5,
@@ -74,7 +76,7 @@ def swap(
 ) -> None:
     """Swaps between INT8 and f32 of the tiny guard under an open-loop load, nothing retried."""
     out, err = Console(), Console(stderr=True)
-    plan = Plan(swaps, deploys, kills, calls, before, pause, load, workers)
+    plan = SwapPlan(swaps, deploys, kills, calls, before, pause, load, workers)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with err.status("starting") as status:

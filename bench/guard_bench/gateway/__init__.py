@@ -1,1 +1,0 @@
-"""What the gateway costs, measured before an engine that costs next to nothing."""

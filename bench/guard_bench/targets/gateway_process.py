@@ -1,0 +1,56 @@
+"""A gateway in a process of its own, before a Triton."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from guard_bench.targets.processes import free_ports, running
+
+_READY_S = 60
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A gateway that runs."""
+
+    target: str
+    """Its gRPC address."""
+    pid: int
+
+
+@contextmanager
+def gateway(slot: Path, triton: str, log: Path, **settings: str) -> Iterator[GatewayProcess]:
+    """Runs `python -m guard_server` until it is serving.
+
+    Without a verdict cache, unless `settings` (its GUARD_* variables in lower case) has one. Raises
+    RuntimeError, which names its log, if it does not come up.
+    """
+    [port] = free_ports(1)
+    defaults = {"slot": str(slot), "triton": triton, "port": str(port), "cache_mib": "0"}
+    environment = {f"GUARD_{name.upper()}": text for name, text in (defaults | settings).items()}
+    with running([sys.executable, "-m", "guard_server"], log, environment) as process:
+        target = f"127.0.0.1:{port}"
+        deadline = time.monotonic() + _READY_S
+        while not _serving(target):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The gateway did not come up. See {log}.")
+            time.sleep(_POLL_S)
+        yield GatewayProcess(target, process.pid)
+
+
+def _serving(target: str) -> bool:
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            reply = health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,86 @@
+"""`guard serve` for a benchmark: its process, and its control plane's stub."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from guard_bench.targets.processes import free_ports, running
+from qwen3guard.v1 import deployment_pb2 as pb
+from qwen3guard.v1 import deployment_pb2_grpc
+
+_GUARD = Path(sys.executable).with_name("guard")
+_START_S = 120
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class GuardServe:
+    """A server that runs."""
+
+    target: str
+    """The gateway's address."""
+    control: Any
+    """DeploymentService's stub."""
+
+    async def state(self) -> pb.ListSlotsResponse:
+        """Its slots and gateway processes."""
+        reply: pb.ListSlotsResponse = await self.control.ListSlots(pb.ListSlotsRequest())
+        return reply
+
+    async def slot(self, name: str) -> pb.SlotInfo:
+        """Raises StopIteration if it has no slot of that name."""
+        return next(info for info in (await self.state()).slots if info.name == name)
+
+    async def set_weights(self, **weights: int) -> float:
+        """Returns the seconds until every gateway process followed."""
+        begun = time.perf_counter()
+        await self.control.SetTraffic(pb.SetTrafficRequest(weights=weights))
+        return time.perf_counter() - begun
+
+
+def build(slot: Path, weights: str) -> None:
+    """Builds the tiny guard into `slot`, once. Raises CalledProcessError."""
+    if not (slot / "manifest.json").exists():
+        command = [str(_GUARD), "build", "--slot", str(slot), "--weights", weights]
+        subprocess.run(command, check=True)  # noqa: S603 - our own command
+
+
+@asynccontextmanager
+async def serving(slot: Path, workers: int, log: Path) -> AsyncIterator[GuardServe]:
+    """Serves `slot` on free ports, without a verdict cache.
+
+    Raises RuntimeError, which names its log, if it does not start.
+    """
+    port, control_port, triton_port = free_ports(3)
+    command = [
+        *(str(_GUARD), "serve", "--slot", str(slot), "--workers", str(workers)),
+        *("--port", str(port), "--metrics-port", "0", "--cache-mib", "0"),
+        *("--control-port", str(control_port), "--triton-port", str(triton_port)),
+    ]
+    control = f"127.0.0.1:{control_port}"
+    with running(command, log) as process:
+        async with grpc.aio.insecure_channel(control, [("grpc.enable_http_proxy", 0)]) as channel:
+            stub: Any = deployment_pb2_grpc.DeploymentServiceStub(channel)
+            server = GuardServe(f"127.0.0.1:{port}", stub)
+            end = time.monotonic() + _START_S
+            while not await _ready(server):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"The server did not start. See {log}.")
+                await asyncio.sleep(_POLL_S)
+            yield server
+
+
+async def _ready(server: GuardServe) -> bool:
+    try:
+        state = await server.state()
+    except grpc.aio.AioRpcError:
+        return False
+    return all(slot.state == pb.SLOT_STATE_READY for slot in state.slots)

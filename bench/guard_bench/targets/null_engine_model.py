@@ -1,0 +1,138 @@
+"""A null engine: TensorRT-LLM's tensor contract, and no model behind it.
+
+It agrees to every draft, at once or at a fixed capacity: so many requests at a time, each for the
+same time. A request without a draft is answered with its end token. Triton loads this file by
+itself, so it imports nothing of the project.
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # its classes exist from `initialize` on
+
+_Answer = Callable[[bool], None]  # True: the request was stopped
+
+
+class TritonPythonModel:
+    """The name and the three methods are those that Triton's Python backend looks for."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"])["parameters"]
+        rate = float(parameters["verdicts_per_second"]["string_value"])
+        in_flight = int(parameters["max_in_flight"]["string_value"])
+        self._pace = _Pace(in_flight, in_flight / rate) if rate else None
+        self._zero = np.zeros((1, 1), np.int32)
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            if _value(request, "stop") is not None:
+                if self._pace:
+                    self._pace.stop(request.request_id())
+                sender.send(pb_utils.InferenceResponse([]), flags=_final())
+                continue
+            draft = _value(request, "draft_input_ids")
+            ids = _value(request, "end_id") if draft is None else draft
+            if self._pace:
+                self._pace.begin(request.request_id(), _Later(self._answer, sender, ids))
+            else:
+                self._answer(sender, ids)
+
+    def finalize(self) -> None:
+        if self._pace:
+            self._pace.close()
+
+    def _answer(self, sender: Any, ids: Any) -> None:
+        tensors = [
+            pb_utils.Tensor("output_ids", ids.reshape(1, 1, -1)),
+            pb_utils.Tensor("sequence_length", np.array([[ids.size]], np.int32)),
+            pb_utils.Tensor("kv_cache_reused_blocks", self._zero),
+        ]
+        sender.send(pb_utils.InferenceResponse(tensors), flags=_final())
+
+
+class _Later:
+    """An answer that is sent when its time has come, or as cancelled if it was stopped."""
+
+    def __init__(self, answer: Callable[[Any, Any], None], sender: Any, ids: Any) -> None:
+        self._answer, self._sender, self._ids = answer, sender, ids
+
+    def __call__(self, stopped: bool) -> None:
+        if stopped:
+            error = pb_utils.TritonError("stopped", pb_utils.TritonError.CANCELLED)
+            self._sender.send(pb_utils.InferenceResponse(error=error), flags=_final())
+        else:
+            self._answer(self._sender, self._ids)
+
+
+class _Pace:
+    """Works on so many requests at a time, each for the same time: they end as they began."""
+
+    def __init__(self, in_flight: int, seconds: float) -> None:
+        self._max_in_flight, self._seconds = in_flight, seconds
+        self._waiting: deque[tuple[str, _Answer]] = deque()
+        self._running: dict[str, tuple[float, _Answer]] = {}  # when it ends
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def begin(self, name: str, answer: _Answer) -> None:
+        with self._changed:
+            self._waiting.append((name, answer))
+            self._fill(time.monotonic())
+            self._changed.notify()
+
+    def stop(self, name: str) -> None:
+        """Ends a request that is worked on, or takes it out of the queue."""
+        with self._changed:
+            found = self._running.pop(name, None)
+            answers = [found[1]] if found else [a for n, a in self._waiting if n == name]
+            self._waiting = deque(item for item in self._waiting if item[0] != name)
+            self._fill(time.monotonic())
+            self._changed.notify()
+        for answer in answers:
+            answer(True)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _fill(self, now: float) -> None:
+        while self._waiting and len(self._running) < self._max_in_flight:
+            name, answer = self._waiting.popleft()
+            self._running[name] = now + self._seconds, answer
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closing and not self._is_due():
+                    self._changed.wait(self._until_due())
+                if self._closing:
+                    return
+                name = next(iter(self._running))
+                due, answer = self._running.pop(name)
+                self._fill(due)  # from when it was due: waking late costs no capacity
+            answer(False)
+
+    def _until_due(self) -> float | None:
+        return next((max(0.0, due - time.monotonic()) for due, _ in self._running.values()), None)
+
+    def _is_due(self) -> bool:
+        return self._until_due() == 0.0
+
+
+def _value(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def _final() -> Any:
+    return pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
