@@ -59,8 +59,8 @@ type DeploymentServiceClient interface {
 	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DeployResponse], error)
 	// Shifts the traffic to a running slot, with the same steps and gates as Deploy.
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PromoteResponse], error)
-	// Returns all traffic at once to the slot that had it before the last rollout began. A running
-	// rollout ends. If the slot was stopped, it is started first.
+	// Returns all traffic at once to the slot that had it before the last rollout began, also after a
+	// restart of the server. A running rollout ends. If the slot does not run, it is started first.
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
 	// Streams events from now on. A client that reads too slowly misses the oldest events.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
@@ -200,8 +200,8 @@ type DeploymentServiceServer interface {
 	Deploy(*DeployRequest, grpc.ServerStreamingServer[DeployResponse]) error
 	// Shifts the traffic to a running slot, with the same steps and gates as Deploy.
 	Promote(*PromoteRequest, grpc.ServerStreamingServer[PromoteResponse]) error
-	// Returns all traffic at once to the slot that had it before the last rollout began. A running
-	// rollout ends. If the slot was stopped, it is started first.
+	// Returns all traffic at once to the slot that had it before the last rollout began, also after a
+	// restart of the server. A running rollout ends. If the slot does not run, it is started first.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Streams events from now on. A client that reads too slowly misses the oldest events.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error

@@ -134,8 +134,8 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Returns all traffic at once to the slot that had it before the last rollout began. A running
-        rollout ends. If the slot was stopped, it is started first.
+        """Returns all traffic at once to the slot that had it before the last rollout began, also after a
+        restart of the server. A running rollout ends. If the slot does not run, it is started first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

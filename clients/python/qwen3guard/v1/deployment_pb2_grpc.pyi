@@ -60,8 +60,8 @@ class DeploymentServiceStub:
     Promote: _grpc.UnaryStreamMultiCallable[_deployment_pb2.PromoteRequest, _deployment_pb2.PromoteResponse]
     """Shifts the traffic to a running slot, with the same steps and gates as Deploy."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_deployment_pb2.RollbackRequest, _deployment_pb2.RollbackResponse]
-    """Returns all traffic at once to the slot that had it before the last rollout began. A running
-    rollout ends. If the slot was stopped, it is started first.
+    """Returns all traffic at once to the slot that had it before the last rollout began, also after a
+    restart of the server. A running rollout ends. If the slot does not run, it is started first.
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_deployment_pb2.WatchEventsRequest, _deployment_pb2.WatchEventsResponse]
     """Streams events from now on. A client that reads too slowly misses the oldest events."""
@@ -98,8 +98,8 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     Promote: _aio.UnaryStreamMultiCallable[_deployment_pb2.PromoteRequest, _deployment_pb2.PromoteResponse]  # type: ignore[assignment]
     """Shifts the traffic to a running slot, with the same steps and gates as Deploy."""
     Rollback: _aio.UnaryUnaryMultiCallable[_deployment_pb2.RollbackRequest, _deployment_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Returns all traffic at once to the slot that had it before the last rollout began. A running
-    rollout ends. If the slot was stopped, it is started first.
+    """Returns all traffic at once to the slot that had it before the last rollout began, also after a
+    restart of the server. A running rollout ends. If the slot does not run, it is started first.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_deployment_pb2.WatchEventsRequest, _deployment_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """Streams events from now on. A client that reads too slowly misses the oldest events."""
@@ -169,8 +169,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_pb2.RollbackResponse, _abc.Awaitable[_deployment_pb2.RollbackResponse]]:
-        """Returns all traffic at once to the slot that had it before the last rollout began. A running
-        rollout ends. If the slot was stopped, it is started first.
+        """Returns all traffic at once to the slot that had it before the last rollout began, also after a
+        restart of the server. A running rollout ends. If the slot does not run, it is started first.
         """
 
     @_abc_1.abstractmethod
