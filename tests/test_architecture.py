@@ -165,7 +165,9 @@ def test_only_training_needs_what_only_training_has() -> None:
                 assert not TRAINING_ONLY & {name.split(".")[0] for name in imported(path)}, path
 
 
-@pytest.mark.parametrize("module", ["guard_control.supervisor", "guard_server.app"])
+@pytest.mark.parametrize(
+    "module", ["guard_control.supervisor", "guard_cli.main", "guard_server.app"]
+)
 def test_what_serves_loads_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run(
@@ -180,6 +182,26 @@ def test_no_folder_of_code_is_crowded() -> None:
         for path in modules(package):
             folders[path.parent] += path.stem != "__init__"
     assert {str(f): n for f, n in folders.items() if n > MOST_MODULES} == {}
+
+
+def test_one_basename_has_one_meaning() -> None:
+    seen: dict[str, list[str]] = defaultdict(list)
+    for package in PACKAGES:
+        for path in modules(package):
+            if path.stem not in SAME_EVERYWHERE:
+                seen[path.stem].append(str(path.relative_to(PROJECT)))
+    assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
+
+
+def test_one_class_name_is_one_class() -> None:
+    seen: dict[str, list[str]] = defaultdict(list)
+    # The client's names are its callers'; training is never imported beside the others.
+    for package in set(PACKAGES) - {"qwen3guard_client", "guard_tiny"}:
+        for path in modules(package):
+            for node in parsed(path).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    seen[node.name].append(str(path.relative_to(PROJECT)))
+    assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
 
 
 def test_no_module_is_long() -> None:
