@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from guard_build import build_slot
-from guard_core.slot import files
+from guard_core.slot import slot_files
 from guard_core.verdict.prompt import Prompt
 from tests.support import tiers
 from tests.support.fake_engine import Answer, Asked
@@ -31,7 +31,7 @@ def prompts() -> Iterator[None]:
     the real one.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "Prompt", cache(Prompt))
+        patch.setattr(slot_files, "Prompt", cache(Prompt))
         yield
 
 

@@ -17,7 +17,7 @@ _EXTRAS = {"build": "huggingface_hub", "eval": "matplotlib"}
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class LazyCommand:
     """Where a command is, what the group's help says of it, and the extra that it needs."""
 
     function: str  # MODULE:NAME in guard_cli.commands
@@ -40,7 +40,7 @@ class Command:
         return typer.main.get_command(single)
 
 
-def lazy_group(commands: Mapping[str, Command]) -> type[TyperGroup]:
+def lazy_group(commands: Mapping[str, LazyCommand]) -> type[TyperGroup]:
     """A class for `typer.Typer(cls=...)`: its help imports no command, calling one imports it."""
 
     class LazyGroup(TyperGroup):

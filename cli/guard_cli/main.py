@@ -2,52 +2,54 @@
 
 import typer
 
-from guard_cli.lazy import Command, lazy_group
+from guard_cli.lazy import LazyCommand, lazy_group
 
 # By name. The help is the first line of the command's docstring.
 COMMANDS = {
-    "build": Command("build:build", "Build an engine from a checkpoint, into a slot.", "build"),
-    "serve": Command(
+    "build": LazyCommand("build:build", "Build an engine from a checkpoint, into a slot.", "build"),
+    "serve": LazyCommand(
         "serve:serve",
         "Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered.",
     ),
-    "engine": Command(
+    "engine": LazyCommand(
         "engine:engine",
         "Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.",
     ),
-    "moderate": Command("moderate:moderate", "Judge a prompt, a response, or many conversations."),
-    "eval": Command(
+    "moderate": LazyCommand(
+        "moderate:moderate", "Judge a prompt, a response, or many conversations."
+    ),
+    "eval": LazyCommand(
         "evaluate:evaluate",
         "Judge labelled texts by a running server, and report how good its verdicts are.",
         "eval",
     ),
-    "verify": Command(
+    "verify": LazyCommand(
         "verify:verify",
         "Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.",
     ),
-    "slots": Command("operate:slots", "Show slots, traffic weights and request statistics."),
-    "deploy": Command(
+    "slots": LazyCommand("operate:slots", "Show slots, traffic weights and request statistics."),
+    "deploy": LazyCommand(
         "operate:deploy",
         "Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old "
         "one.",
     ),
-    "promote": Command(
+    "promote": LazyCommand(
         "operate:promote",
         "Shift the traffic to a slot that runs, step by step, with the same gates as deploy.",
     ),
-    "rollback": Command(
+    "rollback": LazyCommand(
         "operate:rollback",
         "Give all traffic back to the slot that had it before the last rollout, also during it.",
     ),
-    "shadow": Command(
+    "shadow": LazyCommand(
         "operate:shadow",
         "Send a slot a share of the live requests as well, for comparison only.",
     ),
-    "drain": Command(
+    "drain": LazyCommand(
         "operate:drain",
         "Take a slot's traffic away and wait until no request is in flight there.",
     ),
-    "bench": Command("bench:bench", "Measure what this machine reaches.", "build"),
+    "bench": LazyCommand("bench:bench", "Measure what this machine reaches.", "build"),
 }
 
 app = typer.Typer(

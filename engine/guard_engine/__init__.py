@@ -7,11 +7,11 @@ from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._config import ModelConfig, read_config
 from guard_engine._engine import Engine, EngineOptions, Usage
 from guard_engine._errors import (
+    BadRequest,
     CheckpointInvalid,
     EngineClosed,
     EngineError,
     RequestCancelled,
-    RequestInvalid,
     StepFailed,
 )
 from guard_engine._graph import build_graph, save_graph
@@ -22,6 +22,7 @@ from guard_engine._weights import WeightFormat
 
 __all__ = [
     "BLOCK_TOKENS",
+    "BadRequest",
     "CheckpointInvalid",
     "Completion",
     "Engine",
@@ -31,7 +32,6 @@ __all__ = [
     "ModelConfig",
     "Request",
     "RequestCancelled",
-    "RequestInvalid",
     "StepFailed",
     "Usage",
     "WeightFormat",

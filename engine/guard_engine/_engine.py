@@ -9,10 +9,10 @@ from pathlib import Path
 
 from guard_engine._blocks import BlockPool
 from guard_engine._errors import (
+    BadRequest,
     EngineClosed,
     EngineError,
     RequestCancelled,
-    RequestInvalid,
     StepFailed,
 )
 from guard_engine._request import Completion, Request
@@ -81,12 +81,12 @@ class Engine:
         """Queues `request` and returns at once.
 
         `callback` is called exactly once, on the engine thread, with the completion or with
-        RequestCancelled, StepFailed or EngineClosed. Raises RequestInvalid or EngineClosed.
+        RequestCancelled, StepFailed or EngineClosed. Raises BadRequest or EngineClosed.
         """
         self._check(request)
         sequence = Sequence(request)
         if sequence.blocks_needed > self._pool.blocks:
-            raise RequestInvalid(
+            raise BadRequest(
                 f"The request needs {sequence.blocks_needed} KV blocks, but the engine has "
                 f"{self._pool.blocks}. Shorten the prompt, or build the engine with more."
             )
@@ -94,7 +94,7 @@ class Engine:
             if self._closed:
                 raise EngineClosed("The engine is closed.")
             if request.id in self._callbacks:
-                raise RequestInvalid(f"A request with id {request.id} is already in flight.")
+                raise BadRequest(f"A request with id {request.id} is already in flight.")
             self._callbacks[request.id] = callback
             self._inbox.put(sequence)
 
@@ -132,28 +132,28 @@ class Engine:
         self._thread.join()
 
     def _check(self, request: Request) -> None:
-        """Raises RequestInvalid, with TensorRT-LLM's messages where it has one."""
+        """Raises BadRequest, with TensorRT-LLM's messages where it has one."""
         options, draft = self._options, len(request.draft_ids)
         length = len(request.prompt_ids) + draft
         if not request.prompt_ids:
-            raise RequestInvalid("The prompt is empty.")
+            raise BadRequest("The prompt is empty.")
         if length > options.max_input_tokens:
-            raise RequestInvalid(
+            raise BadRequest(
                 f"Prompt length ({length}) exceeds maximum input length "
                 f"({options.max_input_tokens})." + (" Draft tokens count too." if draft else "")
             )
         if draft > options.max_draft_tokens:
-            raise RequestInvalid(
+            raise BadRequest(
                 f"Draft length ({draft}) exceeds maximum draft length ({options.max_draft_tokens})."
             )
         if not 1 <= request.max_output_tokens <= options.max_output_tokens:
-            raise RequestInvalid(
+            raise BadRequest(
                 f"Output length ({request.max_output_tokens}) is not between 1 and the maximum "
                 f"output length ({options.max_output_tokens})."
             )
         for ids in (request.prompt_ids, request.draft_ids or (0,)):
             if min(ids) < 0 or max(ids) >= self._runtime.vocab_size:
-                raise RequestInvalid(
+                raise BadRequest(
                     f"A token id is outside the vocabulary (0 to {self._runtime.vocab_size - 1})."
                 )
 

@@ -9,7 +9,7 @@ class CheckpointInvalid(EngineError):
     """The checkpoint is missing, damaged, or not a plain Qwen3."""
 
 
-class RequestInvalid(EngineError):
+class BadRequest(EngineError):
     """The request can't be served as it is, now or later. Raised by `Engine.submit`."""
 
 

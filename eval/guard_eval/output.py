@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guard_eval import bootstrap
-from guard_eval.evaluate import Evaluation
+from guard_eval.evaluation import Evaluation
 from guard_eval.paper import paper_grids, paper_notes
 from guard_eval.plots import draw
 from guard_eval.report import EvalReport

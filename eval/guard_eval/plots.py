@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from guard_eval.evaluate import Evaluation
+from guard_eval.evaluation import Evaluation
 from guard_eval.metrics import BINS, bin_of, curve
 from guard_eval.quality import Confusion, JudgedText, SetQuality, decisions, worst
 

@@ -10,7 +10,7 @@ from guard_core.conversation import Mode
 from guard_core.verdict.taxonomy import SEVERITIES
 from guard_eval import bootstrap
 from guard_eval.datasets import DataSet
-from guard_eval.evaluate import Evaluation
+from guard_eval.evaluation import Evaluation
 from guard_eval.quality import Confusion, SetQuality
 from guard_eval.tables import NOTHING, Grid, interval, percent
 

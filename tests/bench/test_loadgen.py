@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from guard_bench.loadgen.call import NO_ANSWER, OK, Call, CallResult
+from guard_bench.loadgen.call import NO_ANSWER, OK, CallResult, LoadCall
 from guard_bench.loadgen.closed_loop import TURNS, closed_loop, keep_in_flight
 from guard_bench.loadgen.connections import sending
 from guard_bench.loadgen.encoded_calls import moderate, stream_moderate
@@ -125,7 +125,7 @@ async def test_latency_counts_from_when_a_call_was_due() -> None:
 
 
 async def test_an_open_loop_goes_on_until_it_is_stopped() -> None:
-    stop, calls = asyncio.Event(), list[Call]()
+    stop, calls = asyncio.Event(), list[LoadCall]()
     load = asyncio.create_task(open_loop(Target().send, rate=100, stop=stop, calls=calls))
     while len(calls) < 10:
         await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ async def test_an_error_ends_an_open_loop() -> None:
 
 
 def test_a_call_without_an_answer_is_no_verdict() -> None:
-    lost = Call(1.0)
+    lost = LoadCall(1.0)
     assert (lost.result, lost.slot, lost.answered) == (NO_ANSWER, "", False)
     assert lost.error == "NO_ANSWER: no answer in time"
     assert lost.in_flight_at(1.0) and lost.in_flight_at(99.0) and not lost.in_flight_at(0.9)
@@ -154,7 +154,7 @@ def test_a_call_without_an_answer_is_no_verdict() -> None:
 
 
 def test_numbers_are_never_used_twice() -> None:
-    numbers = [Call(0.0).number for _ in range(1000)]
+    numbers = [LoadCall(0.0).number for _ in range(1000)]
     assert len(set(numbers)) == 1000
 
 

@@ -16,9 +16,9 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
-from guard_core.slot.files import load_prompt
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
+from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import parse
 from guard_eval.datasets import load_examples
 from tests.support.checkpoints import write_checkpoint

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.open_loop import open_loop
 from guard_bench.scenarios.swaps import mixed_calls
 from guard_bench.scenarios.triton_kill import triton_pid
@@ -40,7 +40,7 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 90, "green": 10}))
         events = control.WatchEvents(pb.WatchEventsRequest())
         alarm = asyncio.ensure_future(anext(aiter(events)))
-        calls: list[Call] = []
+        calls: list[LoadCall] = []
         end = asyncio.Event()
         async with mixed_calls(target, seed=3) as send:
             load = asyncio.create_task(open_loop(send, rate=80, stop=end, calls=calls))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.open_loop import open_loop
 from guard_bench.scenarios.swap_report import SwapPlan
 from guard_bench.scenarios.swaps import measure_served, mixed_calls
@@ -105,7 +105,7 @@ async def refused(
     """Deploys under load; traffic must never reach the candidate. Gives the reason."""
     end = asyncio.Event()
     async with mixed_calls(f"127.0.0.1:{swapping.port}", seed=2) as send:
-        calls: list[Call] = []
+        calls: list[LoadCall] = []
         load = asyncio.create_task(open_loop(send, rate=rate, stop=end, calls=calls))
         arguments = (str(slot), "--data", str(data), *QUICK, *options)
         code, said = await asyncio.to_thread(operate, "deploy", *arguments)

@@ -20,7 +20,7 @@ from guard_control.triton_wheel import (
 )
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
-from guard_core.slot.manifest import Engine, Gpu, Manifest, describe
+from guard_core.slot.manifest import BuiltEngine, Gpu, Manifest, describe
 from tests.support.gateway import connect, gateway
 from tests.support.ports import free_port
 from tests.support.serving import Served, guard
@@ -44,7 +44,7 @@ def gpu_slot(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (slot / model / "config.pbtxt").write_text(config)
     described = describe(slot / model / "config.pbtxt")
     assert described is not None
-    engine = Engine(
+    engine = BuiltEngine(
         kind="tensorrt-llm",
         version="1.2.1",
         tensorrt="10.14.1.48",

@@ -14,8 +14,8 @@ import tritonclient.grpc.aio as triton
 from prometheus_client.parser import text_string_to_metric_families
 
 from guard_core.conversation import Message, Role
-from guard_core.slot.files import load_prompt
 from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot_files import load_prompt
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from guard_bench import host
 from guard_engine import (
+    BadRequest,
     Completion,
     Engine,
     EngineClosed,
     EngineError,
     Request,
     RequestCancelled,
-    RequestInvalid,
     StepFailed,
 )
 from guard_engine._runtime import Runtime
@@ -220,14 +220,14 @@ def test_cancelling_what_is_not_live(engine: Engine) -> None:
     ],
 )
 def test_refused(engine: Engine, request_: Request, text: str) -> None:
-    with pytest.raises(RequestInvalid) as caught:
+    with pytest.raises(BadRequest) as caught:
         engine.submit(request_, lambda outcome: None)
     assert text in str(caught.value)
 
 
 def test_what_can_never_fit_is_refused(tiny: Tiny) -> None:
     engine = make_engine(tiny.xml, kv_blocks=4)
-    with pytest.raises(RequestInvalid, match="needs 5 KV blocks, but the engine has 4"):
+    with pytest.raises(BadRequest, match="needs 5 KV blocks, but the engine has 4"):
         engine.submit(Request("a", prompt(1, 128), 2), lambda outcome: None)
     assert ask(engine, Request("a", prompt(1, 128), 1))[0].output_ids
     engine.close()
@@ -236,7 +236,7 @@ def test_what_can_never_fit_is_refused(tiny: Tiny) -> None:
 def test_a_live_id_is_refused_and_a_finished_one_is_not(engine: Engine) -> None:
     asked = asking(engine)
     asked.submit(Request("a", prompt(1, 690), 60))
-    with pytest.raises(RequestInvalid, match="A request with id a is already in flight"):
+    with pytest.raises(BadRequest, match="A request with id a is already in flight"):
         asked.submit(Request("a", [1], 1))
     engine.cancel("a")
     asked.wait_for("a")

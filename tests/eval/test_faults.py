@@ -11,7 +11,7 @@ from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
 from guard_eval.datasets import DataSet, load_labelled
 from guard_eval.errors import EvaluationFailed
-from guard_eval.evaluate import Evaluation, evaluate
+from guard_eval.evaluation import Evaluation, evaluate
 from guard_eval.output import write_rows as write_rows_of
 from guard_eval.plots import draw
 from guard_eval.quality import SetQuality

@@ -16,6 +16,8 @@ def test_verification_loads_neither_plots_nor_engines(name: str) -> None:
 
 
 def test_an_evaluation_without_a_report_loads_no_plots() -> None:
-    code = "import sys, guard_eval.evaluate, guard_eval.report; print('matplotlib' in sys.modules)"
+    code = (
+        "import sys, guard_eval.evaluation, guard_eval.report; print('matplotlib' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

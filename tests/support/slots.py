@@ -5,7 +5,7 @@ from pathlib import Path
 from guard_core.slot.manifest import (
     TEMPLATE,
     TOKENIZER,
-    Engine,
+    BuiltEngine,
     Limits,
     Manifest,
     Model,
@@ -32,7 +32,7 @@ def write_slot(
     files = {name: describe(directory / name) for name in (TEMPLATE, TOKENIZER)}
     manifest = Manifest(
         model=Model(name="fake", demonstration=True, checkpoint={}),
-        engine=Engine(kind="openvino", version="0", weights="f32", triton_model="guard_fake"),
+        engine=BuiltEngine(kind="openvino", version="0", weights="f32", triton_model="guard_fake"),
         limits=Limits(
             max_input_tokens=8192,
             max_output_tokens=64,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from guard_core.slot.files import load_prompt
+from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import NO_CATEGORY, REFUSALS
 from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
 from guard_tiny.data.examples import Example

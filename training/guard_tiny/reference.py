@@ -14,7 +14,7 @@ import typer
 from transformers import Qwen3ForCausalLM
 
 from guard_core.conversation import Message
-from guard_core.slot.files import load_prompt
+from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import SEVERITY_KEY
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import SEVERITIES

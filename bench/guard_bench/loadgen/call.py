@@ -32,7 +32,7 @@ Send = Callable[[int], Awaitable[CallResult]]
 
 
 @dataclass(slots=True)
-class Call:
+class LoadCall:
     """Times are the event loop's clock, in seconds."""
 
     due: float

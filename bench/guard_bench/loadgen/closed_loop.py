@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 from guard_bench.host import CpuClock
-from guard_bench.loadgen.call import Call, Send
+from guard_bench.loadgen.call import LoadCall, Send
 from guard_bench.loadgen.sample import Sample
 
 # At least so many for each one in flight: those begun together end together, so that fewer say
@@ -31,15 +31,15 @@ async def closed_loop(
     loop = asyncio.get_running_loop()
     window = _Window(in_flight, seconds, warm_up_s, loop.time())
 
-    async def make(call: Call) -> None:
+    async def make(call: LoadCall) -> None:
         await call.make(send)
         window.count(call)
         if window.over and cancel_rest:
             load.cancel()
 
-    def calls() -> Iterator[Call]:
+    def calls() -> Iterator[LoadCall]:
         while not window.over:
-            yield Call(loop.time())
+            yield LoadCall(loop.time())
 
     load = asyncio.ensure_future(keep_in_flight(make, calls(), in_flight))
     await asyncio.wait([load])
@@ -79,12 +79,12 @@ class _Window:
         self._warm_until = now + warm_up_s
         self._seconds = seconds
         self._enough = TURNS * in_flight
-        self._calls: list[Call] = []
+        self._calls: list[LoadCall] = []
         self._begun = self._elapsed = 0.0
         self._clock = CpuClock()
         self._others_cpu = 0.0
 
-    def count(self, call: Call) -> None:
+    def count(self, call: LoadCall) -> None:
         if self.over:
             return
         if not self._begun:

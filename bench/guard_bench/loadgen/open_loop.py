@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from guard_bench.host import CpuClock
-from guard_bench.loadgen.call import Call, Send
+from guard_bench.loadgen.call import LoadCall, Send
 from guard_bench.loadgen.sample import Sample, quantile
 
 _SETTLE_S = 35  # for calls in flight at the end: longer than any deadline that a scenario sets
@@ -19,7 +19,7 @@ async def open_loop(
     seconds: float = math.inf,
     stop: asyncio.Event | None = None,
     seed: int = 1,
-    calls: list[Call] | None = None,
+    calls: list[LoadCall] | None = None,
 ) -> Sample:
     """Makes `rate` calls a second in the mean (Poisson), for `seconds` or until `stop` is set.
 
@@ -44,7 +44,7 @@ async def open_loop(
         if errors or (stop and stop.is_set()):
             break
         late.append(max(0.0, -early))
-        calls.append(Call(begun + due))
+        calls.append(LoadCall(begun + due))
         task = asyncio.create_task(calls[-1].make(send))
         pending.add(task)
         task.add_done_callback(ended)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from guard_bench.loadgen.call import OK, SHED, Call
+from guard_bench.loadgen.call import OK, SHED, LoadCall
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The calls that count, and the span in which verdicts count for the rate."""
 
-    calls: Sequence[Call]
+    calls: Sequence[LoadCall]
     begun: float
     """The event loop's clock, in seconds."""
     seconds: float

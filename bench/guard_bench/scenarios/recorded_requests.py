@@ -18,7 +18,7 @@ from guard_core.conversation import Message, Mode, Role
 from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generated, Generation
 from guard_core.errors import VerdictUngrammatical
-from guard_core.slot.files import SlotFiles
+from guard_core.slot.slot_files import SlotFiles
 from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 
 

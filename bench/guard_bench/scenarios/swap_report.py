@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.sample import quantile
 
 _SLOWEST = 40  # calls that the report names
@@ -127,7 +127,7 @@ class SwapReport:
 
     def add_calls(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[LoadCall],
         allowed: Sequence[tuple[float, set[str]]],
         changes: Sequence[SwapTimes],
     ) -> None:
@@ -150,7 +150,7 @@ class SwapReport:
         found = asdict(self) | {"lost": self.lost, "ratio": self.ratio}
         path.write_text(json.dumps(found, indent=2, default=str) + "\n")
 
-    def _add_swaps(self, calls: Sequence[Call], changes: Sequence[SwapTimes]) -> None:
+    def _add_swaps(self, calls: Sequence[LoadCall], changes: Sequence[SwapTimes]) -> None:
         before: list[float] = []
         during: list[float] = []
         for change in changes:
@@ -173,7 +173,7 @@ class SwapReport:
         self.p99_before_ms, self.p99_during_ms = _p99_ms(before), _p99_ms(during)
 
 
-def _allowed(allowed: Sequence[tuple[float, set[str]]], call: Call) -> set[str]:
+def _allowed(allowed: Sequence[tuple[float, set[str]]], call: LoadCall) -> set[str]:
     """Slots that had traffic at any time between the call's beginning and its end."""
     found: set[str] = set()
     for number, (since, names) in enumerate(allowed):

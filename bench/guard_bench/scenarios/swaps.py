@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf.duration_pb2 import Duration
 
 from guard_bench import host
-from guard_bench.loadgen.call import Call, Send
+from guard_bench.loadgen.call import LoadCall, Send
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.loadgen.connections import sending
 from guard_bench.loadgen.encoded_calls import moderate, stream_moderate
@@ -104,7 +104,7 @@ class _Run:
         self._slots = slots
         self._progress = progress
         self._active = slots[0]
-        self._calls: list[Call] = []
+        self._calls: list[LoadCall] = []
         self._allowed: list[tuple[float, set[str]]] = [(0.0, {slots[0].name})]  # from when on
         self._changes: list[SwapTimes] = []
 

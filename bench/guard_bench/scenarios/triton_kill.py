@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from guard_bench.loadgen.call import Call
+from guard_bench.loadgen.call import LoadCall
 from guard_bench.scenarios.swap_report import KillResult
 from guard_bench.targets.guard_serve import GuardServe
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -16,7 +16,7 @@ _SETTLE_S = 1.0
 _BACK_S = 120.0  # at most
 
 
-async def kill_triton(server: GuardServe, slot: str, calls: Sequence[Call]) -> KillResult:
+async def kill_triton(server: GuardServe, slot: str, calls: Sequence[LoadCall]) -> KillResult:
     """Kills the slot's Triton; returns when it is ready again. `calls` grow meanwhile.
 
     Raises TimeoutError if it does not come back.

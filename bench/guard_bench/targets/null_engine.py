@@ -6,7 +6,7 @@ from pathlib import Path
 from guard_build.slot_directory import file_entries
 from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
-from guard_core.slot.files import load_prompt
+from guard_core.slot.slot_files import load_prompt
 
 MODEL = "guard_null"
 _TINY_GUARD = Path(__file__).parents[3] / "checkpoints" / "tiny-guard"
@@ -33,7 +33,7 @@ def write_null_slot(slot: Path, *, max_in_flight: int, verdicts_per_second: floa
     added = load_prompt(slot).added_tokens
     m.Manifest(
         model=m.Model(name="null-engine", demonstration=True, checkpoint={}),
-        engine=m.Engine(kind="null", version="0", weights="f32", triton_model=MODEL),
+        engine=m.BuiltEngine(kind="null", version="0", weights="f32", triton_model=MODEL),
         limits=m.Limits(
             max_input_tokens=8192,
             max_output_tokens=64,

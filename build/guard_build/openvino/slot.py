@@ -58,7 +58,7 @@ def build_slot(
             )
             (new / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
             (new / m.TOKENIZER).write_bytes(packaging.tokenizer)
-            engine = m.Engine(
+            engine = m.BuiltEngine(
                 kind="openvino",
                 version=version("openvino"),
                 weights=weights,
@@ -101,7 +101,7 @@ def _manifest(
     hashes: dict[str, str],
     *,
     source: m.Source | None,
-    engine: m.Engine,
+    engine: m.BuiltEngine,
     options: EngineOptions,
     slot: Path,
 ) -> m.Manifest:

@@ -88,7 +88,7 @@ def package(
     (slot / m.TOKENIZER).write_bytes(packaging.tokenizer)
     manifest = m.Manifest(
         model=model,
-        engine=m.Engine(
+        engine=m.BuiltEngine(
             kind="tensorrt-llm",
             version=machine.tensorrt_llm,
             tensorrt=machine.tensorrt,

@@ -22,8 +22,8 @@ from guard_cli.connection import (
 from guard_cli.options import RUN, IgnoreOption, fail, shown
 from guard_eval.datasets import DataSet, load_labelled
 from guard_eval.errors import DataInvalid, EvaluationFailed
-from guard_eval.evaluate import Evaluation
-from guard_eval.evaluate import evaluate as run_evaluation
+from guard_eval.evaluation import Evaluation
+from guard_eval.evaluation import evaluate as run_evaluation
 from guard_eval.report import make_report
 from qwen3guard_client import AsyncClient
 

@@ -24,13 +24,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton adds its classes before `initialize`
 
 from guard_engine import (
+    BadRequest,
     Completion,
     Engine,
     EngineError,
     EngineOptions,
     Request,
     RequestCancelled,
-    RequestInvalid,
     Usage,
 )
 
@@ -59,7 +59,7 @@ class TritonPythonModel:
             sender = _Sender(request.get_response_sender())
             try:
                 self._accept(request, sender)
-            except RequestInvalid as error:
+            except BadRequest as error:
                 sender.fail(str(error), pb_utils.TritonError.INVALID_ARG)
             except EngineError as error:
                 sender.fail(str(error))
@@ -192,16 +192,16 @@ class _Sender:
 def _parse(request_id: str, inputs: Inputs) -> Request:
     for name, values in inputs.items():
         if values.shape[0] != 1:
-            raise RequestInvalid(f"{name} has {values.shape[0]} rows. Send one row a request.")
+            raise BadRequest(f"{name} has {values.shape[0]} rows. Send one row a request.")
     if "input_ids" not in inputs:
-        raise RequestInvalid("input_ids is missing.")
+        raise BadRequest("input_ids is missing.")
     if _flag(inputs, "streaming"):
-        raise RequestInvalid("streaming is not supported. Leave it out.")
+        raise BadRequest("streaming is not supported. Leave it out.")
     if inputs.get("runtime_top_k", np.ones(1)).item() not in (0, 1):
-        raise RequestInvalid("runtime_top_k must be 1: this engine decodes greedily.")
+        raise BadRequest("runtime_top_k must be 1: this engine decodes greedily.")
     prompt_ids: list[int] = inputs["input_ids"].ravel().tolist()
     if inputs["input_lengths"].item() != len(prompt_ids):
-        raise RequestInvalid(
+        raise BadRequest(
             f"input_lengths is {inputs['input_lengths'].item()}, "
             f"but input_ids holds {len(prompt_ids)} tokens."
         )
@@ -226,7 +226,7 @@ def _stop_words(inputs: Inputs) -> set[int]:
     tokens, ends = inputs["stop_words_list"][0].tolist()
     words = [end for end in ends if end > 0]
     if words != list(range(1, len(words) + 1)):
-        raise RequestInvalid("stop_words_list: words of more than one token are not supported.")
+        raise BadRequest("stop_words_list: words of more than one token are not supported.")
     return set(tokens[: len(words)])
 
 

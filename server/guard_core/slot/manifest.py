@@ -42,7 +42,7 @@ class Gpu(Record):
     compute_capability: str = Field(pattern=r"^[0-9]+\.[0-9]+$")
 
 
-class Engine(Record):
+class BuiltEngine(Record):
     """What runs the checkpoint."""
 
     kind: Literal["openvino", "tensorrt-llm", "null"]  # null: for measuring the gateway
@@ -95,7 +95,7 @@ class Manifest(Record):
 
     schema_version: Literal[1] = 1
     model: Model
-    engine: Engine
+    engine: BuiltEngine
     limits: Limits
     tokens: Tokens
     generation_logits: bool = Field(description="The engine returns logits: scores can be had.")

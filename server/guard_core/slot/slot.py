@@ -8,7 +8,7 @@ from typing import Self
 from guard_core.conversation import Message, Role, mode_of
 from guard_core.engine.client import EngineClient
 from guard_core.errors import RequestInvalid, Violation
-from guard_core.slot.files import SlotFiles
+from guard_core.slot.slot_files import SlotFiles
 from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 
 # Longer texts are tokenized beside the event loop (tokenizers releases Python's lock).

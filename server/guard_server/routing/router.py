@@ -18,8 +18,8 @@ from typing import Self
 import structlog
 
 from guard_core.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
-from guard_core.slot.files import SlotFiles
 from guard_core.slot.slot import Slot
+from guard_core.slot.slot_files import SlotFiles
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_server.routing.endpoint import Endpoint
 
