@@ -4,7 +4,6 @@ import asyncio
 import json as jsonlib
 import time
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +30,7 @@ from guard_bench.scenarios.perf_analyzer import PerfAnalyzer, PerfFailed
 from guard_bench.targets.processes import free_ports
 from guard_cli.options import RUN, fail, slot_directory
 from guard_control.triton_process import TritonFailed, TritonProcess
+from guard_control.triton_wheel import TritonMissing, wheel_directory
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_eval.datasets import parse_json_lines
@@ -131,7 +131,7 @@ def perf(
         with Console(stderr=True).status("starting") as status:
             run = GatewayRun(_RUN, _triton, seconds=1, rounds=1, progress=status.update)
             found = perf_analyzer.measure(run, PerfAnalyzer(analyzer, _libraries()))
-    except (OSError, RuntimeError, TritonFailed, PerfFailed) as error:
+    except (OSError, RuntimeError, TritonFailed, TritonMissing, PerfFailed) as error:
         fail(str(error))
     json.write_text(jsonlib.dumps(found, indent=2) + "\n")
 
@@ -170,11 +170,8 @@ async def _random_calls(
 
 
 def _libraries() -> Path:
-    """Beside the package that brings Triton, which is never imported."""
-    spec = find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise TritonFailed("Triton is not installed. Run `make serve`, which sets it up.")
-    return Path(spec.origin).parents[1] / "nvidia_pytriton.libs"
+    """Beside the package that brings Triton. Raises TritonMissing."""
+    return wheel_directory().parents[1] / "nvidia_pytriton.libs"
 
 
 def _triton(slot: Path) -> TritonProcess:
