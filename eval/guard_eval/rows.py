@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from guard_core.conversation import Message, Mode, Role, mode_of, role_violations
+from guard_core.conversation import Message, Mode, Role, mode_of, role_violations, size_violation
 from guard_core.schema import Record, first_problem
 from guard_core.verdict.grammar import REFUSALS
 from guard_core.verdict.taxonomy import Category, Severity
@@ -100,6 +100,9 @@ class Row(Record):
             yield from self._violations_of_messages(self.messages)
         else:
             yield from self._violations_of_prompt()
+        key = "prompt" if self.messages is None else "messages"
+        if reason := size_violation(list(self._contents())):
+            yield f"{key}: {reason}"
         labels = {self.severity, self.prompt_label, self.response_label}
         if self.categories and labels <= {None, Severity.SAFE}:
             yield "categories: are given, but nothing is labelled harmful"
@@ -158,6 +161,12 @@ class Row(Record):
             yield self._example(name, self._conversation()[:1], self.prompt_label, None)
         if of_response:
             yield self._example(name, self._conversation(), self.response_label, self.refusal)
+
+    def _contents(self) -> Iterator[str]:
+        if self.messages is not None:
+            yield from (turn.content for turn in self.messages)
+        else:
+            yield from (text for text in (self.prompt, self.response) if text is not None)
 
     def _conversation(self) -> tuple[Message, ...]:
         if self.messages is not None:

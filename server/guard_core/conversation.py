@@ -1,8 +1,11 @@
-"""Messages of a conversation, their roles, and the one rule on the order of roles."""
+"""Messages of a conversation, and what every reader asks of them: roles, order and size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+MAX_MESSAGES = 512
+MAX_CONTENT_BYTES = 131_072
 
 
 class Role(StrEnum):
@@ -55,3 +58,16 @@ def role_violations(roles: Sequence[Role | None]) -> Iterator[tuple[int, str]]:
                 index,
                 "the last message is the one judged, and must be a user's or an assistant's.",
             )
+
+
+def size_violation(contents: Sequence[str]) -> str | None:
+    """What is wrong with the number of messages or their size in bytes of UTF-8, if anything."""
+    if not 1 <= len(contents) <= MAX_MESSAGES:
+        return f"has {len(contents)} messages; send 1 to {MAX_MESSAGES}, oldest first."
+    size = sum(len(content.encode()) for content in contents)
+    if size > MAX_CONTENT_BYTES:
+        return (
+            f"holds {size} bytes of content; at most {MAX_CONTENT_BYTES}. Nothing is cut here: "
+            "leave out older messages, or judge parts of the text one by one."
+        )
+    return None

@@ -148,6 +148,29 @@ def test_bytes_that_are_no_rows_are_refused_by_all(
     assert SECRET not in text
 
 
+TURNS = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "reason"),
+    [
+        ({"messages": TURNS * 513, "severity": "safe"}, "messages", "has 513 messages"),
+        ({"prompt": "é" * 65_537, "prompt_label": "safe"}, "prompt", "holds 131074 bytes"),
+        (
+            {"prompt": "x", "response": "y" * 131_072, "response_label": "safe"},
+            "prompt",
+            "holds 131073 bytes",
+        ),
+    ],
+)
+def test_what_the_server_refuses_for_its_size_is_refused_by_all(
+    row: dict[str, object], key: str, reason: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, FIRST, json.dumps({"id": "r", **row}))
+    [text] = set(said_of(path).values())
+    assert text.startswith(f"{path}, line 2: {key}: {reason}")
+
+
 def test_a_byte_order_mark_before_the_first_row_is_no_text(tmp_path: Path) -> None:
     path = write(tmp_path, f"\ufeff{FIRST}")
     assert [turns(one) for one in load_examples(path)] == [[["user", "Hello!"]]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from guard_core.conversation import Message, Role, role_violations
+from guard_core.conversation import MAX_MESSAGES, Message, Role, role_violations, size_violation
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.verdict.policy import Policy
 from guard_server.api import enums
@@ -10,8 +10,6 @@ from guard_server.pipeline.request import ModerationRequest
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
 _STRICT = Policy()
-MAX_MESSAGES = 512
-MAX_CONTENT_BYTES = 131_072
 MAX_BATCH_ITEMS = 256
 MAX_BATCH_BYTES = 2_097_152
 MAX_ID_BYTES = 128
@@ -81,10 +79,9 @@ def stream_id(request: moderation_pb2.StreamModerateRequest) -> None:
 
 
 def _conversation(roles: Sequence[Role | None], contents: Sequence[str]) -> Iterable[Violation]:
-    if not 1 <= len(roles) <= MAX_MESSAGES:
-        yield Violation(
-            "conversation", f"has {len(roles)} messages; send 1 to {MAX_MESSAGES}, oldest first."
-        )
+    too_much = size_violation(contents)
+    if not 1 <= len(contents) <= MAX_MESSAGES:
+        yield Violation("conversation", str(too_much))
         return
     wrong_roles = list(role_violations(roles))
     for index, content in enumerate(contents):
@@ -95,13 +92,8 @@ def _conversation(roles: Sequence[Role | None], contents: Sequence[str]) -> Iter
             yield Violation(
                 f"conversation[{index}].content", "is empty: there is nothing to judge."
             )
-    size = sum(len(content.encode()) for content in contents)
-    if size > MAX_CONTENT_BYTES:
-        yield Violation(
-            "conversation",
-            f"holds {size} bytes of content; at most {MAX_CONTENT_BYTES}. Nothing is cut here: "
-            "leave out older messages, or judge parts of the text one by one.",
-        )
+    if too_much:
+        yield Violation("conversation", too_much)
 
 
 def _policy(policy: types_pb2.Policy) -> Iterable[Violation]:
