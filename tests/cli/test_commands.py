@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from guard_cli.main import COMMANDS
-from tests.support.serving import guard
+from tests.support.processes import guard
 
 HEAVY = {
     *("openvino", "huggingface_hub", "httpx2", "matplotlib", "guard_engine", "guard_build", "grpc")

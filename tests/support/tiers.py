@@ -1,7 +1,8 @@
 """What a test needs beside Python, as markers.
 
 `triton` (a real Triton, most often below `guard serve`) and `clients` (a tool of another language)
-are set by the fixtures that a test uses; a test that starts such a program without its marker fails.
+are set by the fixtures that a test uses. A test that starts such a program without its marker
+fails.
 `reference` (what was recorded of the real model) and `slow` are set by hand. `make test-fast` runs
 the tests without any of them.
 """
