@@ -10,6 +10,8 @@ import pytest
 from guard_cli.main import COMMANDS
 from tests.support.processes import guard
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {
     *("openvino", "huggingface_hub", "httpx2", "matplotlib", "guard_engine", "guard_build", "grpc")
 }
