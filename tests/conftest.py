@@ -8,6 +8,7 @@ import pytest
 from guard_build import build_slot
 from guard_core.slot import slot_files
 from guard_core.verdict.prompt import Prompt
+from guard_server import log
 from tests.support import tiers
 from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import Client, connect
@@ -32,6 +33,17 @@ def prompts() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slot_files, "Prompt", cache(Prompt))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_log() -> Iterator[None]:
+    """A command that runs in a test's own process leaves the log as it is.
+
+    It would send the log of every later gateway to its own output, which is closed by then.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "configure", lambda log_format: None)
         yield
 
 

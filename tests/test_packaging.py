@@ -22,6 +22,8 @@ from packaging.requirements import Requirement
 from tests.support.ports import free_port
 from tests.support.slots import TINY
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[1]
 ROLES = {"cli", "engine", "build", "eval"}
 HEAVY = {"openvino", "huggingface-hub", "httpx2", "matplotlib", "typer", "rich"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from guard_bench.workload import KINDS
-from tests.support.serving import guard
+from tests.support.processes import guard
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,9 @@ from importlib import import_module
 import pytest
 
 from guard_cli.main import COMMANDS
-from tests.support.serving import guard
+from tests.support.processes import guard
+
+pytestmark = pytest.mark.slow
 
 HEAVY = {
     *("openvino", "huggingface_hub", "httpx2", "matplotlib", "guard_engine", "guard_build", "grpc")

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.serving import RUN, Served, guard
+from tests.support.processes import guard
+from tests.support.serving import RUN, Served
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.serving import Served, guard
+from tests.support.processes import guard
+from tests.support.serving import Served
 from tests.support.slots import TINY
 
 pytestmark = pytest.mark.slow

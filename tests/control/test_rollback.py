@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from guard_core.slot.traffic import SlotTraffic, Traffic
 from tests.control.conftest import Operate, listed, weights
 from tests.support.gateway import connect
 from tests.support.ports import free_port
-from tests.support.serving import GUARD, RUN, Served, guard, guard_serve
+from tests.support.processes import GUARD, guard, start
+from tests.support.serving import RUN, Served, guard_serve
 from tests.support.slots import TINY
 
 QUICK = ("--shadow-share", "0", "--steps", "100", "--pause", "0.2", "--max-factor", "100")
@@ -39,6 +39,7 @@ def was_serving(slot: Path, rollback_file: str) -> int:
     return port
 
 
+@pytest.mark.triton
 async def test_a_rollback_after_a_restart_gives_the_traffic_back(
     blue: Path, green: Path, four: Path, tmp_path: Path
 ) -> None:
@@ -48,7 +49,7 @@ async def test_a_rollback_after_a_restart_gives_the_traffic_back(
         assert code == 1 and "there is no slot to go back to" in said
         code, said = await operate_on(first, "deploy", str(green), "--data", str(four), *QUICK)
         assert code == 0, said
-        first.process.send_signal(signal.SIGTERM)
+        first.signal(signal.SIGTERM)
         assert await first.wait() == 0
         with guard_serve(None, tmp_path / "second.txt", port=first.port) as second:
             assert await weights(second) == {"green": 100}
@@ -63,6 +64,7 @@ async def test_a_rollback_after_a_restart_gives_the_traffic_back(
                 assert (await client.judge("Q")).model.slot == "blue"
 
 
+@pytest.mark.triton
 async def test_a_damaged_rollback_file_never_stops_serving(blue: Path, tmp_path: Path) -> None:
     port = was_serving(blue, '{"schema_version": 1, "directory": "/slots/gre')
     with guard_serve(None, tmp_path / "output.txt", port=port) as served:
@@ -75,6 +77,7 @@ async def test_a_damaged_rollback_file_never_stops_serving(blue: Path, tmp_path:
         assert code == 1 and "there is no slot to go back to" in said
 
 
+@pytest.mark.triton
 async def test_a_slot_that_was_rebuilt_meanwhile_gets_no_traffic_by_a_rollback(
     blue: Path, four: Path, tmp_path: Path
 ) -> None:
@@ -98,20 +101,16 @@ async def test_a_slot_that_was_rebuilt_meanwhile_gets_no_traffic_by_a_rollback(
 async def test_a_rollback_ends_a_rollout_that_is_under_way(
     swapping: Served, operate: Operate, green: Path, four: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "output.txt"
     arguments = [str(green), "--data", str(four), "--shadow-share", "0", "--pause", "60"]
     control = ["--control", f"127.0.0.1:{swapping.control_port}"]
-    with output.open("wb") as stream:
-        deploying = subprocess.Popen(  # noqa: ASYNC220  (it only starts it)
-            [str(GUARD), "deploy", *arguments, *control], stdout=stream, stderr=stream
-        )
-    while await weights(swapping) != {"blue": 95, "green": 5}:
-        assert deploying.poll() is None, output.read_text()
-        await asyncio.sleep(0.1)
-    code, said = await asyncio.to_thread(operate, "rollback")
-    assert code == 0, said
-    assert await asyncio.to_thread(deploying.wait, 20) == 1
-    assert "A rollback took over" in output.read_text()
+    with start([GUARD, "deploy", *arguments, *control], tmp_path / "output.txt") as deploying:
+        while await weights(swapping) != {"blue": 95, "green": 5}:
+            assert not deploying.ended(), deploying.said()
+            await asyncio.sleep(0.1)
+        code, said = await asyncio.to_thread(operate, "rollback")
+        assert code == 0, said
+        assert await deploying.wait(20) == 1
+    assert "A rollback took over" in deploying.said()
     assert await weights(swapping) == {"blue": 100}
 
 

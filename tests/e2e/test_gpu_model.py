@@ -23,7 +23,8 @@ from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, rea
 from guard_core.slot.manifest import BuiltEngine, Gpu, Manifest, describe
 from tests.support.gateway import connect, gateway
 from tests.support.ports import free_port
-from tests.support.serving import Served, guard
+from tests.support.processes import guard
+from tests.support.serving import Served
 from tests.support.tensorrt_llm import fake_container
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ import trustme
 
 from qwen3guard.v1 import moderation_pb2
 from tests.support.gateway import Client, ask, connect, unread_stream
-from tests.support.serving import guard, guard_serve
+from tests.support.processes import guard
+from tests.support.serving import guard_serve
 
 pytestmark = pytest.mark.triton
 STUB, TRITON = "triton_python_b", "tritonserver"

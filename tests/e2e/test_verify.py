@@ -12,7 +12,8 @@ from guard_cli.commands import build_gpu
 from guard_eval.datasets import GOLDEN_SET
 from tests.support.damage import damaged
 from tests.support.ports import free_port
-from tests.support.serving import Served, guard
+from tests.support.processes import guard
+from tests.support.serving import Served
 from tests.support.slots import TINY
 
 pytestmark = pytest.mark.triton

@@ -15,8 +15,8 @@ from guard_server.api import enums as contract
 from tests.eval.support import by_sklearn, values
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, start
-from tests.support.serving import Served, guard
+from tests.support.processes import GUARD, guard, start
+from tests.support.serving import Served
 from tests.support.shared import SHARED, lines
 
 FILES = {"report.json", "report.md", "rows.jsonl", "answers.jsonl"}

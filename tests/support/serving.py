@@ -9,9 +9,7 @@ from pathlib import Path
 
 from tests.support import tiers
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, Running, guard, start
-
-__all__ = ["GUARD", "RUN", "Served", "guard", "guard_serve"]
+from tests.support.processes import GUARD, Running, start
 
 RUN = Path(__file__).parents[2] / ".run"
 _READY_S = 120

@@ -1,7 +1,10 @@
-"""What a test needs beside Python: three markers, set by what a test uses and checked as it runs.
+"""What a test needs beside Python, as markers.
 
-`triton`: a real Triton, most often below `guard serve`. `clients`: a tool of another language.
-`reference`: what was recorded of the real model. `make test-fast` runs all other tests.
+`triton` (a real Triton, most often below `guard serve`) and `clients` (a tool of another language)
+are set by the fixtures that a test uses. A test that starts such a program without its marker
+fails.
+`reference` (what was recorded of the real model) and `slow` are set by hand. `make test-fast` runs
+the tests without any of them.
 """
 
 import os
@@ -28,6 +31,7 @@ _items: dict[str, pytest.Item] = {}
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
+    """Adds the markers that follow from fixtures; without its data, `reference` is a skip."""
     no_reference = pytest.mark.skip(reason=f"no reference data in {SHARED}")
     for item in items:
         _items[item.nodeid] = item
