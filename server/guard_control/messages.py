@@ -46,7 +46,8 @@ def _slot(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotInfo:
 
 
 def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState.ValueType:
-    if slot.starting:
+    # Workers notice a dead Triton a moment later.
+    if slot.starting or not slot.triton.running:
         return pb.SLOT_STATE_STARTING
     return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
 

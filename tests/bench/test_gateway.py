@@ -54,7 +54,9 @@ def test_a_slot_that_is_not_there_is_known_before_anything_is_measured(tmp_path:
 @pytest.mark.parametrize("options", [[], ["--stream", "--connections", "2"]])
 def test_every_status_is_read(served: Served, tmp_path: Path, options: list[str]) -> None:
     file = tmp_path / "conversations.jsonl"
-    file.write_text('{"prompt": "How do plants grow?"}\n{"prompt": ""}\n')
+    too_long = "a b c d " * 5_000  # more tokens than the engine takes
+    texts = "How do plants grow?", too_long
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     target = f"127.0.0.1:{served.port}"
     load = ["--rate", "50", "--seconds", "1", "--file", str(file)]
     done = guard("bench", "load", target, *load, *options)
