@@ -46,23 +46,23 @@ def test_hadolint_would_find_something(tmp_path: Path) -> None:
 def copied(name: str, folder: Path) -> Path:
     """What an image has of the project, by its Dockerfile's COPY lines."""
     lines = re.findall(r"^COPY (?!--)(.+) (\S+)$", (PROJECT / name).read_text(), re.MULTILINE)
-    for sources, place in lines:
+    for sources, destination in lines:
         for source in sources.split():
-            target = folder / place / (source if place == "./" else "")
+            target = folder / destination / (source if destination == "./" else "")
             target.parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (PROJECT / source).is_dir() else shutil.copy
             copy(PROJECT / source, target)
     return folder
 
 
-def imported(modules: list[str], *places: str) -> list[str]:
+def imported(modules: list[str], *paths: str) -> list[str]:
     """The files that `modules` come from, with the dependencies but without what .pth files add:
     this checkout's own packages."""
     script = (
         f"import sys; sys.path += sys.argv[1:]; import {', '.join(modules)}; "
         f"print(*(sys.modules[name].__file__ for name in {modules}), sep='\\n')"
     )
-    done = run(sys.executable, "-S", "-c", script, *places, str(Path(grpc.__file__).parents[1]))
+    done = run(sys.executable, "-S", "-c", script, *paths, str(Path(grpc.__file__).parents[1]))
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -266,12 +266,12 @@ def test_a_wheel_builds_a_slot_and_names_triton(install: Install) -> None:
 def test_serve_names_the_engine_and_keeps_its_state_where_it_is_told(
     install: Install, blue: Path, tmp_path: Path
 ) -> None:
-    places = {
+    paths = {
         "GUARD_RUN": str(tmp_path / "state"),
         "GUARD_MODEL_REPOSITORY": str(blue.parent),
     }
     with_cli = install("cli", without="huggingface-hub")
-    assert refusal(with_cli, blue.name, **places) == (
+    assert refusal(with_cli, blue.name, **paths) == (
         "The CPU engine is not installed: run "
         f"`{sys.executable} -m pip install 'qwen3guard-server[engine]'`, then start again."
     )

@@ -33,7 +33,7 @@ def option_name(setting: str) -> str:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a Typer command an option for each setting, in place of its last parameter **settings.
+    """Gives a Typer command an option for each setting, instead of its last parameter **settings.
 
     The environment's GUARD_* is used where an option is not given.
     """

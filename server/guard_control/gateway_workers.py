@@ -172,7 +172,7 @@ class Workers:
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:
-    """This process's environment, with `settings` in place of its GUARD_* variables."""
+    """This process's environment, with `settings` instead of its GUARD_* variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
     given = settings.model_dump(mode="json", exclude_none=True)
     return kept | {f"GUARD_{name.upper()}": str(value) for name, value in given.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Whoever reads the file finds the old or the new content, whole. Raises OSError."""
+    """A reader finds the old or the new content, whole. Raises OSError."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
         new.write(content)
         new.flush()

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     )
     slot: Path | None = Field(
         default=None,
-        description="Directory of the only slot, in place of traffic.json; its name is the slot's.",
+        description="Directory of the only slot, instead of traffic.json; its name is the slot's.",
     )
     triton: str | None = Field(
         default=None, description="gRPC address of that slot's Triton, HOST:PORT."

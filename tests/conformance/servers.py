@@ -94,7 +94,7 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         ports = (stack.enter_async_context(_killable(slot, steady.port, directory)) for _ in killed)
         servers |= zip(killed, await asyncio.gather(*ports), strict=True)
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
-        servers["nobody"] = free_port()
+        servers["unreachable"] = free_port()
         addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}
         authority, certificate = trustme.CA(), directory / "server.pem"
         issued = authority.issue_cert("localhost")

@@ -74,7 +74,7 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
 
 
 async def lost_in_mid_shift(control: Any, target: str) -> None:
-    """A candidate that dies while it has some of the traffic loses it, without being told to."""
+    """A candidate that dies while it has some of the traffic loses it by itself."""
     shift = pb.Shift(pause=Duration(seconds=60))
     promoting = aiter(control.Promote(pb.PromoteRequest(slot="green", shift=shift)))
     said: list[str] = []

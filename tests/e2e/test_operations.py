@@ -68,18 +68,18 @@ async def _load(client: Client) -> tuple[int, list[str]]:
 
     async def streamer() -> None:
         nonlocal verdicts
-        places = asyncio.Semaphore(4)
+        permits = asyncio.Semaphore(4)
 
         async def requests() -> AsyncIterator[moderation_pb2.StreamModerateRequest]:
             for turn in range(10_000):
-                await places.acquire()
+                await permits.acquire()
                 yield moderation_pb2.StreamModerateRequest(id=str(turn), request=ask("say it"))
 
         try:
             async for answer in client.stub.StreamModerate(requests()):
                 assert answer.WhichOneof("outcome") == "response"
                 verdicts += 1
-                places.release()
+                permits.release()
         except grpc.aio.AioRpcError:
             pass  # grpc.aio gives a status of its own if it was just writing
 

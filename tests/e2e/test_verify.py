@@ -85,8 +85,8 @@ def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> N
     code, out, _ = verify(blue, blue, *running)
     assert code == 0
     assert "1.0000 (8 of 8" in out
-    nobody = f"127.0.0.1:{free_port()}"
-    code, out, err = verify(blue, blue, *running[:-1], nobody)
+    unused = f"127.0.0.1:{free_port()}"
+    code, out, err = verify(blue, blue, *running[:-1], unused)
     assert (code, out) == (1, "")
     assert "Slot blue can't be asked. The engine can't be reached." in err
 

@@ -228,9 +228,9 @@ def test_the_rate_is_bounded(served: Served, own: list[Path], tmp_path: Path) ->
 def test_what_cannot_be_evaluated_names_the_next_step(
     served: Served, own: list[Path], tmp_path: Path
 ) -> None:
-    nobody = guard("eval", str(own[0]), "--target", f"127.0.0.1:{free_port()}")
-    assert nobody.returncode == 1
-    assert "make serve" in nobody.stderr
+    refused = guard("eval", str(own[0]), "--target", f"127.0.0.1:{free_port()}")
+    assert refused.returncode == 1
+    assert "make serve" in refused.stderr
     slot = run(served, tmp_path, own[0], "--slot", "green")
     assert slot.returncode == 1
     assert "--allow-slot-choice" in slot.stderr

@@ -159,7 +159,7 @@ async def test_a_run_that_breaks_off_goes_on_later(
 ) -> None:
     async with serve(by_word) as (client, engine):
         engine.delay_s = 0.5
-        # Two are in flight when the server is told to stop, beside the greeting before them.
+        # Two are in flight when the server is asked to stop, beside the greeting before them.
         running = asyncio.create_task(judge(client, six, tmp_path, in_flight=2))
         await until(lambda: len(engine.drafts()) == 3)
     # grpc's client says INTERNAL of its own where it was just writing.

@@ -17,8 +17,8 @@ def damaged(slot: Path, directory: Path) -> Path:
     [weights] = copy.glob("*/1/openvino_model.bin")
     data = bytearray(weights.read_bytes())
     start = len(data) * 9 // 10
-    for place in range(start, start + len(data) // 250):
-        data[place] ^= 0x20
+    for at in range(start, start + len(data) // 250):
+        data[at] ^= 0x20
     weights.write_bytes(data)
     manifest = Manifest.load(copy)
     described = describe(weights)

@@ -1,4 +1,4 @@
-"""An engine that fails, stalls, or writes what it is told to.
+"""An engine that fails, stalls, or writes what a test says.
 
 Only for faults, and for forms of TensorRT-LLM's answers that the CPU engine never gives. Everything
 else runs against the real one.

@@ -4,10 +4,10 @@ import socket
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that the system gives to nobody else for a minute.
+    """A port of 127.0.0.1 that the system gives to no other process for a minute.
 
     A connection to it was closed from its side, so the port waits (TIME_WAIT): it is neither given
-    to whoever asks for any port nor used for an outgoing call, in this process or another. What
+    to a process that asks for any port nor used for an outgoing call, in this process or another. What
     asks for it by its number gets it, by SO_REUSEADDR, which all our servers and Triton set.
     """
     with socket.socket() as server, socket.socket() as client:

@@ -47,7 +47,7 @@ def _move_rows(path: Path, moved: dict[int, int]) -> None:
     start, end = (8 + length + offset for offset in tensor["data_offsets"])
     rows = np.frombuffer(bytes(data[start:end]), np.uint16).reshape(tensor["shape"])
     new = rows.copy()
-    for old, place in moved.items():
-        new[place] = rows[old]
+    for old, index in moved.items():
+        new[index] = rows[old]
     data[start:end] = new.tobytes()
     path.write_bytes(data)

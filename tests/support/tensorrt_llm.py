@@ -1,7 +1,7 @@
 """Stand-ins for TensorRT-LLM's tools and container, which no machine without a GPU has.
 
 They take the flags that the real ones take, refuse others, and write an engine's config.json as the
-real ones do; the "engine" is a few bytes. What they are told to do wrong stands in faults.json.
+real ones do; the "engine" is a few bytes. Their faults are in faults.json.
 """
 
 import json
@@ -147,7 +147,7 @@ def fake_container(
     tensorrt_llm: str = "1.2.1",
     gpu: str | None = "NVIDIA H100, 9.0",
 ) -> Container:
-    """A container whose Python and nvidia-smi say what they are told to."""
+    """A container whose Python and nvidia-smi say what a test wants."""
     directory.mkdir(parents=True, exist_ok=True)
     python, smi = directory / "python3", directory / "nvidia-smi"
     python.write_text(f"#!/bin/sh\necho {tensorrt_llm} 10.14.1.48\n")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.shared import SHARED
 
-# Whoever uses one of these fixtures, also through another one, has the marker.
+# A test that uses one of these fixtures, also through another one, has the marker.
 _OF_FIXTURE = {
     "served": "triton",
     "swapping": "triton",
@@ -25,7 +25,7 @@ _OF_FIXTURE = {
     "gpu_triton": "triton",
     "needs": "clients",
 }
-# And whoever starts one of these programs without the marker fails.
+# A test that starts one of these programs without the marker fails.
 _OF_PROGRAM = {"tritonserver": "triton", "go": "clients", "mvn": "clients"}
 _items: dict[str, pytest.Item] = {}
 

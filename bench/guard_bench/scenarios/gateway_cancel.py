@@ -22,8 +22,8 @@ def measure(run: GatewayRun) -> None:
         run.progress("cancelled calls")
         freed = asyncio.run(_freed_s(target, _CANCELS * run.rounds))
     run.report.ratios |= {
-        "a cancelled call's place is free, p50, ms": statistics.median(freed) * 1e3,
-        "a cancelled call's place is free, at most, ms": max(freed) * 1e3,
+        "a cancelled call's permit is free, p50, ms": statistics.median(freed) * 1e3,
+        "a cancelled call's permit is free, at most, ms": max(freed) * 1e3,
     }
 
 

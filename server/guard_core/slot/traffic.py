@@ -1,6 +1,6 @@
 """Which slots there are and which of them get the traffic: one small file, `traffic.json`.
 
-Whoever operates the gateway replaces the file as a whole: the control plane by a rename, Kubernetes
+The operator's side replaces the file as a whole: the control plane by a rename, Kubernetes
 by exchanging the link of a ConfigMap's volume. Each gateway process follows it by itself.
 """
 
@@ -51,7 +51,7 @@ class Traffic(Record):
     """All of `traffic.json`."""
 
     schema_version: Literal[1] = 1
-    generation: int = Field(ge=0, description="Tells one state from another: gateways report it.")
+    generation: int = Field(ge=0, description="Number of this state, which gateways report.")
     slots: dict[SlotName, SlotTraffic] = Field(min_length=1, description="By the slot's name.")
     shadow: ShadowTraffic | None = None
 
