@@ -16,7 +16,7 @@ from guard_core.engine.tensors import Generated, Generation, generated, infer_re
 from guard_core.errors import EngineFailed, Unavailable
 
 _SERVICE = "/inference.GRPCInferenceService"
-STREAMS = 4  # faster than one: docs/measurements/performance.md
+STREAMS = 4  # faster than one: docs/performance.md
 _RELOAD_S = 120
 _MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
 
