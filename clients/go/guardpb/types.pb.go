@@ -1006,9 +1006,9 @@ type Timings struct {
 	PromptUs uint64 `protobuf:"varint,2,opt,name=prompt_us,json=promptUs,proto3" json:"prompt_us,omitempty"`
 	// Waiting in the queue for the engine.
 	QueueUs uint64 `protobuf:"varint,3,opt,name=queue_us,json=queueUs,proto3" json:"queue_us,omitempty"`
-	// Waiting for the engine.
+	// Waiting for the engine, and reading the verdict from what it wrote.
 	EngineUs uint64 `protobuf:"varint,4,opt,name=engine_us,json=engineUs,proto3" json:"engine_us,omitempty"`
-	// Parsing the verdict and applying the policy.
+	// Applying the policy.
 	VerdictUs uint64 `protobuf:"varint,5,opt,name=verdict_us,json=verdictUs,proto3" json:"verdict_us,omitempty"`
 	// Total: from the request's arrival in the gateway's code to its answer.
 	TotalUs       uint64 `protobuf:"varint,6,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`

@@ -543,9 +543,9 @@ class Timings(_message.Message):
     queue_us: _builtins.int
     """Waiting in the queue for the engine."""
     engine_us: _builtins.int
-    """Waiting for the engine."""
+    """Waiting for the engine, and reading the verdict from what it wrote."""
     verdict_us: _builtins.int
-    """Parsing the verdict and applying the policy."""
+    """Applying the policy."""
     total_us: _builtins.int
     """Total: from the request's arrival in the gateway's code to its answer."""
     def __init__(
