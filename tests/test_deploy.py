@@ -67,6 +67,7 @@ def imported(modules: list[str], *paths: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
     image = copied("deploy/Dockerfile.gpu", tmp_path)
     packages = [str(path) for path in (image / "clients" / "python", *image.iterdir())]
@@ -77,6 +78,7 @@ def test_the_gpu_image_has_all_that_the_command_imports(tmp_path: Path) -> None:
     assert (image / "build" / "guard_build" / "templates" / "config.pbtxt.jinja").is_file()
 
 
+@pytest.mark.slow
 def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> None:
     image, site = copied("deploy/Dockerfile.gateway", tmp_path / "image"), tmp_path / "site"
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]

@@ -21,6 +21,8 @@ from tests.eval.support import by_sklearn, values, write_rows
 from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import Client, gateway
 
+pytestmark = pytest.mark.slow
+
 Agree = Callable[[Asked], Answer]
 Serve = Callable[[Agree], AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
 LABELS = ["unsafe", "safe", "unsafe", "safe", "unsafe", "safe"]

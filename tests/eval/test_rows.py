@@ -120,6 +120,7 @@ def test_a_row_is_one_conversation_to_all(case: Case, tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_rows_that_are_taken_lead_past_the_reading(tmp_path: Path) -> None:
     rows = [json.loads(case.line) | {"id": case.name} for case in TAKEN]
     path = write(tmp_path, *map(json.dumps, rows))
@@ -176,6 +177,7 @@ def test_a_byte_order_mark_before_the_first_row_is_no_text(tmp_path: Path) -> No
     assert [turns(one) for one in load_examples(path)] == [[["user", "Hello!"]]]
 
 
+@pytest.mark.slow
 def test_unknown_keys_are_ignored_where_they_are_named(tmp_path: Path) -> None:
     row = json.loads(FIRST) | {"source": "own", "lang": "en"}
     message = {"role": "user", "content": "Hello!", "name": "x"}

@@ -47,6 +47,7 @@ async def test_a_cached_verdict_gets_each_callers_own_policy(
         assert (strict.action, mild.action) == (types_pb2.ACTION_BLOCK, types_pb2.ACTION_REVIEW)
 
 
+@pytest.mark.slow
 async def test_equal_prompts_in_flight_share_one_call(tiny_serve: TinyServe) -> None:
     async with tiny_serve(cache_mib=1, max_in_flight=1) as (client, engine):
         engine.delay_s = 1

@@ -15,6 +15,8 @@ from tests.server.conftest import TinyServe
 from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
 
+pytestmark = pytest.mark.slow
+
 Agree = Callable[[Asked], Answer]
 Code = grpc.StatusCode
 

@@ -119,6 +119,8 @@ async def test_a_defect_is_logged_without_content(log_format: str) -> None:
     program = f"""
 import structlog
 from guard_server import log
+
+pytestmark = pytest.mark.slow
 log.configure({log_format!r})
 try:
     content = "xyzzy"

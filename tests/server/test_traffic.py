@@ -93,6 +93,7 @@ async def test_a_slot_whose_files_are_wrong_is_refused_and_the_others_serve_on(
         assert set(await slots_of(two.client, "Q", count=20)) == {"blue"}
 
 
+@pytest.mark.slow
 async def test_a_request_ends_on_the_slot_where_it_began(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
