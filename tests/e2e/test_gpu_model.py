@@ -1,7 +1,7 @@
 """The GPU's Triton model, as far as a machine without a GPU can take it.
 
 The real Triton loads the very config.pbtxt that the tensorrtllm backend is given. Behind that
-backend's name is the Python backend with the CPU engine, and the gateway before it sees no difference.
+backend's name is the Python backend with the CPU engine, and the gateway sees no difference.
 """
 
 import shutil

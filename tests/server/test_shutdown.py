@@ -19,6 +19,8 @@ from tests.support.gateway import SERVICE, Client, ask, connect, gateway, unread
 from tests.support.ports import free_port
 from tests.support.processes import Running, start_gateway
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def process(slot: Path, engine: FakeEngine) -> AsyncIterator[tuple[Client, Running]]:
@@ -119,8 +121,6 @@ async def test_a_defect_is_logged_without_content(log_format: str) -> None:
     program = f"""
 import structlog
 from guard_server import log
-
-pytestmark = pytest.mark.slow
 log.configure({log_format!r})
 try:
     content = "xyzzy"

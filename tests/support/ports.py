@@ -7,8 +7,8 @@ def free_port() -> int:
     """A port of 127.0.0.1 that the system gives to no other process for a minute.
 
     A connection to it was closed from its side, so the port waits (TIME_WAIT): it is neither given
-    to a process that asks for any port nor used for an outgoing call, in this process or another. What
-    asks for it by its number gets it, by SO_REUSEADDR, which all our servers and Triton set.
+    to a process that asks for any port nor used for an outgoing call, in this process or another.
+    What asks for it by its number gets it, by SO_REUSEADDR, which all our servers and Triton set.
     """
     with socket.socket() as server, socket.socket() as client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
