@@ -16,7 +16,7 @@ def table(listed: pb.ListSlotsResponse) -> Group:
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("Slot", "Model"):
         shown.add_column(name, overflow="fold")
-    for name in ("Weight", "In flight", "Answered", "Failed", "p50, p99"):
+    for name in ("Weight", "In\nflight", "Answered", "Failed", "p50, p99"):
         shown.add_column(name, justify="right")
     for slot in listed.slots:
         counts = slot.counts
