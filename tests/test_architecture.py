@@ -113,7 +113,8 @@ def imported(path: Path) -> Iterator[str]:
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
@@ -149,6 +150,21 @@ def test_imports_inside_a_package_follow_its_arrows(package: str) -> None:
         inside = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
         found = {names[1] for names in inside} - {part}
         assert found <= INSIDE[package][part], path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_parts_of_a_package_make_no_circle(package: str) -> None:
+    """Parts are its folders, and the modules beside them."""
+    folder = PROJECT / PACKAGES[package]
+    uses: dict[str, set[str]] = defaultdict(set)
+    for path in modules(package):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        names = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
+        uses[part] |= {name[1] for name in names} - {part}
+    while done := {part for part in uses if not uses[part] & set(uses)}:
+        for part in done:
+            del uses[part]
+    assert not uses
 
 
 def test_the_core_knows_no_server_and_no_contract() -> None:

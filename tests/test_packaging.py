@@ -223,13 +223,14 @@ def test_the_base_serves_without_the_hubs_client(install: Install) -> None:
 
 def test_the_command_line_alone_says_what_else_a_command_needs(install: Install) -> None:
     with_cli = install("cli", without="huggingface-hub")
-    for command in ("moderate", "slots", "deploy", "serve", "engine", "verify"):
+    for command in ("moderate", "slots", "deploy", "serve", "engine", "verify", "bench"):
         done = with_cli.guard(command, "--help")
         assert done.returncode == 0, done.stderr
-    for command, extra in {"build": "build", "bench": "build", "eval": "eval"}.items():
-        done = with_cli.guard(command, "--help")
+    for command, extra in {"build": "build", "bench engine": "build", "eval": "eval"}.items():
+        done = with_cli.guard(*command.split(), "--help")
         assert done.returncode == 1
         [said] = done.stderr.splitlines()
+        assert said.startswith(f"`guard {command}` is not installed whole")
         assert said.endswith(f"-m pip install 'qwen3guard-server[{extra}]'`.")
 
 
@@ -237,8 +238,8 @@ def test_all_commands_but_eval_load_with_build(install: Install) -> None:
     everything = install("cli", "build")
     commands = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
     assert commands == {"guard": "guard_cli.main:app"}
-    for command in ("build", "bench"):
-        done = everything.guard(command, "--help")
+    for command in ("build", "bench engine"):
+        done = everything.guard(*command.split(), "--help")
         assert done.returncode == 0, done.stderr
 
 
@@ -263,7 +264,7 @@ def test_a_wheel_builds_a_slot_and_names_triton(install: Install) -> None:
     assert f"    pip install --no-deps {pin}\n" in page
 
 
-def test_serve_names_the_engine_and_keeps_its_state_where_it_is_told(
+def test_serve_names_the_engine_and_keeps_its_state_in_its_run_directory(
     install: Install, blue: Path, tmp_path: Path
 ) -> None:
     paths = {

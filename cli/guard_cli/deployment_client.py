@@ -50,6 +50,7 @@ class DeploymentClient:
         directory: Path,
         *,
         data: Path | None,
+        ignored_keys: Sequence[str],
         min_agreement: float | None,
         verify_in_flight: int,
         shadow_share: float,
@@ -65,6 +66,7 @@ class DeploymentClient:
         request = pb.DeployRequest(
             directory=str(directory.resolve()),
             data=str(data.resolve()) if data else "",
+            ignored_keys=ignored_keys,
             min_agreement=min_agreement,
             verify_in_flight=verify_in_flight,
             shadow_share=shadow_share,

@@ -24,11 +24,14 @@ class LazyCommand:
     help: str
     extra: str | None = None
 
-    def load(self, name: str) -> Any:
-        """The click command. Without its extra it fails, and names the command that installs it."""
+    def load(self, name: str, group: str) -> Any:
+        """The click command. Without its extra it fails, and names the command that installs it.
+
+        `group`: the words before the name on the command line, such as "guard".
+        """
         if self.extra and find_spec(_EXTRAS[self.extra]) is None:
             fail(
-                f"`guard {name}` is not installed whole: run "
+                f"`{group} {name}` is not installed whole: run "
                 f"`{sys.executable} -m pip install 'qwen3guard-server[{self.extra}]'`."
             )
         module, _, function = self.function.partition(":")
@@ -50,6 +53,6 @@ def lazy_group(commands: Mapping[str, LazyCommand]) -> type[TyperGroup]:
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             name, command, rest = super().resolve_command(ctx, args)
-            return name, command and commands[str(name)].load(str(name)), rest
+            return name, command and commands[str(name)].load(str(name), ctx.command_path), rest
 
     return LazyGroup

@@ -35,22 +35,18 @@ class DataSet:
 
 
 def load_examples(path: Path, ignore: Collection[str] = ()) -> tuple[Example, ...]:
-    """Reads a file whose rows have an `id`; labels are optional. Raises DataInvalid.
+    """Reads a file; labels are optional. Raises DataInvalid.
 
-    `ignore`: keys that rows may have beside the known ones.
+    `ignore`: keys that rows may have beside the known ones. A row without an `id` is named by its
+    line, such as "line 7".
     """
-    return tuple(
-        row.example(_id(path, line, row)) for line, row in _rows(path, _read(path), ignore)
-    )
+    return tuple(row.example(_id(line, row)) for line, row in _rows(path, _read(path), ignore))
 
 
 def parse_json_lines(raw: bytes, source: str, ignore: Collection[str] = ()) -> tuple[Example, ...]:
-    """Reads JSON Lines from anywhere; `source` is their name in messages. Raises DataInvalid.
-
-    Rows need no `id`: without one, the example's id is its line, such as "line 7".
-    """
+    """Reads JSON Lines from anywhere; `source` is their name in messages. Raises DataInvalid."""
     found = _checked(source, _json_lines(source, raw), ignore)
-    return tuple(row.example(row.id or f"line {line}") for line, row in found)
+    return tuple(row.example(_id(line, row)) for line, row in found)
 
 
 def load_labelled(
@@ -59,7 +55,7 @@ def load_labelled(
     columns: Mapping[str, str] | None = None,
     ignore: Collection[str] = (),
 ) -> list[DataSet]:
-    """Reads files for an evaluation: rows have an `id` and at least one label.
+    """Reads files for an evaluation: rows have at least one label.
 
     `columns`: a key of ours -> its name in the files, where it differs. Raises DataInvalid.
     """
@@ -80,7 +76,7 @@ def _data_set(path: Path, columns: Mapping[str, str], ignore: Collection[str]) -
     examples: list[Example] = []
     for line, row in _rows(path, raw, ignore, columns):
         try:
-            examples += row.labelled(_id(path, line, row))
+            examples += row.labelled(_id(line, row))
         except RowInvalid as error:
             raise _invalid(path, line, str(error)) from None
     return DataSet(path.stem, path, hashlib.sha256(raw).hexdigest(), tuple(examples))
@@ -123,10 +119,8 @@ def _checked(source: Path | str, lines: _Lines, ignore: Collection[str]) -> _Row
         raise DataInvalid(f"{source} holds no rows.")
 
 
-def _id(path: Path, line: int, row: Row) -> str:
-    if row.id is None:
-        raise _invalid(path, line, "id: Field required; the report names rows by it")
-    return row.id
+def _id(line: int, row: Row) -> str:
+    return row.id or f"line {line}"
 
 
 def _json_lines(source: Path | str, raw: bytes) -> _Lines:
@@ -195,6 +189,8 @@ def _csv_rows(path: Path | str, raw: bytes) -> _Lines:
 
 
 _READERS = {".jsonl": _json_lines, ".csv": _csv_rows}
+ROW_FILES = tuple(_READERS)
+"""Suffixes of files that hold a row a line."""
 
 
 def _renamed(path: Path, lines: _Lines, columns: Mapping[str, str]) -> _Lines:

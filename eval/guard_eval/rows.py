@@ -221,8 +221,8 @@ def _known(
     for key in given:
         if key not in keys and key not in ignore:
             raise RowInvalid(
-                f"{at}{shown_key(key)}: unknown key. The keys are {', '.join(keys)}. `guard "
-                "moderate`, `eval` and `verify` leave it out if --ignore names it"
+                f"{at}{shown_key(key)}: unknown key. The keys are {', '.join(keys)}. It is "
+                "left out if --ignore names it"
             )
     return {key: value for key, value in given.items() if key in keys}
 

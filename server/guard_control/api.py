@@ -181,6 +181,7 @@ def _deployment(request: pb.DeployRequest) -> Deployment:
     return Deployment(
         directory=Path(request.directory),
         data=Path(request.data) if request.data else None,
+        ignored_keys=tuple(request.ignored_keys),
         shadow_share=request.shadow_share,
         shift=_shift(request.shift),
         prepare_only=request.prepare_only,

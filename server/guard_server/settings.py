@@ -25,9 +25,7 @@ class Settings(BaseSettings):
         default=None, description="gRPC address of that slot's Triton, HOST:PORT."
     )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
-    port: int = Field(
-        default=50051, ge=0, le=65535, description="Port of the gateway; 0: any free port."
-    )
+    port: int = Field(default=50051, ge=0, le=65535, description="Port of the gateway.")
     tls_cert: Path | None = Field(
         default=None, description="PEM certificate chain; with its key it turns TLS on."
     )

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 
+from guard_cli.commands.bench import BENCHMARKS
 from guard_cli.main import COMMANDS
 from tests.support.processes import guard
 
@@ -18,9 +19,10 @@ HEAVY = {
 # What a command loads of these before it is run: what it is about.
 ABOUT = {
     "build": HEAVY - {"matplotlib"},
-    "bench": HEAVY - {"matplotlib"},
-    **{name: {"grpc"} for name in ("serve", "engine", "moderate", "eval", "verify")},
+    **{f"bench {name}": HEAVY - {"matplotlib"} for name in BENCHMARKS},
+    **{name: {"grpc"} for name in ("serve", "engine", "moderate", "eval", "verify", "bench load")},
 }
+ALL = COMMANDS | {f"bench {name}": command for name, command in BENCHMARKS.items()}
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -48,18 +50,18 @@ def test_help_names_every_command() -> None:
     assert len(COMMANDS) == 13
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_help_says_what_the_command_says(name: str) -> None:
-    module, _, function = COMMANDS[name].function.partition(":")
+    module, _, function = ALL[name].function.partition(":")
     command = getattr(import_module(f"guard_cli.commands.{module}"), function)
     said = command.info.help if name == "bench" else inspect.getdoc(command)
     assert said
-    assert said.partition("\n\n")[0].replace("\n", " ") == COMMANDS[name].help
+    assert said.partition("\n\n")[0].replace("\n", " ") == ALL[name].help
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_command_is_found_and_loads_only_what_it_is_about(name: str) -> None:
-    assert loaded(name, "--help") <= ABOUT.get(name, set())
+    assert loaded(*name.split(), "--help") <= ABOUT.get(name, set())
 
 
 def test_the_help_of_all_loads_nothing_heavy() -> None:

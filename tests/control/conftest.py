@@ -37,8 +37,8 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swapping(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that the tests leave with blue alone."""
     output = tmp_path_factory.mktemp("serve") / "output.txt"
-    # The queue is long: on a busy machine a call waits, and is not rejected.
-    options = ("--workers", "2", "--request-timeout", "60", "--queue-per-place", "100")
+    # Some seconds of the tests' load: on a busy machine a call waits, and is not rejected.
+    options = ("--workers", "2", "--request-timeout", "60", "--queue-per-place", "4")
     with guard_serve(blue, output, *options) as running:
         yield running
 

@@ -26,7 +26,9 @@ SHAPES = st.sampled_from(
     ]
 )
 # What stands at a cut matters: contents of little else than edges.
-TEXTS = st.text(min_size=1, max_size=12) | st.text("ab7 \n\r\t'.!<>\u0301\u0338é\u00a0", min_size=1)
+TEXTS = st.text(min_size=1, max_size=12) | st.text(
+    "ab7 \n\r\t'.!<>\u0301\u0338你é\u00a0", min_size=1
+)
 
 
 class Whole:

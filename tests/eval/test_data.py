@@ -99,7 +99,6 @@ def test_a_csv_has_named_columns(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "is no JSON object"),
         ({**GOOD, "id": "a"}, "id: 'a' is the id of line 1 too"),
-        ({"prompt": "P", "prompt_label": "safe"}, "id: Field required"),
         ({"id": "b", "prompt_label": "safe"}, "prompt: the row has neither"),
         ({"id": "b", "prompt": "", "prompt_label": "safe"}, "prompt: String should have at least"),
         ({"id": "b", "prompt": "P"}, "has no label"),

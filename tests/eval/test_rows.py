@@ -63,10 +63,15 @@ def deployed(path: Path) -> str:
 
 
 NO_SERVER = f"127.0.0.1:{free_port()}"
+WORDS = {
+    "moderate": ("moderate", "--file", "{path}", "--target", NO_SERVER),
+    "eval": ("eval", "{path}", "--target", NO_SERVER),
+    "verify": ("verify", "/no/slot", "--against", "/no/slot", "--data", "{path}"),
+}
 COMMANDS: dict[str, Say] = {
-    "moderate": command(2, "moderate", "--file", "{path}", "--target", NO_SERVER),
-    "eval": command(2, "eval", "{path}", "--target", NO_SERVER),
-    "verify": command(1, "verify", "/no/slot", "--against", "/no/slot", "--data", "{path}"),
+    "moderate": command(2, *WORDS["moderate"]),
+    "eval": command(2, *WORDS["eval"]),
+    "verify": command(1, *WORDS["verify"]),
     "deploy": deployed,
 }
 
@@ -116,8 +121,33 @@ def test_a_row_is_one_conversation_to_all(case: Case, tmp_path: Path) -> None:
         assert turns(examples[-1]) == case.turns
         assert [example.id for example in examples] == [
             "first",
-            str(json.loads(case.line)["id"]),
+            str(json.loads(case.line).get("id", "line 3")),
         ]
+
+
+def test_eval_judges_each_labelled_text_by_itself(tmp_path: Path) -> None:
+    """All other commands judge the row's last message."""
+    path = write(tmp_path, '{"prompt": "P", "response": "R", "prompt_label": "safe"}')
+    [[labelled]] = [one.examples for one in load_labelled([path])]
+    assert turns(labelled) == [["user", "P"]]
+    [whole] = load_examples(path)
+    assert turns(whole) == [["user", "P"], ["assistant", "R"]]
+
+
+def test_a_misspelt_column_is_refused_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,prompt,respnse,prompt_label\n1,xyzzy,xyzzy,safe\n")
+    [text] = set(said_of(path).values())
+    assert text.startswith(f"{path}, line 2: respnse: unknown key")
+    assert SECRET not in text
+
+
+def test_all_leave_out_the_keys_that_they_are_given(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"prompt": "P", "prompt_label": "safe", "source": "x"}')
+    assert verification.load(path, ["source"])
+    for name, words in WORDS.items():
+        said = command(2, *words, "--ignore", "source")(path)
+        assert "unknown key" not in said, name
 
 
 @pytest.mark.slow

@@ -83,9 +83,7 @@ async def test_a_slow_engine_that_answers_others_is_not_given_up(
         assert engine.asked[-1].stop
 
 
-async def test_a_callers_deadline_frees_the_engines_place(
-    tiny_serve: TinyServe, agree: Agree
-) -> None:
+async def test_a_callers_deadline_frees_the_engine(tiny_serve: TinyServe, agree: Agree) -> None:
     async with tiny_serve(max_in_flight=1) as (client, engine):
         engine.answer = lambda _: None
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -143,7 +143,7 @@ async def test_a_stream_answers_each_by_its_id_and_outlives_errors(api: Any) -> 
     assert ["is empty" in text or "no model" in text for text in errors] == [True, True]
 
 
-async def test_both_faces_are_counted(tiny_serve: TinyServe) -> None:
+async def test_both_services_are_counted(tiny_serve: TinyServe) -> None:
     async with (
         tiny_serve(cache_mib=1) as (client, _),
         triton.InferenceServerClient(f"127.0.0.1:{client.port}") as api,

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from guard_server.telemetry import prometheus as metrics
 from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
+from tests.support.fake_engine import until
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
 
@@ -52,6 +53,27 @@ async def test_requests_are_counted_by_method_code_severity_and_slot(
             assert value(found, "guard_station_seconds_count", station=station) == 3
     with pytest.raises(OSError):
         await scrape(port)
+
+
+async def test_every_rejected_request_is_counted(tiny_serve: TinyServe) -> None:
+    port = free_port()
+    tuning = Tuning(sample_s=0.05)
+    options = {"max_in_flight": 1, "queue_per_place": 1, "cache_mib": 1}
+    async with tiny_serve(metrics_port=port, tuning=tuning, **options) as (client, engine):
+        engine.answer = lambda _: None
+        stuck = asyncio.create_task(client.judge("stuck"))
+        await until(lambda: len(engine.drafts()) == 1)
+        queued = asyncio.create_task(client.judge("queued"))
+        await asyncio.sleep(0.1)
+        # Of the two that are equal, one waits for the other's verdict.
+        calls = (client.judge(text) for text in ("one", "two", "equal", "equal"))
+        for rejected in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(rejected, grpc.aio.AioRpcError)
+            assert rejected.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        found = await scrape(port)
+        assert value(found, "guard_shed_requests_total", slot="blue") == 4
+        for task in (stuck, queued):
+            task.cancel()
 
 
 async def test_no_caller_can_make_a_label(tiny_serve: TinyServe) -> None:

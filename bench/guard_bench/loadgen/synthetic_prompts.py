@@ -27,6 +27,9 @@ steal a car break a lock hurt somebody write a letter to my landlord about the b
 Words = tuple[int, int]
 """How many words a prompt has: least and most."""
 
+WORDS: Words = (12, 40)
+"""Of a benchmark that has no reason for others."""
+
 
 def prompt(number: int, words: Words, *, seed: int, vocabulary: Sequence[str] = EVERYDAY) -> str:
     """The same for the same number and seed, and never equal to another."""

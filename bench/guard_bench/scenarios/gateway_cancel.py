@@ -4,8 +4,8 @@ import asyncio
 import statistics
 import time
 
-from guard_bench.loadgen.synthetic_prompts import prompts
-from guard_bench.scenarios.gateway_run import WORDS, GatewayRun
+from guard_bench.loadgen.synthetic_prompts import WORDS, prompts
+from guard_bench.scenarios.gateway_run import GatewayRun
 from qwen3guard_client import AsyncClient
 
 _VERDICT_S = 0.5  # of the null engine, which works on one request at a time

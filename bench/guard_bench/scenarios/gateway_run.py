@@ -16,14 +16,13 @@ from guard_bench.loadgen.connections import sending
 from guard_bench.loadgen.encoded_calls import EncodedCalls
 from guard_bench.loadgen.open_loop import open_loop
 from guard_bench.loadgen.sample import Sample
-from guard_bench.loadgen.synthetic_prompts import prompts
+from guard_bench.loadgen.synthetic_prompts import WORDS, prompts
 from guard_bench.targets.gateway_process import gateway
 from guard_bench.targets.null_engine import write_null_slot
 from guard_bench.targets.processes import StartTriton
 
 IN_FLIGHT = 32
 STREAMS = 4
-WORDS = (12, 40)  # of a conversation, least and most
 _PROMPTS = (500, 4000)  # for the shortest and the longest points
 _PROMPTS_PER_S = 1000
 

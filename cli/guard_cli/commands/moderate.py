@@ -1,7 +1,7 @@
 """`guard moderate`: judge conversations by a running server; the exit code gives the action."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +25,9 @@ from guard_cli.connection import (
 )
 from guard_cli.controversial import ControversialOption
 from guard_cli.options import IgnoreOption, fail
-from guard_eval.datasets import parse_json_lines
+from guard_eval.datasets import ROW_FILES, load_examples, parse_json_lines
 from guard_eval.errors import DataInvalid
+from guard_eval.rows import Example
 from guard_eval.service import to_contract
 from qwen3guard.v1 import types_pb2
 from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateResponse
@@ -52,7 +53,7 @@ def moderate(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="A prompt in a text file, or conversations in a .jsonl file.",
+            help="A prompt in a text file, or conversations in a .jsonl or .csv file.",
             exists=True,
             dir_okay=False,
         ),
@@ -134,17 +135,17 @@ def _read(
     """Raises DataInvalid for rows that can't be used, and UnicodeError for other text."""
     if (text is None) == (file is None):
         fail("Give a text, - for standard input, or --file FILE.", code=2)
+    if file is not None and file.suffix in ROW_FILES and not jsonl:
+        return _asked(load_examples(file, ignore))
     if file is not None:
         source, raw = str(file), file.read_bytes()
-        jsonl = jsonl or file.suffix == ".jsonl"
     elif text == "-":
         source, raw = "standard input", sys.stdin.buffer.read()
     else:
         assert text is not None  # noqa: S101  (one of the two was given)
         source, raw = "TEXT", text.encode()
     if jsonl:
-        examples = parse_json_lines(raw, source, ignore)
-        return [request(conversation=to_contract(one.messages)) for one in examples]
+        return _asked(parse_json_lines(raw, source, ignore))
     # An empty prompt is sent as well: the server says what is wrong with it.
     prompt = types_pb2.Message(role=types_pb2.ROLE_USER, content=raw.decode("utf-8"))
     return [request(conversation=[prompt], response=response)]
@@ -192,3 +193,7 @@ def _exit_code(answers: Sequence[StreamModerateResponse]) -> int:
     if any(answer.HasField("error") for answer in answers):
         return 1
     return max((_EXIT_CODES[answer.response.action] for answer in answers), default=0)
+
+
+def _asked(examples: Iterable[Example]) -> list[ModerateRequest]:
+    return [request(conversation=to_contract(example.messages)) for example in examples]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard_cli.options import fail, slot_directory
+from guard_cli.options import IgnoreOption, fail, slot_directory
 
 if TYPE_CHECKING:
     from guard_cli.deployment_client import DeploymentClient
@@ -37,8 +37,11 @@ def deploy(
     candidate: Annotated[Path, typer.Argument(help="A built slot: its name or directory.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Conversations to verify with, JSON Lines.", exists=True, dir_okay=False),
+        typer.Option(
+            help="Conversations to verify with, .jsonl or .csv.", exists=True, dir_okay=False
+        ),
     ] = None,
+    ignore: IgnoreOption = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(
@@ -77,6 +80,7 @@ def deploy(
     _client(control).deploy(
         slot_directory(candidate),
         data=data,
+        ignored_keys=ignore or (),
         min_agreement=min_agreement,
         verify_in_flight=verify_in_flight,
         shadow_share=shadow_share,

@@ -1030,7 +1030,9 @@ type DeployRequest struct {
 	// How to shift the traffic. Ignored with `prepare_only`.
 	Shift *Shift `protobuf:"bytes,8,opt,name=shift,proto3" json:"shift,omitempty"`
 	// Whether to end after the verification. The slot keeps running; Promote completes the rollout.
-	PrepareOnly   bool `protobuf:"varint,9,opt,name=prepare_only,json=prepareOnly,proto3" json:"prepare_only,omitempty"`
+	PrepareOnly bool `protobuf:"varint,9,opt,name=prepare_only,json=prepareOnly,proto3" json:"prepare_only,omitempty"`
+	// Unknown keys that rows of `data` may have. Other unknown keys are refused.
+	IgnoredKeys   []string `protobuf:"bytes,10,rep,name=ignored_keys,json=ignoredKeys,proto3" json:"ignored_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1126,6 +1128,13 @@ func (x *DeployRequest) GetPrepareOnly() bool {
 		return x.PrepareOnly
 	}
 	return false
+}
+
+func (x *DeployRequest) GetIgnoredKeys() []string {
+	if x != nil {
+		return x.IgnoredKeys
+	}
+	return nil
 }
 
 // One progress event of a rollout.
@@ -1613,7 +1622,7 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x05pause\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05pause\x12\x1d\n" +
 	"\n" +
 	"max_factor\x18\x03 \x01(\x01R\tmaxFactor\x12\x19\n" +
-	"\bkeep_old\x18\x04 \x01(\bR\akeepOld\"\x95\x03\n" +
+	"\bkeep_old\x18\x04 \x01(\bR\akeepOld\"\xb8\x03\n" +
 	"\rDeployRequest\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\tR\x04data\x12(\n" +
@@ -1624,7 +1633,9 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"shadowTime\x12>\n" +
 	"\rready_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\freadyTimeout\x12*\n" +
 	"\x05shift\x18\b \x01(\v2\x14.qwen3guard.v1.ShiftR\x05shift\x12!\n" +
-	"\fprepare_only\x18\t \x01(\bR\vprepareOnlyB\x10\n" +
+	"\fprepare_only\x18\t \x01(\bR\vprepareOnly\x12!\n" +
+	"\fignored_keys\x18\n" +
+	" \x03(\tR\vignoredKeysB\x10\n" +
 	"\x0e_min_agreement\"G\n" +
 	"\bProgress\x12'\n" +
 	"\x04step\x18\x01 \x01(\x0e2\x13.qwen3guard.v1.StepR\x04step\x12\x12\n" +

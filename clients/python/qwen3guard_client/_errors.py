@@ -63,7 +63,7 @@ class NotAllowed(GuardError):
 
 
 class Overloaded(GuardError):
-    """The server is at its limit; without `retry_after`, the message is too large to be resent."""
+    """The server rejected it as overload; without `retry_after` the message itself is too large."""
 
 
 class DeadlineExceeded(GuardError):

@@ -34,6 +34,7 @@ async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
         )
     report(Step.CHECK, f"comparing the files of {name} with their manifest")
     manifest = await _checked_manifest(wanted.directory)
+    examples = await asyncio.to_thread(verification.load, wanted.data, wanted.ignored_keys)
     report(Step.CHECK, f"{manifest.model.name} {manifest.fingerprint}, {manifest.engine.weights}")
     if name in fleet.slots:
         report(Step.STOP, f"{name} runs without traffic: stopping it, to start it again")
@@ -47,7 +48,7 @@ async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
         await verification.verify(
             slot,
             fleet.slots[active],
-            data=wanted.data,
+            examples=examples,
             min_agreement=wanted.min_agreement,
             in_flight=wanted.verify_in_flight,
             report=lambda text: report(Step.VERIFY, text),

@@ -49,6 +49,7 @@ class Deployment:
 
     directory: Path
     data: Path | None = None
+    ignored_keys: Sequence[str] = ()  # unknown ones that rows of the data may have
     min_agreement: float | None = None
     verify_in_flight: int = 2
     shadow_share: float = 0.0

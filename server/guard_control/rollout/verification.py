@@ -1,6 +1,6 @@
 """Compares a candidate's verdicts with the active slot's, on a fixed set of conversations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from guard_control.errors import PreconditionFailed
@@ -18,7 +18,7 @@ async def verify(
     candidate: SlotProcess,
     active: SlotProcess,
     *,
-    data: Path | None,
+    examples: Sequence[Example],
     min_agreement: float | None,
     in_flight: int,
     report: Callable[[str], None],
@@ -27,7 +27,6 @@ async def verify(
 
     `in_flight`: conversations at once. Raises PreconditionFailed with every reason.
     """
-    examples = load(data)
     tenth = 0
 
     def progress(_stage: str, done: int, total: int) -> None:
@@ -62,13 +61,13 @@ async def verify(
         raise PreconditionFailed(" ".join(found))
 
 
-def load(data: Path | None) -> tuple[Example, ...]:
+def load(data: Path | None, ignored_keys: Collection[str] = ()) -> tuple[Example, ...]:
     """The conversations of `data`, or of the golden set. Raises PreconditionFailed.
 
-    The contract has no field for keys to ignore, so every unknown key is refused.
+    `ignored_keys`: unknown keys that rows may have.
     """
     try:
-        return load_examples(data or GOLDEN_SET)
+        return load_examples(data or GOLDEN_SET, ignored_keys if data else ())
     except DataInvalid as error:
         raise PreconditionFailed(f"The data to verify with is invalid: {error}") from None
 

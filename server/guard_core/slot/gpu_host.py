@@ -1,7 +1,7 @@
-"""The machine that a TensorRT-LLM engine is built or served on: its versions and its GPU.
+"""GPU and TensorRT-LLM versions of this host, compared with those that an engine needs.
 
 An engine loads only in the TensorRT-LLM that built it, and on the GPU architecture that it was
-built for; elsewhere it fails late and obscurely, so both are compared before it is loaded.
+built for; elsewhere it fails late and obscurely.
 """
 
 import subprocess

@@ -40,8 +40,7 @@ class Endpoint:
         self.in_flight = 0
         self._max_in_flight = max_in_flight or slot.manifest.limits.max_in_flight
         self.limiter = ConcurrencyLimiter(self._max_in_flight, queue_ratio)
-        self.health = HealthCheck(slot, self._changed, StubRepair(slot, repairs), probe_s)
-        self._notify = changed
+        self.health = HealthCheck(slot, self.stats, changed, StubRepair(slot, repairs), probe_s)
         self._timeouts = _Timeouts(slot)
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,10 +102,6 @@ class Endpoint:
         """Waits for the last request, however long: no new ones may begin."""
         await self._idle.wait()
         await self.close()
-
-    def _changed(self, ready: bool) -> None:
-        self.stats.ejections += not ready
-        self._notify()
 
 
 class _Tracked:

@@ -15,6 +15,7 @@ import structlog
 from guard_core.engine.tensors import Generation
 from guard_core.errors import GuardError, Unavailable
 from guard_core.slot.slot import Slot
+from guard_core.stats import EndpointStats
 from guard_server.routing.stub_repair import StubRepair
 
 _WARM_UP_S = 120  # a large engine's first steps are slow
@@ -28,11 +29,17 @@ class HealthCheck:
     """Watches one slot's engine."""
 
     def __init__(
-        self, slot: Slot, changed: Callable[[bool], None], repair: StubRepair, probe_s: float
+        self,
+        slot: Slot,
+        stats: EndpointStats,
+        changed: Callable[[], None],
+        repair: StubRepair,
+        probe_s: float,
     ) -> None:
-        """`changed` is called with each new state of `ready`; a probe may take `probe_s`."""
+        """`changed` is called after each change of `ready`; a probe may take `probe_s`."""
         self.ready = False
         self._slot = slot
+        self._stats = stats  # its ejections are counted here
         self._changed = changed
         self._repair = repair
         self._probe_s = probe_s
@@ -61,13 +68,14 @@ class HealthCheck:
             _log.info("slot ready", slot=self._slot.name, fingerprint=self._slot.fingerprint)
             await self._until_lost()
             _log.error("slot lost", slot=self._slot.name)
+            self._stats.ejections += 1
             self._set(ready=False)
             # Triton never answers for requests in a dead stub.
             self._slot.engine.fail_in_flight()
 
     def _set(self, *, ready: bool) -> None:
         self.ready = ready
-        self._changed(ready)
+        self._changed()
 
     async def _until_lost(self) -> None:
         """Returns when the engine failed as a whole, or no longer answers."""

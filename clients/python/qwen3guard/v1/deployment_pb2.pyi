@@ -600,6 +600,7 @@ class DeployRequest(_message.Message):
     READY_TIMEOUT_FIELD_NUMBER: _builtins.int
     SHIFT_FIELD_NUMBER: _builtins.int
     PREPARE_ONLY_FIELD_NUMBER: _builtins.int
+    IGNORED_KEYS_FIELD_NUMBER: _builtins.int
     directory: _builtins.str
     """Directory of the built slot on the server's machine. The directory's name becomes the slot's."""
     data: _builtins.str
@@ -627,6 +628,10 @@ class DeployRequest(_message.Message):
     def shift(self) -> Global___Shift:
         """How to shift the traffic. Ignored with `prepare_only`."""
 
+    @_builtins.property
+    def ignored_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Unknown keys that rows of `data` may have. Other unknown keys are refused."""
+
     def __init__(
         self,
         *,
@@ -639,10 +644,11 @@ class DeployRequest(_message.Message):
         ready_timeout: _duration_pb2.Duration | None = ...,
         shift: Global___Shift | None = ...,
         prepare_only: _builtins.bool = ...,
+        ignored_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "min_agreement", b"min_agreement", "ready_timeout", b"ready_timeout", "shadow_time", b"shadow_time", "shift", b"shift"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "data", b"data", "directory", b"directory", "min_agreement", b"min_agreement", "prepare_only", b"prepare_only", "ready_timeout", b"ready_timeout", "shadow_share", b"shadow_share", "shadow_time", b"shadow_time", "shift", b"shift", "verify_in_flight", b"verify_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "data", b"data", "directory", b"directory", "ignored_keys", b"ignored_keys", "min_agreement", b"min_agreement", "prepare_only", b"prepare_only", "ready_timeout", b"ready_timeout", "shadow_share", b"shadow_share", "shadow_time", b"shadow_time", "shift", b"shift", "verify_in_flight", b"verify_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_agreement: _TypeAlias = _typing.Literal["min_agreement"]  # noqa: Y015
     _WhichOneofArgType__min_agreement: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement"]  # noqa: Y015
