@@ -90,7 +90,7 @@ def agree(tiny_prompt: Prompt) -> Callable[[Asked], Answer]:
     """An engine that agrees to every draft: Safe."""
 
     def answer(asked: Asked) -> Answer:
-        return asked.draft
+        return asked.draft[:-1]  # its end token is never returned
 
     return answer
 

@@ -1,6 +1,7 @@
 """A continuous-batching engine for Qwen3 on CPUs: OpenVINO, paged KV blocks, draft verification.
 
-`build_graph` and `save_graph` turn a checkpoint into a model file; `Engine` serves that file.
+`build_graph` and `save_graph` turn a checkpoint into a model file; `Engine` serves that file, and
+`triton_tensors` reads and writes TensorRT-LLM's tensors for it.
 """
 
 from guard_engine._blocks import BLOCK_TOKENS
@@ -16,7 +17,7 @@ from guard_engine._errors import (
 )
 from guard_engine._graph import build_graph, save_graph
 from guard_engine._precision import kv_block_bytes
-from guard_engine._request import Completion, Request
+from guard_engine._request import Completion, Request, Times
 from guard_engine._safetensors import weight_files
 from guard_engine._weights import WeightFormat
 
@@ -33,6 +34,7 @@ __all__ = [
     "Request",
     "RequestCancelled",
     "StepFailed",
+    "Times",
     "Usage",
     "WeightFormat",
     "build_graph",

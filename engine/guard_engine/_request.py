@@ -12,8 +12,9 @@ class Request:
     """One prompt to answer greedily.
 
     With `draft_ids`, one step verifies the whole draft: the output is its accepted part and one
-    corrected token, and the request ends. The output ends with the first of `end_ids`, which it
-    includes, or after `max_output_tokens` tokens.
+    corrected token, and the request ends. The output ends before the first of `end_ids`, which it
+    never holds, after the first of `stop_ids`, or after `max_output_tokens` tokens. An output that
+    is shorter than that was ended by the model.
     """
 
     id: str
@@ -21,8 +22,19 @@ class Request:
     max_output_tokens: int
     draft_ids: Sequence[int] = ()
     end_ids: frozenset[int] = frozenset()
+    stop_ids: frozenset[int] = frozenset()
     return_log_probs: bool = False
     return_logits: bool = False
+
+
+@dataclass(slots=True)
+class Times:
+    """When a request came to its stages, by the monotonic clock in nanoseconds."""
+
+    arrival: int
+    first_scheduled: int = 0
+    first_token: int = 0
+    last_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +46,13 @@ class Completion:
     log_probs: list[float] | None
     """Natural logarithm of each output token's probability; None unless requested."""
     logits: NDArray[np.float32] | None
-    """[output tokens, vocab]; None unless requested."""
+    """[output tokens, vocab], with one more row where an end token was chosen; None unless
+    requested."""
+    blocks: int
+    """KV blocks that it held."""
     reused_blocks: int
-    """KV blocks of the prompt that were taken from the cache."""
+    """Those of the prompt that were taken from the cache."""
     draft_tokens: int
     accepted_draft_tokens: int
-    """How many of the output tokens came from the draft."""
+    """How many draft tokens the model agreed to, a drafted end token included."""
+    times: Times

@@ -1,5 +1,6 @@
 """A request in flight: its tokens, how many of them are computed, and its output so far."""
 
+import time
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guard_engine._blocks import BLOCK_TOKENS, BlockPool, chain_hash
-from guard_engine._request import Completion, Request
+from guard_engine._request import Completion, Request, Times
 
 
 class Sequence:
@@ -25,6 +26,7 @@ class Sequence:
         self._output_ids: list[int] = []
         self._log_probs: list[float] = []
         self._logits: list[NDArray[np.float32]] = []
+        self._times = Times(arrival=time.monotonic_ns())
         self._accepted = 0
         self._reused = 0
         self._published = 0
@@ -72,6 +74,7 @@ class Sequence:
         new, copied = pool.allocate_with_copy(missing, self._name(len(known)), following)
         self.blocks = known + new
         self.computed += copied
+        self._times.first_scheduled = time.monotonic_ns()
         return True
 
     def release(self, pool: BlockPool) -> None:
@@ -96,6 +99,9 @@ class Sequence:
             self._append(row)
             if self.finished:
                 break
+        if chunk.reads:
+            self._times.last_token = time.monotonic_ns()
+            self._times.first_token = self._times.first_token or self._times.last_token
         self._publish(pool)
 
     def completion(self) -> Completion:
@@ -106,23 +112,28 @@ class Sequence:
             output_ids=self._output_ids,
             log_probs=self._log_probs if request.return_log_probs else None,
             logits=np.stack(self._logits) if request.return_logits else None,
+            blocks=self.blocks_needed,
             reused_blocks=self._reused,
             draft_tokens=len(request.draft_ids),
             accepted_draft_tokens=self._accepted,
+            times=self._times,
         )
 
     def _append(self, row: NDArray[np.float32]) -> None:
         request, draft = self.request, self.request.draft_ids
         token, index = int(row.argmax()), len(self._output_ids)
-        self._output_ids.append(token)
-        if request.return_log_probs:
+        ended = token in request.end_ids
+        if not ended:
+            self._output_ids.append(token)
+        if request.return_log_probs and not ended:
             self._log_probs.append(-float(np.log(np.exp(row - row[token]).sum(dtype=np.float64))))
         if request.return_logits:
             self._logits.append(row.copy())
         accepted = index < len(draft) and draft[index] == token
         self._accepted += accepted
         self.finished = (
-            token in request.end_ids
+            ended
+            or token in request.stop_ids
             or index + 1 == request.max_output_tokens
             or (len(draft) > 0 and not accepted)
         )

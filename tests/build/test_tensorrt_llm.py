@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
 from guard_build.tensorrt_llm.stages import Workspace
+from guard_core.engine.tensors import PERF_OUTPUTS
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from guard_core.slot.slot_files import load_prompt
@@ -333,7 +334,11 @@ def test_both_engines_have_the_same_tensor_contract(fake: FakeTools, tmp_path: P
         config.ClearField("parameters")
     assert gpu == cpu
     assert gpu.model_transaction_policy.decoupled
-    assert (gpu.max_batch_size, len(gpu.input), len(gpu.output)) == (64, 17, 8)
+    assert (gpu.max_batch_size, len(gpu.input), len(gpu.output)) == (64, 17, 15)
+    declared = {output.name: output for output in gpu.output}
+    for name, kind in PERF_OUTPUTS.items():
+        assert declared[name].data_type == model_config_pb2.DataType.Value(f"TYPE_{kind}")
+        assert declared[name].dims == [1]
 
 
 @pytest.mark.reference
@@ -353,4 +358,10 @@ def test_the_gpu_model_has_the_backends_known_configuration(
     for config in (known, ours):
         config.name = ""
         config.parameters["gpt_model_path"].string_value = ""
+    # What was recorded lacks seven of the performance outputs, which its facts correct.
+    recorded = {output.name for output in known.output}
+    lacking = [output for output in ours.output if output.name not in recorded]
+    assert {output.name for output in lacking} < PERF_OUTPUTS.keys()
+    for output in lacking:
+        ours.output.remove(output)
     assert ours == known

@@ -42,7 +42,7 @@ class FaultEngine:
         verb, rest = (found[1] or found[3], found[2] or "") if found else ("agrees", "")
         match verb:
             case "agrees":
-                return asked.draft
+                return asked.draft[:-1]
             case "writes":
                 severity, categories = rest.split("; ")
                 lines = f"Safety: {severity}\nCategories: {categories}"
@@ -57,16 +57,16 @@ class FaultEngine:
                 self._full[text] += 1
                 if self._full[text] <= int(rest.split()[1]):
                     return "Maximum queue size of 8 has been reached"
-                return asked.draft
+                return asked.draft[:-1]
             case "server":  # is killed
                 if not self.on_kill:
-                    return asked.draft
+                    return asked.draft[:-1]
                 self.on_kill()
                 return None
             case "traffic":  # goes to the other slot
                 if self.on_swap:
                     self.on_swap()
-                return asked.draft
+                return asked.draft[:-1]
         raise AssertionError(f"no such order: {found}")
 
 

@@ -1,7 +1,7 @@
 """Draft and verify: every verdict that the real model wrote comes back, by the fewest calls.
 
-The fake engine writes recorded outputs with the real tokenizer, in both forms that TensorRT-LLM may
-give them (with the end token, and without).
+The fake engine writes recorded outputs with the real tokenizer, in both forms (with the end token,
+and without it, as engines do).
 """
 
 import itertools
@@ -64,7 +64,7 @@ def real_slot(tmp_path: Path) -> Serve:
 class Model:
     """Writes `text` in the mode that it is given for, and a safe verdict in the other."""
 
-    def __init__(self, text: str, *, response_mode: bool = False, keeps_end: bool = True) -> None:
+    def __init__(self, text: str, *, response_mode: bool = False, keeps_end: bool = False) -> None:
         texts = {False: SAFE, True: f"{SAFE}\nRefusal: No", response_mode: text}
         self._answers = {
             mode: writes([*real_prompt().encode(text), END], keeps_end=keeps_end, end_id=END)
@@ -210,7 +210,7 @@ async def test_a_special_token_inside_a_verdict_is_an_error(real_slot: Serve) ->
 @pytest.mark.reference
 async def test_a_verdict_without_end_is_an_error(real_slot: Serve) -> None:
     def endless(asked: Asked) -> Answer:
-        return asked.draft[:1] or [22291] * asked.max_tokens
+        return [*asked.draft[:1], 22291] if asked.draft else [22291] * asked.max_tokens
 
     async with real_slot(Model(SAFE)) as (client, engine):
         engine.answer = endless

@@ -10,7 +10,8 @@ import pytest
 from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
 from guard_core.slot.slot import Slot
-from guard_core.verdict.grammar import write
+from guard_core.verdict.grammar import parse, write
+from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
 from tests.support.fake_engine import FakeEngine, fake_engine, writes
 
@@ -60,10 +61,51 @@ async def test_all_or_a_part(
     usage = decoded.usage
     assert usage.engine_calls == calls
     assert (usage.accepted_draft_tokens == usage.draft_tokens) == (calls == 1)
+    # The end token counts, whether the engine returned it or not.
+    assert usage.verdict_tokens == len(slot.prompt.encode(text)) + 1
+
+
+@pytest.mark.parametrize("keeps_end", [True, False])
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("Safety: Safe", Mode.PROMPT),
+        (SAFE, Mode.RESPONSE),
+        (f"{SAFE}\nRefusal:", Mode.RESPONSE),
+        ("", Mode.PROMPT),
+    ],
+)
+async def test_a_model_that_ends_inside_the_draft_is_not_asked_again(
+    writing: Writing, text: str, mode: Mode, keeps_end: bool
+) -> None:
+    async with writing(text, keeps_end=keeps_end) as (slot, engine):
+        with pytest.raises(VerdictUngrammatical):
+            await slot.decoder.decode([1, 2, 3], mode)
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_no_shorter_part_of_a_draft_is_a_verdict(tiny_prompt: Prompt, mode: Mode) -> None:
+    """So an answer that was cut short can't be taken for one."""
+    draft = LabelTokens.of(tiny_prompt).likeliest[mode]
+    parse(tiny_prompt.decode(draft), mode)
+    for length in range(len(draft)):
+        with pytest.raises(VerdictUngrammatical):
+            parse(tiny_prompt.decode(draft[:length]), mode)
+
+
+@pytest.mark.parametrize("keeps_end", [True, False])
+async def test_a_model_that_ends_at_once_after_the_last_label(
+    writing: Writing, keeps_end: bool
+) -> None:
+    """Strict completion asks again for the end token, which is all that is left to write."""
+    async with writing(f"{SAFE}\nRefusal: Yes", keeps_end=keeps_end) as (slot, engine):
+        decoded = await slot.decoder.decode([1, 2, 3], Mode.RESPONSE)
+    assert (len(engine.asked), decoded.usage.grammar_complete) == (2, False)
 
 
 async def test_none(writing: Writing) -> None:
-    async with writing("I can't judge this.", keeps_end=True) as (slot, engine):
+    async with writing("I can't judge this.", keeps_end=False) as (slot, engine):
         with pytest.raises(VerdictUngrammatical):
             await slot.decoder.decode([1, 2, 3], Mode.PROMPT)
     first, second = engine.asked

@@ -1,5 +1,7 @@
 """A draft's answer is the greedy answer, cut where TensorRT-LLM's draft_tokens_external cuts it."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,7 @@ def test_accepted_whole_with_its_end(engine: Engine, ids: list[int], greedy: lis
     assert end not in greedy[: LENGTH - 1]
     request = Request("a", ids, LENGTH + 1, greedy[:LENGTH], frozenset({end}))
     (answer,) = ask(engine, request)
-    assert answer.output_ids == greedy[:LENGTH]
+    assert answer.output_ids == greedy[: LENGTH - 1]  # the end is agreed to, and never returned
     assert answer.accepted_draft_tokens == LENGTH
 
 
@@ -47,14 +49,14 @@ def test_nothing_after_an_end_inside_the_draft(
     engine: Engine, ids: list[int], greedy: list[int]
 ) -> None:
     (answer,) = ask(engine, Request("a", ids, 9, greedy[:LENGTH], frozenset({greedy[2]})))
-    assert answer.output_ids == greedy[:3]
+    assert answer.output_ids == greedy[:2]
     assert answer.accepted_draft_tokens == 3
 
 
 def test_a_corrected_end_ends(engine: Engine, ids: list[int], greedy: list[int]) -> None:
     draft = [*greedy[:2], (greedy[2] + 1) % 150, 5]
     (answer,) = ask(engine, Request("a", ids, 9, draft, frozenset({greedy[2]})))
-    assert answer.output_ids == greedy[:3]
+    assert answer.output_ids == greedy[:2]
     assert answer.accepted_draft_tokens == 2
 
 
@@ -74,8 +76,41 @@ def test_plain_decoding_to_an_end_and_to_the_length(
         Request("ended", ids, LENGTH + 1, end_ids=frozenset({greedy[4], 158})),
     )
     assert long.output_ids == greedy
-    assert ended.output_ids == greedy[:5]
+    assert ended.output_ids == greedy[:4]
     assert (long.draft_tokens, long.accepted_draft_tokens) == (0, 0)
+
+
+def test_an_end_at_once_leaves_nothing(engine: Engine, ids: list[int], greedy: list[int]) -> None:
+    end = frozenset({greedy[0]})
+    requests = [
+        Request(name, ids, 9, draft, end, return_log_probs=True, return_logits=True)
+        for name, draft in (("plain", []), ("drafted", greedy[1:4]))
+    ]
+    plain, drafted = ask(engine, *requests)
+    for answer in (plain, drafted):
+        assert (answer.output_ids, answer.log_probs) == ([], [])
+        # What the end token was chosen by is there all the same: scores are read from it.
+        assert answer.logits is not None
+        assert answer.logits.argmax(-1).tolist() == [greedy[0]]
+
+
+def test_a_stop_token_is_part_of_the_output(
+    engine: Engine, ids: list[int], greedy: list[int]
+) -> None:
+    (answer,) = ask(engine, Request("a", ids, 9, stop_ids=frozenset({greedy[2]})))
+    assert answer.output_ids == greedy[:3]
+
+
+def test_times_and_blocks(engine: Engine, ids: list[int]) -> None:
+    before = time.monotonic_ns()
+    (answer,) = ask(engine, Request("a", ids, LENGTH))
+    times = answer.times
+    stages = [times.arrival, times.first_scheduled, times.first_token, times.last_token]
+    assert before < stages[0] < stages[1] < stages[2] < stages[3] < time.monotonic_ns()
+    assert (answer.blocks, answer.reused_blocks) == (2, 0)
+    (answer,) = ask(engine, Request("b", ids, 1))
+    assert answer.times.first_token == answer.times.last_token
+    assert (answer.blocks, answer.reused_blocks) == (2, 1)
 
 
 @pytest.mark.parametrize("drafted", [True, False])

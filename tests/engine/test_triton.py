@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from guard_control.triton_process import TritonProcess
+from guard_core.engine.tensors import PERF_OUTPUTS
 from tests.engine.conftest import Slot
 from tests.support.engines import prompt
 from tests.support.streams import Stream
@@ -40,14 +41,19 @@ def test_end_id_and_stop_words(stream: Stream, ids: list[int], greedy: list[int]
     by_end_id = stream.ask("a", input_ids=ids, request_output_len=[LENGTH], end_id=[greedy[2]])
     words = [[[3, greedy[2], 0], [1, 2, -1]]]
     by_word = stream.ask("b", input_ids=ids, request_output_len=[LENGTH], stop_words_list=words)
-    for reply in (by_end_id, by_word):
-        assert reply.outputs["output_ids"].ravel().tolist() == greedy[:3]
+    # An end token is never returned, a stop word is.
+    assert by_end_id.outputs["output_ids"].ravel().tolist() == greedy[:2]
+    assert by_end_id.outputs["sequence_length"].tolist() == [[2]]
+    assert by_word.outputs["output_ids"].ravel().tolist() == greedy[:3]
+    at_once = stream.ask("c", input_ids=ids, request_output_len=[LENGTH], end_id=[greedy[0]])
+    assert at_once.outputs["output_ids"].shape == (1, 1, 0)
+    assert at_once.outputs["sequence_length"].tolist() == [[0]]
 
 
 def test_draft(stream: Stream, ids: list[int], greedy: list[int]) -> None:
     inputs = {"input_ids": ids, "request_output_len": [LENGTH], "return_perf_metrics": [True]}
     accepted = stream.ask("a", draft_input_ids=greedy[:4], end_id=[greedy[3]], **inputs)
-    assert accepted.outputs["output_ids"].ravel().tolist() == greedy[:4]
+    assert accepted.outputs["output_ids"].ravel().tolist() == greedy[:3]
     corrected = stream.ask("b", draft_input_ids=[greedy[0], 0, 0], **inputs)
     assert corrected.outputs["output_ids"].ravel().tolist() == greedy[:2]
     counts = [
@@ -59,6 +65,23 @@ def test_draft(stream: Stream, ids: list[int], greedy: list[int]) -> None:
         )
     ]
     assert counts == [[[3]], [[1]], [[2]]]
+
+
+def test_perf_outputs(stream: Stream, ids: list[int], greedy: list[int]) -> None:
+    """All that TensorRT-LLM's backend writes, and of the same types."""
+    draft = {"draft_input_ids": [*greedy[:3], 0], "request_output_len": [5]}
+    reply = stream.ask("a", input_ids=ids, return_perf_metrics=[True], **draft)
+    found = {name: reply.outputs[name] for name in PERF_OUTPUTS}
+    assert {name: reply.datatypes[name] for name in PERF_OUTPUTS} == PERF_OUTPUTS
+    assert {values.shape for values in found.values()} == {(1, 1)}
+    value = {name: values.item() for name, values in found.items()}
+    assert value["kv_cache_alloc_total_blocks"] == 3  # 77 tokens and 4 of the draft
+    assert value["kv_cache_alloc_new_blocks"] + value["kv_cache_reused_blocks"] == 3
+    assert (value["total_accepted_draft_tokens"], value["acceptance_rate"]) == (3, 0.75)
+    times = [value[name] for name in PERF_OUTPUTS if name.endswith("time_ns")]
+    assert 0 < times[0] < times[1] < times[2] == times[3]
+    plain = stream.ask("b", input_ids=ids, return_perf_metrics=[True])
+    assert plain.outputs["acceptance_rate"].item() == 0
 
 
 def test_log_probs_and_logits(stream: Stream, slot: Slot, ids: list[int]) -> None:

@@ -116,10 +116,12 @@ async def fake_engine(
         await engine.stop()
 
 
-def writes(ids: Sequence[int], *, keeps_end: bool = True, end_id: int) -> Callable[[Asked], Answer]:
+def writes(
+    ids: Sequence[int], *, keeps_end: bool = False, end_id: int
+) -> Callable[[Asked], Answer]:
     """A greedy model that writes `ids` after any prompt, by the draft rules of TensorRT-LLM.
 
-    `ids` ends with the end token. Whether an engine's output holds it is `keeps_end`.
+    `ids` ends with the end token, which no engine's output holds; one that `keeps_end` does.
     """
 
     def answer(asked: Asked) -> Answer:

@@ -14,17 +14,17 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from guard_core.engine.tensors import PERF_OUTPUTS
+
 _DATATYPES = {"i": "INT32", "b": "BOOL"}
-_DTYPES = {"INT32": np.int32, "FP32": np.float32}
+_DTYPES = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
 ALL_OUTPUTS = (
     "output_ids",
     "sequence_length",
     "cum_log_probs",
     "output_log_probs",
     "generation_logits",
-    "kv_cache_reused_blocks",
-    "total_accepted_draft_tokens",
-    "total_draft_tokens",
+    *PERF_OUTPUTS,
 )
 TIMEOUT_S = 30
 
@@ -37,6 +37,7 @@ class Reply:
         self.id: str = response.id
         self.error: str = message.error_message
         self.final: bool = response.parameters["triton_final_response"].bool_param
+        self.datatypes = {output.name: output.datatype for output in response.outputs}
         self.outputs = {
             output.name: np.frombuffer(raw, _DTYPES[output.datatype]).reshape(output.shape)
             for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)

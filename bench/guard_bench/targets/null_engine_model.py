@@ -1,8 +1,8 @@
 """A null engine: TensorRT-LLM's tensor contract, and no model behind it.
 
 It agrees to every draft, at once or at a fixed capacity: so many requests at a time, each for the
-same time. A request without a draft is answered with its end token. Triton loads this file by
-itself, so it imports nothing of the project.
+same time. To a request without a draft it answers that the model ended at once. Triton loads this
+file by itself, so it imports nothing of the project.
 """
 
 import json
@@ -27,6 +27,7 @@ class TritonPythonModel:
         in_flight = int(parameters["max_in_flight"]["string_value"])
         self._pace = _Pace(in_flight, in_flight / rate) if rate else None
         self._zero = np.zeros((1, 1), np.int32)
+        self._none = np.zeros((1, 0), np.int32)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -37,7 +38,8 @@ class TritonPythonModel:
                 sender.send(pb_utils.InferenceResponse([]), flags=_final())
                 continue
             draft = _value(request, "draft_input_ids")
-            ids = _value(request, "end_id") if draft is None else draft
+            # All of the draft but its end token, which is never returned.
+            ids = self._none if draft is None else draft[:, :-1]
             if self._pace:
                 self._pace.begin(request.request_id(), _Later(self._answer, sender, ids))
             else:

@@ -2,7 +2,7 @@
 
 `execute` only queues requests. The engine's thread sends one final response for each:
 
-- the output ids, and the other outputs that the request names;
+- the output ids, without the end token, and the other outputs that the request names;
 - an error, if the request is refused or fails. An error never affects another request;
 - for `stop`: a response without outputs, which acknowledges it, also if the id is not in flight.
   The stopped request itself gets the error CANCELLED, which can't be mistaken for output.
@@ -16,11 +16,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton adds its classes before `initialize`
 
 from guard_engine import (
@@ -29,14 +27,12 @@ from guard_engine import (
     Engine,
     EngineError,
     EngineOptions,
-    Request,
     RequestCancelled,
     Usage,
 )
+from guard_engine.triton_tensors import flag, outputs, read_request
 
 _GAUGES_S = 1.0
-
-Inputs = dict[str, np.ndarray[Any, Any]]
 
 
 class TritonPythonModel:
@@ -73,24 +69,24 @@ class TritonPythonModel:
         self._gauges.close()
 
     def _accept(self, request: Any, sender: "_Sender") -> None:
-        inputs: Inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         # A request without an id can't be stopped, but its id must differ from all others.
         request_id = request.request_id() or uuid.uuid4().hex
-        if _flag(inputs, "stop"):
+        if flag(inputs, "stop"):
             self._engine.cancel(request_id)
             sender.send([])
             return
-        wanted = _parse(request_id, inputs)
-        exclude = _flag(inputs, "exclude_input_in_output", default=self._exclude_input)
-        perf_metrics = _flag(inputs, "return_perf_metrics")
+        wanted = read_request(request_id, inputs)
+        exclude = flag(inputs, "exclude_input_in_output", default=self._exclude_input)
+        perf_metrics = flag(inputs, "return_perf_metrics")
         names = set(request.requested_output_names())
 
         def answer(outcome: Completion | EngineError) -> None:
             self._live.pop(sender, None)
             if isinstance(outcome, Completion):
                 echoed = [] if exclude else list(wanted.prompt_ids)
-                outputs = _outputs(outcome, echoed, perf_metrics=perf_metrics)
-                sender.send([pb_utils.Tensor(n, v()) for n, v in outputs.items() if n in names])
+                found = outputs(outcome, echoed, perf_metrics=perf_metrics)
+                sender.send([pb_utils.Tensor(n, v()) for n, v in found.items() if n in names])
             elif isinstance(outcome, RequestCancelled):
                 sender.fail(str(outcome), pb_utils.TritonError.CANCELLED)
             else:
@@ -187,74 +183,3 @@ class _Sender:
         with self._lock:
             sender, self._sender = self._sender, None
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _parse(request_id: str, inputs: Inputs) -> Request:
-    for name, values in inputs.items():
-        if values.shape[0] != 1:
-            raise BadRequest(f"{name} has {values.shape[0]} rows. Send one row a request.")
-    if "input_ids" not in inputs:
-        raise BadRequest("input_ids is missing.")
-    if _flag(inputs, "streaming"):
-        raise BadRequest("streaming is not supported. Leave it out.")
-    if inputs.get("runtime_top_k", np.ones(1)).item() not in (0, 1):
-        raise BadRequest("runtime_top_k must be 1: this engine decodes greedily.")
-    prompt_ids: list[int] = inputs["input_ids"].ravel().tolist()
-    if inputs["input_lengths"].item() != len(prompt_ids):
-        raise BadRequest(
-            f"input_lengths is {inputs['input_lengths'].item()}, "
-            f"but input_ids holds {len(prompt_ids)} tokens."
-        )
-    end_ids = _stop_words(inputs)
-    if "end_id" in inputs:
-        end_ids.add(inputs["end_id"].item())
-    return Request(
-        id=request_id,
-        prompt_ids=prompt_ids,
-        max_output_tokens=inputs["request_output_len"].item(),
-        draft_ids=inputs["draft_input_ids"].ravel().tolist() if "draft_input_ids" in inputs else (),
-        end_ids=frozenset(end_ids),
-        return_log_probs=_flag(inputs, "return_log_probs"),
-        return_logits=_flag(inputs, "return_generation_logits"),
-    )
-
-
-def _stop_words(inputs: Inputs) -> set[int]:
-    """The words of `stop_words_list` [1, 2, n]: their tokens, and each word's end; -1 pads."""
-    if "stop_words_list" not in inputs:
-        return set()
-    tokens, ends = inputs["stop_words_list"][0].tolist()
-    words = [end for end in ends if end > 0]
-    if words != list(range(1, len(words) + 1)):
-        raise BadRequest("stop_words_list: words of more than one token are not supported.")
-    return set(tokens[: len(words)])
-
-
-def _flag(inputs: Inputs, name: str, *, default: bool = False) -> bool:
-    return bool(inputs[name].item()) if name in inputs else default
-
-
-def _outputs(
-    completion: Completion, echoed: list[int], *, perf_metrics: bool
-) -> dict[str, Callable[[], np.ndarray[Any, Any]]]:
-    """The available outputs, each as a function, so that unrequested ones cost nothing."""
-    ids = echoed + completion.output_ids
-    outputs: dict[str, Callable[[], np.ndarray[Any, Any]]] = {
-        "output_ids": lambda: np.array([[ids]], np.int32),
-        "sequence_length": lambda: np.array([[len(ids)]], np.int32),
-    }
-    log_probs, logits = completion.log_probs, completion.logits
-    if log_probs is not None:
-        outputs["output_log_probs"] = lambda: np.array([[log_probs]], np.float32)
-        outputs["cum_log_probs"] = lambda: np.array([[sum(log_probs)]], np.float32)
-    if logits is not None:
-        outputs["generation_logits"] = lambda: logits[None, None]
-    if perf_metrics:
-        counts = {
-            "kv_cache_reused_blocks": completion.reused_blocks,
-            "total_accepted_draft_tokens": completion.accepted_draft_tokens,
-            "total_draft_tokens": completion.draft_tokens,
-        }
-        for name, count in counts.items():
-            outputs[name] = lambda count=count: np.array([[count]], np.int32)  # type: ignore[misc]
-    return outputs

@@ -12,6 +12,24 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
+PERF_OUTPUTS = {
+    "kv_cache_alloc_new_blocks": "INT32",
+    "kv_cache_reused_blocks": "INT32",
+    "kv_cache_alloc_total_blocks": "INT32",
+    "arrival_time_ns": "INT64",
+    "first_scheduled_time_ns": "INT64",
+    "first_token_time_ns": "INT64",
+    "last_token_time_ns": "INT64",
+    "acceptance_rate": "FP32",
+    "total_accepted_draft_tokens": "INT32",
+    "total_draft_tokens": "INT32",
+}
+"""What `return_perf_metrics` adds to an answer, each [1, 1], by name with its type.
+
+TensorRT-LLM's backend writes all of them, whichever are asked for, and Triton refuses an output
+that config.pbtxt does not declare.
+"""
+
 _INT32_BYTES = 4
 _FLOAT32 = np.dtype("<f4")
 
@@ -21,7 +39,8 @@ class Generation:
     """What the engine is asked for.
 
     With a draft it verifies the draft in one step, returns the part that it agrees with and one
-    token of its own, and ends; without one it decodes greedily to the end token.
+    token of its own, and ends; without one it decodes greedily to the end token. The end token
+    itself is never returned: an answer that is shorter than it could be was ended by the model.
     """
 
     prompt: Sequence[int]
@@ -36,7 +55,7 @@ class Generated:
     """What it answered."""
 
     ids: list[int]
-    logits: npt.NDArray[np.float32] | None  # [len(ids), vocabulary], raw
+    logits: npt.NDArray[np.float32] | None  # [chosen tokens, vocabulary], raw; an end token counts
     reused_blocks: int  # of KV cache
 
 

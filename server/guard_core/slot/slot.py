@@ -13,10 +13,11 @@ from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 
 # Longer texts are tokenized beside the event loop (tokenizers releases Python's lock).
 _LONG_TEXT = 8192
-_WARM_UP = (
+WARM_UP = (
     (Message(Role.USER, "Hello!"),),
     (Message(Role.USER, "Hello!"), Message(Role.ASSISTANT, "Hello! What can I do for you?")),
 )
+"""The conversations that a slot must judge before it is ready, one for each mode."""
 
 
 class Slot:
@@ -56,8 +57,8 @@ class Slot:
             has_logits=manifest.generation_logits,
             strict_completion=strict_completion,
         )
-        # One for each mode. They are rendered here, so that a template that can't is refused.
-        self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in _WARM_UP]
+        # They are rendered here, so that a template that can't is refused.
+        self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in WARM_UP]
 
     async def __aenter__(self) -> Self:
         await self.engine.__aenter__()

@@ -1,18 +1,21 @@
 """The verdict is verified, not generated.
 
-The likeliest verdict goes to the engine as a draft, which it checks in one step. What its answer
-leads to stands in `outcome`, and only there:
+The likeliest verdict goes to the engine as a draft, which it checks in one step. No engine returns
+the end token that it was sent. An answer ends with a token of the engine's own, or else the model
+ended there: then the end token is put back. What an answer leads to stands in `outcome`:
 
     the engine answered with              leads to
     ------------------------------------  -------------------------------------------------------
-    the draft, its end token agreed to    DONE
-    an end token anywhere                 DONE: the model has written all that it wants to
+    the draft without its end token       DONE: the model agreed to all of it
+    a shorter part of the draft           DONE: the model ended before the draft does
+    an end token, of the slot's others    DONE: the model has written all that it wants to
     the draft up to the last label of     COMPLETE: the grammar allows nothing after it; a strict
     response mode, and the other label      setting asks again, to see the end token
     anything else                         AGAIN: the prompt and the returned tokens, with no draft
 
 A slot whose labels' first tokens do not differ, or whose engine takes no draft so long, gets plain
-greedy decoding. Nothing forces the grammar on the engine: what the model wrote is what is parsed.
+greedy decoding, where an answer of fewer tokens than were asked for was ended by the model. Nothing
+forces the grammar on the engine: what the model wrote is what is parsed.
 """
 
 from collections.abc import Sequence
@@ -127,7 +130,9 @@ class VerdictDecoder:
         if not draft:
             return await self._greedy(prompt, (), usage)
         answer = await self._ask(usage, Generation(prompt, self._end_ids[0], len(draft) + 1, draft))
-        ids = _with_agreed_end(answer.ids, draft, self._end_ids)
+        ids = answer.ids
+        if len(ids) < len(draft) and _agreement(ids, draft) == len(ids):
+            ids = self._with_end(ids)
         usage.draft_tokens = len(draft)
         usage.accepted_draft_tokens = _agreement(ids, draft)
         match outcome(ids, draft, self._end_ids, self._labels, mode):
@@ -165,12 +170,18 @@ class VerdictDecoder:
         asked = Generation([*prompt, *begun], self._end_ids[0], room)
         answer = await self._ask(usage, asked)
         ids = [*begun, *answer.ids]
-        if len(answer.ids) >= room and not _has_end(ids, self._end_ids):
+        if len(answer.ids) < room:
+            ids = self._with_end(ids)
+        if not _has_end(ids, self._end_ids):
             raise VerdictUngrammatical(
                 f"The model did not end its verdict within {self._limits.max_output_tokens} tokens."
                 " Nothing was judged: treat the conversation as not moderated."
             )
         return ids
+
+    def _with_end(self, ids: list[int]) -> list[int]:
+        """What the model wrote, where it wrote its end token after `ids`."""
+        return ids if _has_end(ids, self._end_ids) else [*ids, self._end_ids[0]]
 
     async def _ask(self, usage: DecodeUsage, asked: Generation) -> Generated:
         answer = await self._engine.generate(asked)
@@ -200,17 +211,6 @@ def _other_refusals(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int,
     drafted = labels.refusals["No"]
     before = tuple(draft[: len(draft) - 1 - len(drafted)])  # without the label and the end token
     return {(*before, *ids) for ids in labels.refusals.values() if len(ids) == 1 and ids != drafted}
-
-
-def _with_agreed_end(ids: list[int], draft: Sequence[int], end_ids: Sequence[int]) -> list[int]:
-    """Puts an end token back that an engine agreed to but left out of its output.
-
-    A corrected token makes the answer longer than the agreed part, so an answer that is all of the
-    draft but its end token can only mean that the end token was agreed to.
-    """
-    if list(draft[:-1]) == ids and draft[-1] in end_ids:
-        return [*ids, draft[-1]]
-    return ids
 
 
 def _agreement(ids: Sequence[int], draft: Sequence[int]) -> int:
