@@ -30,7 +30,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test test-fast lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test test-fast lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,9 @@ gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf
 
 gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
 	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
+
+gpu-rehearsal: $(VENV)/.dev ## Rehearse the GPU path without a GPU: build, load in Triton, moderate, with stand-ins (needs g++)
+	@$(BIN)/python -m tests.support.gpu_rehearsal
 
 perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
 	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json

@@ -6,6 +6,8 @@ The backend is tests/support/tensorrtllm.cc, which does as TensorRT-LLM's does, 
 import asyncio
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tritonclient.grpc import service_pb2
 from guard_control.triton_process import TritonProcess
 from guard_core.conversation import mode_of
 from guard_core.engine.tensors import PERF_OUTPUTS
+from guard_core.slot.gpu_host import Container
 from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import Verdict, parse, write
 from guard_core.verdict.taxonomy import Category, Severity
@@ -271,3 +274,18 @@ async def test_stop_is_acknowledged_by_an_empty_answer(
     assert (acknowledged.error, acknowledged.final, acknowledged.outputs) == ("", True, {})
     unknown = stream.ask("unknown", input_ids=[0], stop=[True], outputs=())
     assert (unknown.error, unknown.outputs) == ("", {})
+
+
+@pytest.mark.triton
+def test_the_rehearsal_passes(container: Container) -> None:
+    """As `make gpu-rehearsal` runs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.gpu_rehearsal"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^(\d)\. ", done.stdout, re.MULTILINE) == list("123456")
