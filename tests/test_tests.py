@@ -11,20 +11,6 @@ from tests.support.ports import free_port
 from tests.test_architecture import PACKAGES
 
 TESTS = Path(__file__).parent
-# A block that is lost, or used twice, does not show in what an engine answers, and a step that
-# fails is nothing a caller can order: these tests are of the engine's own parts.
-ALLOWED = {
-    "engine/test_blocks.py": {
-        "guard_engine._blocks",
-        "guard_engine._scheduler",
-        "guard_engine._sequence",
-    },
-    "engine/test_in_flight.py": {
-        "guard_engine._runtime",
-        "guard_engine._scheduler",
-        "guard_engine._sequence",
-    },
-}
 
 
 def is_private(name: str) -> bool:
@@ -67,19 +53,18 @@ def private_names(source: str) -> Iterator[str]:
 
 def test_tests_use_public_names() -> None:
     for path in TESTS.rglob("*.py"):
-        allowed = ALLOWED.get(path.relative_to(TESTS).as_posix(), set())
-        assert set(private_names(path.read_text(encoding="utf-8"))) <= allowed, path
+        assert not set(private_names(path.read_text(encoding="utf-8"))), path
 
 
 @pytest.mark.parametrize(
     ("source", "found"),
     [
         ("from guard_core.errors import _x", "guard_core.errors._x"),
-        ("from guard_engine._blocks import Pool", "guard_engine._blocks"),
-        ("import guard_engine._blocks.pool", "guard_engine._blocks"),
+        ("from guard_engine._engine import Engine", "guard_engine._engine"),
+        ("import guard_engine._engine.x", "guard_engine._engine"),
         ("app.router._slots", "app.router._slots"),
         ("monkeypatch.setattr(service, '_LIMIT', 1)", "_LIMIT"),
-        ("patch.setattr('guard_engine._blocks.Pool.get', 1)", "guard_engine._blocks"),
+        ("patch.setattr('guard_engine._engine.Engine.x', 1)", "guard_engine._engine"),
         ("self._own, data._replace, numpy._x", "numpy._x"),
     ],
 )

@@ -4,7 +4,6 @@
 `triton_tensors` reads and writes TensorRT-LLM's tensors for it.
 """
 
-from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._config import ModelConfig, read_config
 from guard_engine._engine import Engine, EngineOptions, Usage
 from guard_engine._errors import (
@@ -20,6 +19,7 @@ from guard_engine._precision import kv_block_bytes
 from guard_engine._request import Completion, Request, Times
 from guard_engine._safetensors import weight_files
 from guard_engine._weights import WeightFormat
+from guard_engine.blocks import BLOCK_TOKENS
 
 __all__ = [
     "BLOCK_TOKENS",

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_engine._blocks import BlockPool
 from guard_engine._errors import (
     BadRequest,
     EngineClosed,
@@ -16,9 +15,10 @@ from guard_engine._errors import (
     StepFailed,
 )
 from guard_engine._request import Completion, Request
-from guard_engine._runtime import Runtime
-from guard_engine._scheduler import Scheduler
-from guard_engine._sequence import Chunk, Sequence
+from guard_engine.blocks import BlockPool
+from guard_engine.runtime import Runtime
+from guard_engine.scheduler import Scheduler
+from guard_engine.sequence import Chunk, Sequence
 
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3  # failed steps in a row, after which the engine stops: it won't recover

@@ -1,7 +1,7 @@
 """A Qwen3 checkpoint as an OpenVINO graph, built from its tensors alone.
 
 The graph is stateful and uses plain scaled dot-product attention, because that form can be saved
-and read back. `_runtime` turns it into paged attention at load.
+and read back. `runtime` turns it into paged attention at load.
 """
 
 from collections.abc import Callable

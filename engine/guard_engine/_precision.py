@@ -8,9 +8,9 @@ from math import gcd
 
 import openvino as ov
 
-from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._config import ModelConfig
 from guard_engine._weights import WeightFormat
+from guard_engine.blocks import BLOCK_TOKENS
 
 # Channels that share one scale. More are faster, but one large channel makes all of them coarse.
 _MOST_CHANNELS, _FEWEST_CHANNELS = 256, 32

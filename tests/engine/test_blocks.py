@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from numpy.typing import NDArray
 
 from guard_engine import BLOCK_TOKENS, Request
-from guard_engine._blocks import BlockPool
-from guard_engine._scheduler import Scheduler
-from guard_engine._sequence import Chunk, Sequence
+from guard_engine.blocks import BlockPool
+from guard_engine.scheduler import Scheduler
+from guard_engine.sequence import Chunk, Sequence
 
 BLOCKS = 12
 STEP_TOKENS = 40

@@ -21,8 +21,8 @@ from guard_engine import (
     RequestCancelled,
     StepFailed,
 )
-from guard_engine._runtime import Runtime
-from guard_engine._sequence import Chunk
+from guard_engine.runtime import Runtime
+from guard_engine.sequence import Chunk
 from tests.support.engines import Tiny, ask, asking, completed, make_engine, prompt
 
 
@@ -273,7 +273,7 @@ def test_a_prompt_that_shares_part_of_a_block_is_computed_from_there(
     assert begun == [0, 41]
 
 
-@pytest.mark.parametrize("method", ["_runtime.Runtime.step", "_scheduler.Scheduler.plan"])
+@pytest.mark.parametrize("method", ["runtime.Runtime.step", "scheduler.Scheduler.plan"])
 def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(
     engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -299,7 +299,7 @@ def test_an_engine_stops_after_three_failed_steps_in_a_row(
         raise MemoryError
 
     engine = make_engine(tiny.xml, max_in_flight=1)
-    monkeypatch.setattr("guard_engine._runtime.Runtime.step", fail)
+    monkeypatch.setattr("guard_engine.runtime.Runtime.step", fail)
     asked = asking(engine)
     asked.submit(*(Request(f"r{n}", prompt(n, 40), 4) for n in range(5)))
     outcomes = asked.wait_for(*(f"r{n}" for n in range(5)))
@@ -317,7 +317,7 @@ def test_every_request_is_answered_when_the_thread_dies(
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("guard_engine._scheduler.Scheduler.add", fail)
+    monkeypatch.setattr("guard_engine.scheduler.Scheduler.add", fail)
     engine = make_engine(tiny.xml)
     asked = asking(engine)
     asked.submit(Request("a", [1], 1))

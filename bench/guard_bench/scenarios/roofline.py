@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from guard_bench.workload import EngineVerdict
 from guard_engine import BLOCK_TOKENS, Engine
-from guard_engine._sequence import Chunk, Sequence
+from guard_engine.sequence import Chunk, Sequence
 
 _BATCH_TOKENS = (256, 512, 1024, 2048)
 

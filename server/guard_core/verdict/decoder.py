@@ -36,7 +36,7 @@ Scores = tuple[float, float, float]
 """Probabilities of Safe, Controversial and Unsafe where the severity is written."""
 
 
-class Outcome(Enum):
+class DraftOutcome(Enum):
     """The right column of the table above."""
 
     DONE = auto()
@@ -136,11 +136,11 @@ class VerdictDecoder:
         usage.draft_tokens = len(draft)
         usage.accepted_draft_tokens = _agreement(ids, draft)
         match outcome(ids, draft, self._end_ids, self._labels, mode):
-            case Outcome.COMPLETE if not self._strict:
+            case DraftOutcome.COMPLETE if not self._strict:
                 usage.grammar_complete = True
-            case Outcome.COMPLETE | Outcome.AGAIN:
+            case DraftOutcome.COMPLETE | DraftOutcome.AGAIN:
                 return await self._greedy(prompt, ids, usage)
-            case Outcome.DONE:
+            case DraftOutcome.DONE:
                 pass
         return ids
 
@@ -197,13 +197,13 @@ def outcome(
     end_ids: Sequence[int],
     labels: LabelTokens,
     mode: Mode,
-) -> Outcome:
+) -> DraftOutcome:
     """What the engine's answer to a draft leads to: the table above."""
     if _has_end(ids, end_ids):
-        return Outcome.DONE
+        return DraftOutcome.DONE
     if mode is Mode.RESPONSE and tuple(ids) in _other_refusals(draft, labels):
-        return Outcome.COMPLETE
-    return Outcome.AGAIN
+        return DraftOutcome.COMPLETE
+    return DraftOutcome.AGAIN
 
 
 def _other_refusals(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int, ...]]:

@@ -5,8 +5,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from guard_engine._blocks import BlockPool
-from guard_engine._sequence import Chunk, Sequence
+from guard_engine.blocks import BlockPool
+from guard_engine.sequence import Chunk, Sequence
 
 
 class Scheduler:

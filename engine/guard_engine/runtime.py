@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from openvino import Type, opset13
 from openvino._offline_transformations import paged_attention_transformation
 
-from guard_engine._blocks import BLOCK_TOKENS
 from guard_engine._precision import head_properties, properties
-from guard_engine._sequence import Chunk
+from guard_engine.blocks import BLOCK_TOKENS
+from guard_engine.sequence import Chunk
 
 
 class Runtime:

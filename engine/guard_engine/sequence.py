@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guard_engine._blocks import BLOCK_TOKENS, BlockPool, chain_hash
 from guard_engine._request import Completion, Request, Times
+from guard_engine.blocks import BLOCK_TOKENS, BlockPool, chain_hash
 
 
 class Sequence:
