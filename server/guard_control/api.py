@@ -10,7 +10,6 @@ import grpc
 import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from grpc_reflection.v1alpha import reflection
 
 from guard_control import messages
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
@@ -18,12 +17,15 @@ from guard_control.fleet import Fleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Deployment, Shift
 from guard_control.rollout.rollout import ReportStep, Rollout
+from guard_core.errors import fitting
 from guard_core.slot.traffic import ShadowTraffic
+from guard_server.api.decoding import Received
+from guard_server.api.handlers import faultless, generic_handler
+from guard_server.api.reflection import Reflection
 from guard_server.listening import cannot_listen
 from qwen3guard.v1 import deployment_pb2 as pb
-from qwen3guard.v1 import deployment_pb2_grpc
 
-NAME = pb.DESCRIPTOR.services_by_name["DeploymentService"].full_name
+_SERVICE: Any = pb.DESCRIPTOR.services_by_name["DeploymentService"]
 HOST = "127.0.0.1"
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,8 +37,9 @@ async def listening(fleet: Fleet, port: int) -> AsyncIterator[int]:
     """Serves on loopback; yields the port. Raises OSError if it is in use."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     service = DeploymentService(fleet)
-    deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(service, server)
-    reflection.enable_server_reflection((NAME, reflection.SERVICE_NAME), server)
+    server.add_generic_rpc_handlers(
+        (generic_handler(_SERVICE, service), *Reflection((_SERVICE,)).handlers())
+    )
     try:
         bound = server.add_insecure_port(f"{HOST}:{port}")
     except RuntimeError as error:
@@ -49,7 +52,7 @@ async def listening(fleet: Fleet, port: int) -> AsyncIterator[int]:
         await server.stop(None)
 
 
-class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
+class DeploymentService:
     """Runs one operation at a time."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -58,13 +61,15 @@ class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
         self._rollout: Rollout | None = None  # the last one that began
 
     async def ListSlots(  # noqa: N802  (grpc's names, here and below)
-        self, request: pb.ListSlotsRequest, context: _Context
+        self, received: Received[pb.ListSlotsRequest], context: _Context
     ) -> pb.ListSlotsResponse:
+        await faultless(received, context)
         return messages.list_slots(self._fleet)
 
     async def SetTraffic(  # noqa: N802
-        self, request: pb.SetTrafficRequest, context: _Context
+        self, received: Received[pb.SetTrafficRequest], context: _Context
     ) -> pb.SetTrafficResponse:
+        request = await faultless(received, context)
         async with _errors_as_statuses(context), self._alone():
             if request.weights:
                 await self._fleet.set_weights(request.weights)
@@ -73,15 +78,18 @@ class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
         return pb.SetTrafficResponse(generation=self._fleet.traffic.generation)
 
     async def Drain(  # noqa: N802
-        self, request: pb.DrainRequest, context: _Context
+        self, received: Received[pb.DrainRequest], context: _Context
     ) -> pb.DrainResponse:
+        request = await faultless(received, context)
         async with _errors_as_statuses(context), self._alone():
             await (self._fleet.remove if request.stop else self._fleet.drain)(request.slot)
         return pb.DrainResponse()
 
     async def Deploy(  # noqa: N802
-        self, request: pb.DeployRequest, context: _Context
+        self, received: Received[pb.DeployRequest], context: _Context
     ) -> AsyncIterator[pb.DeployResponse]:
+        request = await faultless(received, context)
+
         async def deploy(report: ReportStep) -> None:
             await operations.deploy(self._fleet, _deployment(request), report)
 
@@ -90,8 +98,10 @@ class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
                 yield pb.DeployResponse(progress=progress)
 
     async def Promote(  # noqa: N802
-        self, request: pb.PromoteRequest, context: _Context
+        self, received: Received[pb.PromoteRequest], context: _Context
     ) -> AsyncIterator[pb.PromoteResponse]:
+        request = await faultless(received, context)
+
         async def promote(report: ReportStep) -> None:
             await operations.promote(self._fleet, request.slot, _shift(request.shift), report)
 
@@ -100,16 +110,18 @@ class DeploymentService(deployment_pb2_grpc.DeploymentServiceServicer):
                 yield pb.PromoteResponse(progress=progress)
 
     async def Rollback(  # noqa: N802
-        self, request: pb.RollbackRequest, context: _Context
+        self, received: Received[pb.RollbackRequest], context: _Context
     ) -> pb.RollbackResponse:
+        request = await faultless(received, context)
         await self.cancel_rollout("A rollback took over.")
         async with _errors_as_statuses(context), self._alone():
             slot = await operations.rollback(self._fleet, keep=request.keep)
         return pb.RollbackResponse(slot=slot)
 
     async def WatchEvents(  # noqa: N802
-        self, request: pb.WatchEventsRequest, context: _Context
+        self, received: Received[pb.WatchEventsRequest], context: _Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
+        await faultless(received, context)
         async for event in self._fleet.events.watch():
             time = Timestamp()
             time.FromMicroseconds(int(event.time * 1e6))
@@ -154,7 +166,7 @@ async def _errors_as_statuses(context: _Context) -> AsyncIterator[None]:
     try:
         yield
     except OperationError as error:
-        await context.abort(STATUS[type(error)], str(error))
+        await context.abort(STATUS[type(error)], fitting(str(error)))
     except Exception as error:
         _log.error("unexpected error", exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log has the reason.")

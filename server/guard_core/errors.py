@@ -15,12 +15,17 @@ SlotInvalid               a slot's files are wrong: refused before serving
 TrafficInvalid            traffic.json is wrong: refused, and the last good one is followed
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
 
+# A status travels in the trailers, which carry no more than 8 KiB: its text percent-encoded, its
+# details in base64, with the text and the violations in them.
 _MAX_VIOLATIONS = 10
+_MAX_VIOLATIONS_BYTES = 1_600
+_MAX_TEXT_BYTES = 1_000
+_MAX_QUOTED = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -33,8 +38,26 @@ class Violation:
     description: str
 
 
+def quoted(words: str) -> str:
+    """A caller's words, as errors quote them: at most 100 characters, all of which are Unicode's.
+
+    JSON can spell half a surrogate pair, which no status could carry.
+    """
+    text = words[:_MAX_QUOTED].encode("utf-8", "backslashreplace").decode()
+    cut = len(words) > _MAX_QUOTED or len(text) > _MAX_QUOTED
+    return f"{text[: _MAX_QUOTED - 3]}..." if cut else text
+
+
+def fitting(text: str) -> str:
+    """A text as far as a status has room for it: 1,000 bytes."""
+    return text.encode(errors="replace")[:_MAX_TEXT_BYTES].decode(errors="ignore")
+
+
 class GuardError(Exception):
     """A request that got no verdict. The text says what happened and what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(fitting(text))
 
 
 class RequestInvalid(GuardError):
@@ -42,8 +65,7 @@ class RequestInvalid(GuardError):
         first, more = violations[0], len(violations) - 1
         text = f"{first.field}: {first.description}"
         super().__init__(f"{text} (and {more} more)" if more else text)
-        # A status travels in the trailers, which carry no more than 8 KiB.
-        self.violations = tuple(violations[:_MAX_VIOLATIONS])
+        self.violations = tuple(_that_fit(violations))
 
 
 class SlotNotAllowed(GuardError):
@@ -90,6 +112,16 @@ class SlotInvalid(Exception):
 
 class TrafficInvalid(Exception):
     """A traffic file that can't be followed."""
+
+
+def _that_fit(violations: Sequence[Violation]) -> Iterator[Violation]:
+    """The first ones, at most 10, as far as a status has room for them."""
+    left = _MAX_VIOLATIONS_BYTES
+    for violation in violations[:_MAX_VIOLATIONS]:
+        left -= len(violation.field.encode()) + len(violation.description.encode())
+        if left < 0:
+            return
+        yield violation
 
 
 def known_error(error: Exception) -> GuardError:

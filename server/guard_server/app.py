@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
-from grpc_reflection.v1alpha import reflection
-from tritonclient.grpc import service_pb2_grpc
 
 from guard_core.slot import traffic
 from guard_server.api import kserve, moderation
+from guard_server.api.health import SERVICE as HEALTH_SERVICE
 from guard_server.api.health import Health
+from guard_server.api.reflection import Reflection
 from guard_server.drain import Drain
 from guard_server.listening import cannot_listen
 from guard_server.pipeline.cache import VerdictCache
@@ -31,13 +29,18 @@ from guard_server.telemetry.worker_status import Publisher
 from guard_server.tuning import Tuning
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
+_MAX_METADATA_BYTES = 16 * 2**10
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
+    # Room for large tokens of callers and meshes. By default 8 KiB are promised, and what is larger
+    # is refused at random up to 16 KiB.
+    ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
     # A caller that vanished is found out; a caller that pings often is not cut off.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 
@@ -76,7 +79,7 @@ class Gateway:
 
 def build(settings: Settings, tuning: Tuning) -> Gateway:
     """Wires the parts and binds the port. Raises SlotInvalid, TrafficInvalid or OSError."""
-    health = Health(moderation.NAME, kserve.NAME)
+    health = Health(moderation.SERVICE.full_name, kserve.SERVICE.full_name)
     router = Router(
         _traffic(settings),
         strict_completion=settings.strict_completion,
@@ -106,12 +109,11 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     drain = Drain()
     server = _server(settings)
     service = moderation.ModerationService(moderator, drain, tuning.remembered_ids)
-    server.add_generic_rpc_handlers((service.handler(),))
     inference = kserve.InferenceService(moderator, drain, router, statistics.message)
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (moderation.NAME, kserve.NAME, HEALTH_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    reflection = Reflection((moderation.SERVICE, kserve.SERVICE, HEALTH_SERVICE))
+    server.add_generic_rpc_handlers(
+        (service.handler(), inference.handler(), health.handler(), *reflection.handlers())
+    )
     port = _listen(server, settings)
     return Gateway(settings, tuning, server, port, router, shadow, health, drain, metrics)
 

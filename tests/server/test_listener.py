@@ -35,6 +35,7 @@ async def test_reflection_lists_the_services(tiny_serve: TinyServe) -> None:
             SERVICE,
             "inference.GRPCInferenceService",
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
         }
         assert file.file_descriptor_response.file_descriptor_proto

@@ -1,7 +1,8 @@
 """grpc.health.v1: whether the server and its services are serving.
 
-Written here, because in grpcio-health-checking 1.81 the end of one Watch orphans every other, and a
-Watch that is not read blocks the caller that sets the status.
+Written here, because in grpcio-health-checking 1.81 the end of one Watch orphans every other, a
+Watch that is not read blocks the caller that sets the status, and List is missing. Newer ones need
+a newer protobuf than tritonclient allows.
 """
 
 import asyncio
@@ -9,14 +10,55 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
 
 from guard_server.api.calls import Context
+from guard_server.api.decoding import Received
+from guard_server.api.handlers import faultless, generic_handler
 
-_Status = health_pb2.HealthCheckResponse
+_LIST = """
+message_type { name: "HealthListRequest" }
+message_type {
+  name: "HealthListResponse"
+  field {
+    name: "statuses" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE json_name: "statuses"
+    type_name: ".grpc.health.v1.HealthListResponse.StatusesEntry"
+  }
+  nested_type {
+    name: "StatusesEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING json_name: "key" }
+    field {
+      name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE json_name: "value"
+      type_name: ".grpc.health.v1.HealthCheckResponse"
+    }
+  }
+}
+"""
+_LIST_METHOD = """
+name: "List"
+input_type: ".grpc.health.v1.HealthListRequest"
+output_type: ".grpc.health.v1.HealthListResponse"
+"""
 
 
-class Health(health_pb2_grpc.HealthServicer):
+def _service() -> Any:
+    file = descriptor_pb2.FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(file)
+    text_format.Merge(_LIST, file)
+    text_format.Merge(_LIST_METHOD, file.service[0].method.add())
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName("grpc.health.v1.Health")
+
+
+SERVICE = _service()
+_Status: Any = GetMessageClass(SERVICE.methods_by_name["Check"].output_type)
+_Statuses: Any = GetMessageClass(SERVICE.methods_by_name["List"].output_type)
+
+
+class Health:
     """One status for the server as a whole (the empty name) and each of its services."""
 
     def __init__(self, *services: str) -> None:
@@ -37,16 +79,30 @@ class Health(health_pb2_grpc.HealthServicer):
         self._closed = True
         self._notify()
 
-    async def Check(  # noqa: N802  (grpc's name)
-        self, request: health_pb2.HealthCheckRequest, context: Context
-    ) -> health_pb2.HealthCheckResponse:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
+        # Not strict: a load balancer's newer field must not make the server unhealthy.
+        return generic_handler(SERVICE, self, strict=False)
+
+    async def Check(  # noqa: N802  (grpc's name, as those below)
+        self, received: Received[Any], context: Context
+    ) -> Any:
+        request = await faultless(received, context)
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "There is no service of that name.")
         return _Status(status=self._status(request.service))
 
+    async def List(  # noqa: N802
+        self, received: Received[Any], context: Context
+    ) -> Any:
+        await faultless(received, context)
+        statuses = {service: _Status(status=self._status(service)) for service in self._services}
+        return _Statuses(statuses=statuses)
+
     async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, _context: Context
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        self, received: Received[Any], context: Context
+    ) -> AsyncIterator[Any]:
+        request = await faultless(received, context)
         last = None
         while True:
             changed, status = self._changed, self._status(request.service)
@@ -59,7 +115,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def _status(self, service: str) -> Any:
         if service not in self._services:
-            return _Status.SERVICE_UNKNOWN
+            return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         return _Status.SERVING if self._serving else _Status.NOT_SERVING
 
     def _notify(self) -> None:

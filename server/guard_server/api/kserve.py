@@ -4,15 +4,19 @@ One model, `qwen3guard`. Its input is either `conversation` (JSON: a list of {"r
 `text` (one prompt); its outputs are the verdict's parts. It takes the same path as Moderate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+import grpc
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from guard_core.errors import ModelUnknown, known_error
 from guard_server.api import validation
 from guard_server.api.calls import Context, abort, answering, caller_of
+from guard_server.api.decoding import Received
+from guard_server.api.handlers import faultless, generic_handler
 from guard_server.api.kserve_tensors import INPUTS, OUTPUTS, read, write
 from guard_server.api.streaming import Stream
 from guard_server.drain import Drain
@@ -21,13 +25,14 @@ from guard_server.pipeline.request import ModerationRequest
 from guard_server.routing.limiter import Caller
 from guard_server.routing.router import Router
 
-NAME = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 MODEL = "qwen3guard"
 VERSION = "1"
+_VERSIONS = ("", VERSION)
 _EXTENSIONS = ("model_configuration", "statistics")
 
 
-class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class InferenceService:
     """Answers requests until `drain` has begun. Methods that it lacks are UNIMPLEMENTED."""
 
     def __init__(
@@ -43,19 +48,26 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         self._router = router
         self._statistics = statistics
 
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
+        return generic_handler(SERVICE, self)
+
     async def ServerLive(  # noqa: N802  (KServe's name, as those below)
-        self, _request: service_pb2.ServerLiveRequest, _context: Context
+        self, received: Received[service_pb2.ServerLiveRequest], context: Context
     ) -> service_pb2.ServerLiveResponse:
+        await faultless(received, context)
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802
-        self, _request: service_pb2.ServerReadyRequest, _context: Context
+        self, received: Received[service_pb2.ServerReadyRequest], context: Context
     ) -> service_pb2.ServerReadyResponse:
+        await faultless(received, context)
         return service_pb2.ServerReadyResponse(ready=self._ready)
 
     async def ServerMetadata(  # noqa: N802
-        self, _request: service_pb2.ServerMetadataRequest, _context: Context
+        self, received: Received[service_pb2.ServerMetadataRequest], context: Context
     ) -> service_pb2.ServerMetadataResponse:
+        await faultless(received, context)
         return service_pb2.ServerMetadataResponse(
             name="qwen3guard-server",
             version=version("qwen3guard-server"),
@@ -63,15 +75,18 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelReady(  # noqa: N802
-        self, request: service_pb2.ModelReadyRequest, context: Context
+        self, received: Received[service_pb2.ModelReadyRequest], context: Context
     ) -> service_pb2.ModelReadyResponse:
-        await _check_model(request, context)
-        return service_pb2.ModelReadyResponse(ready=self._ready)
+        request = await faultless(received, context)
+        await _check_model(request.name, "", context)
+        ready = self._ready and request.version in _VERSIONS
+        return service_pb2.ModelReadyResponse(ready=ready)
 
     async def ModelMetadata(  # noqa: N802
-        self, request: service_pb2.ModelMetadataRequest, context: Context
+        self, received: Received[service_pb2.ModelMetadataRequest], context: Context
     ) -> service_pb2.ModelMetadataResponse:
-        await _check_model(request, context)
+        request = await faultless(received, context)
+        await _check_model(request.name, request.version, context)
         tensor = service_pb2.ModelMetadataResponse.TensorMetadata
         return service_pb2.ModelMetadataResponse(
             name=MODEL,
@@ -84,9 +99,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelConfig(  # noqa: N802
-        self, request: service_pb2.ModelConfigRequest, context: Context
+        self, received: Received[service_pb2.ModelConfigRequest], context: Context
     ) -> service_pb2.ModelConfigResponse:
-        await _check_model(request, context)
+        request = await faultless(received, context)
+        await _check_model(request.name, request.version, context)
         text = model_config_pb2.TYPE_STRING
         return service_pb2.ModelConfigResponse(
             config=model_config_pb2.ModelConfig(
@@ -105,67 +121,70 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         )
 
     async def ModelStatistics(  # noqa: N802
-        self, request: service_pb2.ModelStatisticsRequest, context: Context
+        self, received: Received[service_pb2.ModelStatisticsRequest], context: Context
     ) -> service_pb2.ModelStatisticsResponse:
-        if request.name:
-            await _check_model(request, context)
+        request = await faultless(received, context)
+        await _check_model(request.name or MODEL, request.version, context)
         return service_pb2.ModelStatisticsResponse(model_stats=[self._statistics(MODEL, VERSION)])
 
     @answering
     async def ModelInfer(  # noqa: N802
-        self, request: service_pb2.ModelInferRequest, context: Context
+        self, received: Received[service_pb2.ModelInferRequest], context: Context
     ) -> service_pb2.ModelInferResponse:
-        return await self._infer("ModelInfer", request, caller_of(context))
+        return await self._infer("ModelInfer", received, caller_of(context))
 
     @answering
     async def ModelStreamInfer(self, _requests: object, context: Context) -> None:  # noqa: N802
         caller = caller_of(context, many=True)
 
+        def begin(
+            received: Received[service_pb2.ModelInferRequest],
+        ) -> Coroutine[Any, Any, service_pb2.ModelStreamInferResponse]:
+            return answer(received.readable().id, received)
+
         async def answer(
-            request: service_pb2.ModelInferRequest,
+            request_id: str, received: Received[service_pb2.ModelInferRequest]
         ) -> service_pb2.ModelStreamInferResponse:
             try:
-                response = await self._infer("ModelStreamInfer", request, caller)
+                response = await self._infer("ModelStreamInfer", received, caller)
             except Exception as error:  # as Triton does: a stream gives errors as text only
                 text = str(known_error(error))
-                response = service_pb2.ModelInferResponse(model_name=MODEL, id=request.id)
+                response = service_pb2.ModelInferResponse(model_name=MODEL, id=request_id)
                 return service_pb2.ModelStreamInferResponse(
                     error_message=text, infer_response=response
                 )
             response.parameters["triton_final_response"].bool_param = True
             return service_pb2.ModelStreamInferResponse(infer_response=response)
 
-        await Stream(context, answer, self.drain.closed).run()
+        await Stream(context, begin, self.drain.closed).run()
 
     @property
     def _ready(self) -> bool:
         return self._router.serving and not self.drain.closed.is_set()
 
     async def _infer(
-        self, method: str, request: service_pb2.ModelInferRequest, caller: Caller
+        self, method: str, received: Received[service_pb2.ModelInferRequest], caller: Caller
     ) -> service_pb2.ModelInferResponse:
-        moderation = await self._moderator.moderate(method, partial(_read, request), caller)
+        request = received.readable()
+        moderation = await self._moderator.moderate(method, partial(_read, received), caller)
         return write(moderation, request, MODEL, VERSION)
 
 
-def _read(request: service_pb2.ModelInferRequest) -> ModerationRequest:
-    _check_name(request.model_name)
+def _read(received: Received[service_pb2.ModelInferRequest]) -> ModerationRequest:
+    request = received.faultless()
+    _check_name(request.model_name, request.model_version)
     return validation.moderation_request(read(request))
 
 
-async def _check_model(
-    request: service_pb2.ModelReadyRequest
-    | service_pb2.ModelMetadataRequest
-    | service_pb2.ModelConfigRequest
-    | service_pb2.ModelStatisticsRequest,
-    context: Context,
-) -> None:
+async def _check_model(name: str, version: str, context: Context) -> None:
     try:
-        _check_name(request.name)
+        _check_name(name, version)
     except ModelUnknown as error:
         await abort(context, error)
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, version: str) -> None:
     if name != MODEL:
         raise ModelUnknown(f"There is no model of that name; there is: {MODEL}.")
+    if version not in _VERSIONS:
+        raise ModelUnknown(f"{MODEL} has no such version; it has: {VERSION}.")

@@ -2,13 +2,13 @@
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from guard_core.errors import RequestInvalid, Violation
-from guard_server.api import enums
+from guard_core.errors import RequestInvalid, Violation, quoted
+from guard_server.api import enums, wire
 from guard_server.pipeline.result import Moderation
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
@@ -16,19 +16,26 @@ INPUTS = ("conversation", "text")
 OUTPUTS = {"verdict": 1, "severity": 1, "categories": -1, "refusal": 1, "action": 1}
 
 _ROLES = {str(role): number for number, role in enums.ROLE_OF.items()}
+_KEYS = ("role", "content")
 _REFUSALS = {True: "Yes", False: "No", None: ""}
 _SIZE = struct.Struct("<I")  # before each element of a BYTES tensor
 
 
 def read(request: service_pb2.ModelInferRequest) -> moderation_pb2.ModerateRequest:
-    """The conversation that a request holds. Raises RequestInvalid."""
-    wrong = [output.name for output in request.outputs if output.name not in OUTPUTS]
-    if wrong:
-        raise _invalid("outputs", f"{wrong[0]} is not an output; there are {', '.join(OUTPUTS)}.")
+    """The conversation that a request holds. Raises RequestInvalid.
+
+    What Triton would honour and this server does not, such as shared memory, is refused.
+    """
+    for name, parameter in request.parameters.items():
+        # tritonclient's streams send it. There is no empty response here: each answer is final.
+        known = name == "triton_enable_empty_final_response"
+        if not known or parameter.WhichOneof("parameter_choice") != "bool_param":
+            raise _refused_parameter("parameters", name)
+    _check_outputs(request.outputs)
     if len(request.inputs) != 1 or request.inputs[0].name not in INPUTS:
         raise _invalid("inputs", "send exactly one of `conversation` and `text`.")
     [tensor] = request.inputs
-    text = _element(tensor, request.raw_input_contents)
+    text = _text(tensor, request.raw_input_contents)
     if tensor.name == "text":
         messages = [types_pb2.Message(role=types_pb2.ROLE_USER, content=text)]
     else:
@@ -79,37 +86,107 @@ _WRITE: dict[str, Callable[[Moderation], Sequence[str]]] = {
 }
 
 
-def _element(tensor: service_pb2.ModelInferRequest.InferInputTensor, raw: Sequence[bytes]) -> str:
+def _check_outputs(
+    outputs: Sequence[service_pb2.ModelInferRequest.InferRequestedOutputTensor],
+) -> None:
+    seen = set()
+    for output in outputs:
+        name = quoted(output.name)
+        if output.name not in OUTPUTS:
+            raise _invalid("outputs", f"{name} is not an output; there are {', '.join(OUTPUTS)}.")
+        if output.name in seen:
+            raise _invalid("outputs", f"{name} is asked for more than once.")
+        seen.add(output.name)
+        for parameter in output.parameters:
+            raise _refused_parameter(f"outputs.{name}", parameter)
+
+
+def _text(tensor: service_pb2.ModelInferRequest.InferInputTensor, raw: Sequence[bytes]) -> str:
     """The one string of an input, which comes raw or as contents."""
+    for parameter in tensor.parameters:
+        raise _refused_parameter(tensor.name, parameter)
     if tensor.datatype != "BYTES":
-        raise _invalid(tensor.name, f"is {tensor.datatype}; send BYTES.")
-    if raw:
-        size = _SIZE.unpack_from(raw[0])[0] if len(raw[0]) >= _SIZE.size else -1
-        elements = [raw[0][_SIZE.size :]] if size == len(raw[0]) - _SIZE.size else []
-    else:
-        elements = list(tensor.contents.bytes_contents)
+        raise _invalid(tensor.name, f"is {quoted(tensor.datatype)}; send BYTES.")
+    if not tensor.shape or any(size != 1 for size in tensor.shape):
+        raise _invalid(tensor.name, "must have the shape [1]: a request is one conversation.")
+    elements = _elements(tensor, raw)
     if len(elements) != 1:
         raise _invalid(tensor.name, "must hold one string: a request is one conversation.")
     try:
         return elements[0].decode()
     except UnicodeDecodeError:
-        raise _invalid(tensor.name, "holds bytes that are not UTF-8. Send text.") from None
+        raise _invalid(tensor.name, wire.NOT_UTF8) from None
+
+
+def _elements(
+    tensor: service_pb2.ModelInferRequest.InferInputTensor, raw: Sequence[bytes]
+) -> list[bytes]:
+    if not raw:
+        others = [field.name for field, _ in tensor.contents.ListFields()]
+        if others not in ([], ["bytes_contents"]):
+            raise _invalid(tensor.name, "holds contents of other types; send bytes_contents only.")
+        return list(tensor.contents.bytes_contents)
+    if tensor.HasField("contents"):
+        raise _invalid(tensor.name, "has contents beside raw_input_contents; send one of them.")
+    if len(raw) != 1:
+        raise _invalid(
+            "raw_input_contents", f"has {len(raw)} elements for one input; send one each."
+        )
+    size = _SIZE.unpack_from(raw[0])[0] if len(raw[0]) >= _SIZE.size else -1
+    return [raw[0][_SIZE.size :]] if size == len(raw[0]) - _SIZE.size else []
 
 
 def _messages(text: str) -> list[types_pb2.Message]:
     try:
-        found: Any = json.loads(text)
-        return [_message(item) for item in found]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        # Objects become tuples of pairs, so that a key that appears twice is seen; arrays lists.
+        found: Any = json.loads(text, object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, tuple) for item in found):
         raise _invalid(
             "conversation", 'is not JSON of the form [{"role": "user", "content": "..."}, ...].'
-        ) from None
+        )
+    violations = [v for index, item in enumerate(found) for v in _wrong_keys(index, item)]
+    if violations:
+        raise RequestInvalid(violations)
+    return [
+        # An unknown role becomes ROLE_UNSPECIFIED, which validation refuses with the reason.
+        types_pb2.Message(
+            role=_ROLES.get(item["role"], types_pb2.ROLE_UNSPECIFIED), content=item["content"]
+        )
+        for item in map(dict, found)
+    ]
 
 
-def _message(item: dict[str, Any]) -> types_pb2.Message:
-    # An unknown role becomes ROLE_UNSPECIFIED, which validation refuses with the reason.
-    return types_pb2.Message(
-        role=_ROLES.get(item["role"], types_pb2.ROLE_UNSPECIFIED), content=item["content"]
+def _wrong_keys(index: int, item: Sequence[tuple[str, Any]]) -> Iterator[Violation]:
+    """What is wrong with one message's keys: each has a text, under `role` and `content`, once."""
+    here = f"conversation[{index}]"
+    keys = [key for key, _ in item]
+    for key in _KEYS:
+        if key not in keys:
+            yield Violation(f"{here}.{key}", "is missing.")
+    for position, (key, value) in enumerate(item):
+        path = f"{here}.{quoted(key)}"
+        if key not in _KEYS:
+            yield Violation(path, "is an unknown key; a message has `role` and `content`.")
+        elif key in keys[:position]:
+            yield Violation(path, "appears more than once.")
+        elif not isinstance(value, str) or not _is_text(value):
+            yield Violation(path, "must be text.")
+
+
+def _is_text(value: str) -> bool:
+    """JSON can spell half a surrogate pair, which is no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refused_parameter(field: str, name: str) -> RequestInvalid:
+    return _invalid(
+        field, f"{quoted(name)} is not a parameter that this server takes. Leave it out."
     )
 
 

@@ -12,7 +12,8 @@ import grpc
 from guard_core.errors import GuardError, RequestInvalid, Violation
 from guard_server.api import status, validation
 from guard_server.api.calls import Context, answering, caller_of
-from guard_server.api.decoding import M, Received, receiver
+from guard_server.api.decoding import Received
+from guard_server.api.handlers import generic_handler
 from guard_server.api.responses import response
 from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
 from guard_server.drain import Drain
@@ -20,7 +21,7 @@ from guard_server.pipeline.moderator import Moderator
 from guard_server.routing.limiter import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
-NAME = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
+SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"]
 
 
 class ModerationService:
@@ -33,46 +34,23 @@ class ModerationService:
         self.drain = drain
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The service for `grpc.aio.Server.add_generic_rpc_handlers`.
-
-        Made by hand, not by the generated function, because its requests may be unreadable in part
-        (see decoding.py).
-        """
-        return grpc.method_handlers_generic_handler(
-            NAME,
-            {
-                "Moderate": grpc.unary_unary_rpc_method_handler(
-                    self._unary,
-                    request_deserializer=receiver(pb.ModerateRequest),
-                    response_serializer=pb.ModerateResponse.SerializeToString,
-                ),
-                "BatchModerate": grpc.unary_unary_rpc_method_handler(
-                    self._batch,
-                    request_deserializer=receiver(pb.BatchModerateRequest),
-                    response_serializer=pb.BatchModerateResponse.SerializeToString,
-                ),
-                "StreamModerate": grpc.stream_stream_rpc_method_handler(
-                    self._stream,
-                    request_deserializer=receiver(pb.StreamModerateRequest),
-                    response_serializer=pb.StreamModerateResponse.SerializeToString,
-                ),
-            },
-        )
+        """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
+        return generic_handler(SERVICE, self)
 
     @answering
-    async def _unary(
+    async def Moderate(  # noqa: N802  (grpc's name, as those below)
         self, received: Received[pb.ModerateRequest], context: Context
     ) -> pb.ModerateResponse:
         return await self._moderate(
-            "Moderate", _whole(received), received.violations(), caller_of(context)
+            "Moderate", received.readable(), received.faults, caller_of(context)
         )
 
     @answering
-    async def _batch(
+    async def BatchModerate(  # noqa: N802
         self, received: Received[pb.BatchModerateRequest], context: Context
     ) -> pb.BatchModerateResponse:
-        request = _whole(received)
-        validation.batch(request)
+        request = received.readable()
+        validation.batch(request, received.own_faults)
         running = asyncio.Semaphore(MAX_IN_FLIGHT)
         caller = caller_of(context, many=True)
 
@@ -92,20 +70,20 @@ class ModerationService:
         return pb.BatchModerateResponse(items=[task.result() for task in tasks])
 
     @answering
-    async def _stream(self, _requests: object, context: Context) -> None:
+    async def StreamModerate(self, _requests: object, context: Context) -> None:  # noqa: N802
         caller = caller_of(context, many=True)
         ids = _StreamIds(self._remembered_ids)
 
         def begin(
             received: Received[pb.StreamModerateRequest],
         ) -> Coroutine[Any, Any, pb.StreamModerateResponse]:
-            return answer(_whole(received), received)
+            return answer(received.readable(), received)
 
         async def answer(
             request: pb.StreamModerateRequest, received: Received[pb.StreamModerateRequest]
         ) -> pb.StreamModerateResponse:
             try:
-                with ids.taken(request):
+                with ids.taken(request, received.own_faults):
                     found = received.violations("request.")
                     reply = await self._moderate("StreamModerate", request.request, found, caller)
                     return pb.StreamModerateResponse(id=request.id, response=reply)
@@ -134,9 +112,11 @@ class _StreamIds:
         self._answered: deque[str] = deque()
 
     @contextmanager
-    def taken(self, request: pb.StreamModerateRequest) -> Iterator[None]:
+    def taken(
+        self, request: pb.StreamModerateRequest, found: Sequence[Violation]
+    ) -> Iterator[None]:
         """The request's id is in use while the block runs. Raises RequestInvalid."""
-        validation.stream_id(request)
+        validation.stream_id(request, found)
         if request.id in self._ids:
             raise RequestInvalid([Violation("id", "was used before in this stream: take another.")])
         self._ids.add(request.id)
@@ -146,17 +126,3 @@ class _StreamIds:
             self._answered.append(request.id)
             if len(self._answered) > self._remembered:
                 self._ids.remove(self._answered.popleft())
-
-
-def _whole(received: Received[M]) -> M:
-    """The message, or RequestInvalid if the bytes hold none."""
-    if received.message is None:
-        raise RequestInvalid(
-            [
-                Violation(
-                    "request",
-                    "is not a valid qwen3guard.v1 message, or is large and contains invalid UTF-8.",
-                )
-            ]
-        )
-    return received.message

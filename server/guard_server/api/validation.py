@@ -53,29 +53,32 @@ def _read_policy(policy: types_pb2.Policy) -> Policy:
     )
 
 
-def batch(request: moderation_pb2.BatchModerateRequest) -> None:
+def batch(request: moderation_pb2.BatchModerateRequest, found: Iterable[Violation]) -> None:
     """Checks a batch's own bounds, not its items. Raises RequestInvalid."""
+    violations = list(found)
     if not 1 <= len(request.items) <= MAX_BATCH_ITEMS:
-        raise RequestInvalid(
-            [Violation("items", f"has {len(request.items)} items; send 1 to {MAX_BATCH_ITEMS}.")]
+        violations.append(
+            Violation("items", f"has {len(request.items)} items; send 1 to {MAX_BATCH_ITEMS}.")
         )
     size = request.ByteSize()
     if size > MAX_BATCH_BYTES:
-        raise RequestInvalid(
-            [
-                Violation(
-                    "items",
-                    f"hold {size} bytes; at most {MAX_BATCH_BYTES}. "
-                    "Send smaller batches, or a stream.",
-                )
-            ]
+        violations.append(
+            Violation(
+                "items",
+                f"hold {size} bytes; at most {MAX_BATCH_BYTES}. Send smaller batches, or a stream.",
+            )
         )
+    if violations:
+        raise RequestInvalid(violations)
 
 
-def stream_id(request: moderation_pb2.StreamModerateRequest) -> None:
+def stream_id(request: moderation_pb2.StreamModerateRequest, found: Iterable[Violation]) -> None:
     """Checks the form of a stream request's id. Raises RequestInvalid."""
+    violations = list(found)
     if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:
-        raise RequestInvalid([Violation("id", f"must be 1 to {MAX_ID_BYTES} bytes of UTF-8.")])
+        violations.append(Violation("id", f"must be 1 to {MAX_ID_BYTES} bytes of UTF-8."))
+    if violations:
+        raise RequestInvalid(violations)
 
 
 def _conversation(roles: Sequence[Role | None], contents: Sequence[str]) -> Iterable[Violation]:

@@ -1,0 +1,169 @@
+"""Reads a message's wire bytes for what its parsed form does not show.
+
+A protobuf parser keeps unknown fields apart, lets the last of several values win, and refuses a
+message with a string that is not UTF-8 as a whole, without a name. Here each such field is named.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from guard_core.errors import Violation
+
+UNKNOWN = "is a field that this server does not know. Upgrade the server, or leave the field out."
+REPEATED = "is in the message more than once."
+NOT_UTF8 = "holds bytes that are not UTF-8. Send text, not binary data."
+
+# To look at more of them would hold up the requests of others: 20,000 take 20 to 40 ms.
+MAX_FIELDS = 20_000
+
+_VARINT, _FIXED64, _DELIMITED, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_TYPES_WITH_SIZES = {
+    FieldDescriptor.TYPE_DOUBLE: _FIXED64,
+    FieldDescriptor.TYPE_FIXED64: _FIXED64,
+    FieldDescriptor.TYPE_SFIXED64: _FIXED64,
+    FieldDescriptor.TYPE_FLOAT: _FIXED32,
+    FieldDescriptor.TYPE_FIXED32: _FIXED32,
+    FieldDescriptor.TYPE_SFIXED32: _FIXED32,
+    FieldDescriptor.TYPE_STRING: _DELIMITED,
+    FieldDescriptor.TYPE_BYTES: _DELIMITED,
+    FieldDescriptor.TYPE_MESSAGE: _DELIMITED,
+}
+
+
+class TooManyFields(Exception):
+    """The message has more than MAX_FIELDS fields."""
+
+
+def faults(kind: type[Message], data: bytes) -> tuple[list[Violation], bytes]:
+    """The fields at fault, and the bytes with `?` for each byte of a string that is not UTF-8.
+
+    An unknown field's path ends in its number, such as `conversation[1].7`. Raises DecodeError if
+    the bytes are no message, and TooManyFields.
+    """
+    reader = _Reader(data)
+    try:
+        reader.read(cast(Descriptor, kind.DESCRIPTOR), 0, len(data), "")
+    except IndexError:
+        raise DecodeError("The message is cut off.") from None
+    return reader.faults, bytes(reader.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    wire_types: tuple[int, ...]
+    repeated: bool
+    is_text: bool
+    message: Descriptor | None
+    once: str  # fields with the same name here exclude each other
+
+
+@cache
+def _fields(kind: Descriptor) -> dict[int, _Field]:
+    return {field.number: _field(field) for field in kind.fields}
+
+
+def _field(field: FieldDescriptor) -> _Field:
+    wire_type = _TYPES_WITH_SIZES.get(field.type, _VARINT)
+    packable = field.is_repeated and wire_type != _DELIMITED
+    return _Field(
+        field.name,
+        (wire_type, _DELIMITED) if packable else (wire_type,),
+        field.is_repeated,
+        field.type == FieldDescriptor.TYPE_STRING,
+        field.message_type,
+        field.containing_oneof.name if field.containing_oneof else field.name,
+    )
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+        self.faults: list[Violation] = []
+        self._left = MAX_FIELDS
+
+    def read(self, kind: Descriptor, at: int, end: int, path: str) -> None:
+        """Reads one message between two positions."""
+        fields = _fields(kind)
+        seen: dict[str, int] = {}
+        while at < end:
+            number, wire_type, at = self._key(at)
+            start, at = self._value(number, wire_type, at, end)
+            field = fields.get(number)
+            if field is None or wire_type not in field.wire_types:
+                self.faults.append(Violation(f"{path}{number}", UNKNOWN))
+                continue
+            index = seen.get(field.once, 0)
+            seen[field.once] = index + 1
+            if index and not field.repeated:
+                self.faults.append(Violation(f"{path}{field.name}", REPEATED))
+            here = f"{path}{field.name}[{index}]" if field.repeated else f"{path}{field.name}"
+            if field.message:
+                self.read(field.message, start, at, f"{here}.")
+            elif field.is_text and not _is_utf8(self.data[start:at]):
+                self.faults.append(Violation(here, NOT_UTF8))
+                self.data[start:at] = b"?" * (at - start)
+
+    def _key(self, at: int) -> tuple[int, int, int]:
+        """The next field's number and wire type, and where its value begins."""
+        self._left -= 1
+        if self._left < 0:
+            raise TooManyFields
+        key, at = self._varint(at)
+        return key >> 3, key & 7, at
+
+    def _value(self, number: int, wire_type: int, at: int, end: int) -> tuple[int, int]:
+        """Where a value begins and ends."""
+        start = at
+        if wire_type == _VARINT:
+            _, at = self._varint(at)
+        elif wire_type == _DELIMITED:
+            length, start = self._varint(at)
+            at = start + length
+        elif wire_type == _GROUP:
+            at = self._group_end(number, at, end)
+        elif wire_type in _FIXED_SIZES:
+            at += _FIXED_SIZES[wire_type]
+        else:
+            raise DecodeError("A field has no such wire type.")
+        if at > end:
+            raise DecodeError("A field is cut off.")
+        return start, at
+
+    def _group_end(self, number: int, at: int, end: int) -> int:
+        open_groups = [number]
+        while open_groups:
+            number, wire_type, at = self._key(at)
+            if wire_type == _GROUP:
+                open_groups.append(number)
+            elif wire_type == _GROUP_END:
+                if open_groups.pop() != number:
+                    raise DecodeError("A group ends that did not begin.")
+            else:
+                _, at = self._value(number, wire_type, at, end)
+        return at
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            byte = self.data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+            shift += 7
+            if shift >= 70:
+                raise DecodeError("A number is too long.")
+
+
+def _is_utf8(data: bytes | bytearray) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
