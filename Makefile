@@ -30,7 +30,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test test-fast lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-fast: $(VENV)/.dev ## Within a minute: the tests without Triton, other lang
 
 clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, examples and tools against running servers
 	@$(BIN)/python -m pytest tests/conformance
+
+fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method: what gets a verdict was judged as sent
+	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)

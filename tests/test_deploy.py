@@ -96,7 +96,9 @@ def test_the_gateways_image_has_the_gateway_and_its_version(tmp_path: Path) -> N
 def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     yaml = YAML(typ="safe")
     [gateway, _] = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "gateway.yaml")
-    [container] = gateway["spec"]["template"]["spec"]["containers"]
+    pod = gateway["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False  # a Service called guard would set GUARD_PORT
+    [container] = pod["containers"]
     kubernetes = {each["name"]: each["value"] for each in container["env"]}
     compose = yaml.load(COMPOSE)["x-gateway"]["environment"]
     of_image = re.findall(r"(GUARD_\w+)=(\S+)", (PROJECT / "deploy/Dockerfile.gateway").read_text())

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	guard "qwen3guard/clients/go"
 	"qwen3guard/clients/go/guardpb"
@@ -87,8 +88,7 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	}
 	requests := make([]*guardpb.ModerateRequest, len(c.Requests))
 	for i, raw := range c.Requests {
-		requests[i] = new(guardpb.ModerateRequest)
-		if err := protojson.Unmarshal(raw, requests[i]); err != nil {
+		if requests[i], err = request(raw); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,6 +117,16 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	for i, expected := range c.Expect {
 		check(t, fmt.Sprint(i), expected, outcome(t, outcomes[i]))
 	}
+}
+
+// request reads a request in JSON, or its wire bytes as a string in base64.
+func request(raw json.RawMessage) (*guardpb.ModerateRequest, error) {
+	read := new(guardpb.ModerateRequest)
+	var wire []byte
+	if json.Unmarshal(raw, &wire) == nil {
+		return read, proto.Unmarshal(wire, read)
+	}
+	return read, protojson.Unmarshal(raw, read)
 }
 
 func (c *testCase) call(

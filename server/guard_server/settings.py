@@ -81,6 +81,16 @@ class Settings(BaseSettings):
         default="json", description="Format of log lines."
     )
 
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _no_service_link(cls, port: object) -> object:
+        if isinstance(port, str) and port.startswith("tcp://"):
+            raise ValueError(
+                f"{port} is no port but a link that Kubernetes sets for a Service of this name: "
+                "set enableServiceLinks: false in the pod's spec"
+            )
+        return port
+
     @field_validator("metrics_port")
     @classmethod
     def _zero_is_none(cls, port: int | None) -> int | None:

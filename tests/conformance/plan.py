@@ -1,8 +1,14 @@
 """What every language's runner executes: the cases of this folder, written out, and where to."""
 
+import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from qwen3guard.v1.moderation_pb2 import ModerateRequest
 
 CASES = Path(__file__).parent
 _TIMEOUT_S = 60.0
@@ -11,11 +17,12 @@ _TIMEOUT_S = 60.0
 def cases() -> list[dict[str, Any]]:
     """Every case with every key, in a fixed order.
 
-    name, server; call: moderate, batch or stream; requests: ModerateRequest in JSON; timeout_s of a
-    moderate or batch; cancel_after_s, 0 if not; leave_after: leave the stream after so many
-    outcomes, 0 if not; expect: for each request what its outcome holds, {"response": part} or
-    {"error": part}, where null is absent and "*" anything that is present; order: the indexes of
-    the first outcomes; ends: the error of the whole call, or null.
+    name, server; call: moderate, batch or stream; requests: ModerateRequest in JSON, or its wire
+    bytes as a string in base64; timeout_s of a moderate or batch; cancel_after_s, 0 if not;
+    leave_after: leave the stream after so many outcomes, 0 if not; expect: for each request what
+    its outcome holds, {"response": part} or {"error": part}, where null is absent and "*" anything
+    that is present; order: the indexes of the first outcomes; ends: the error of the whole call, or
+    null.
     """
     default = {
         "requests": [],
@@ -49,7 +56,10 @@ def write(path: Path, servers: dict[str, str], authority: Path) -> Path:
 
 
 def _written_out(value: Any) -> Any:
-    """Short forms: {"$repeat": text, "$times": n}, and in a list {"$of": item with "{n}", ...}."""
+    """Short forms: {"$repeat": text, "$times": n}, and in a list {"$of": item with "{n}", ...}.
+
+    {"$newer": request, "$at": path}: wire bytes with field 1000 in one of the request's messages.
+    """
     if isinstance(value, list):
         return [
             item
@@ -63,8 +73,21 @@ def _written_out(value: Any) -> Any:
     if isinstance(value, dict):
         if "$repeat" in value:
             return value["$repeat"] * value["$times"]
+        if "$newer" in value:
+            return base64.b64encode(_newer(value["$newer"], value["$at"])).decode()
         return {key: _written_out(item) for key, item in value.items()}
     return value
+
+
+def _newer(request: dict[str, Any], path: str) -> bytes:
+    """The request as a client of a newer contract would send it."""
+    whole = ParseDict(request, ModerateRequest())
+    message: Any = whole
+    for name, index in re.findall(r"(\w+)(?:\[(\d+)\])?", path):
+        message = getattr(message, name)
+        message = message[int(index)] if index else message
+    message.MergeFromString(b"\xc2\x3e\x04text")
+    return whole.SerializeToString()
 
 
 def _numbered(value: Any, number: int) -> Any:

@@ -1,6 +1,7 @@
 """The Python clients' runner, `runner.py sync|aio`; the plan's path is in GUARD_CONFORMANCE."""
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -65,7 +66,12 @@ Call = Callable[[Case, str, list[ModerateRequest]], Awaitable[list[Outcome]]]
 
 
 async def run(case: Case, target: str, call: Call) -> None:
-    requests = [ParseDict(request, ModerateRequest()) for request in case["requests"]]
+    requests = [
+        ModerateRequest.FromString(base64.b64decode(request))
+        if isinstance(request, str)
+        else ParseDict(request, ModerateRequest())
+        for request in case["requests"]
+    ]
     outcomes: list[Outcome] = []
     try:
         outcomes = await call(case, target, requests)

@@ -17,6 +17,8 @@ PROJECT = Path(__file__).parents[2]
 CLIENTS = PROJECT / "clients"
 RUNNER = Path(__file__).with_name("runner.py")
 PREVIOUS = Path(__file__).with_name("previous")
+# Nothing listens there: a client that asked a proxy for loopback would get no answer.
+NO_PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 NOT_IN_THREADS = {"the caller cancels a call"}
 
 
@@ -26,7 +28,7 @@ async def conforms(
     """Runs one runner. Gives the names of the cases that did not pass."""
     path = tmp_path / "plan.json"
     passed = await asyncio.to_thread(plan.write, path, servers.servers, servers.authority)
-    environment = {**os.environ, "GUARD_CONFORMANCE": str(path), "PYTHONPATH": python}
+    environment = {**os.environ, "GUARD_CONFORMANCE": str(path), "PYTHONPATH": python, **NO_PROXY}
     process = await asyncio.create_subprocess_exec(*command, cwd=directory, env=environment)
     assert await process.wait() == 0
     # What no caller waits for any more was stopped in the engine.

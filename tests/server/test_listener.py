@@ -122,6 +122,15 @@ def test_half_of_a_certificate_is_refused(given: dict[str, str]) -> None:
         settings(**given)
 
 
+@pytest.mark.parametrize("setting", ["port", "metrics_port"])
+def test_a_service_link_of_kubernetes_is_named(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"GUARD_{setting.upper()}", "tcp://10.0.0.1:50051")
+    with pytest.raises(ValidationError, match="enableServiceLinks"):
+        settings()
+
+
 async def test_a_port_in_use_is_an_error_that_says_so(
     tiny_serve: TinyServe, tmp_path: Path
 ) -> None:

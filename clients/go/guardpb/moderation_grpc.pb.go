@@ -44,7 +44,14 @@ const (
 //	INTERNAL            the engine failed, or the model wrote no verdict.
 //
 // Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-// kind of error as its reason.
+// kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+//
+// Upgrade servers before clients. A request with a field that the server does not know is rejected
+// with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+// in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+// repeated appears more than once. An item of a batch or a stream fails alone.
+//
+// The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
 type ModerationServiceClient interface {
 	// Judges one conversation.
 	Moderate(ctx context.Context, in *ModerateRequest, opts ...grpc.CallOption) (*ModerateResponse, error)
@@ -117,7 +124,14 @@ type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamMod
 //	INTERNAL            the engine failed, or the model wrote no verdict.
 //
 // Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-// kind of error as its reason.
+// kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+//
+// Upgrade servers before clients. A request with a field that the server does not know is rejected
+// with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+// in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+// repeated appears more than once. An item of a batch or a stream fails alone.
+//
+// The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
 type ModerationServiceServer interface {
 	// Judges one conversation.
 	Moderate(context.Context, *ModerateRequest) (*ModerateResponse, error)

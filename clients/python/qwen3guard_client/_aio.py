@@ -10,7 +10,7 @@ import grpc
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._aio_stream import AsyncStream
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, ChannelOptions, RetryBudget
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, ChannelOptions, RetryBudget, arguments
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Outcome, as_request, outcomes
 
@@ -33,12 +33,12 @@ class AsyncClient:
         options: ChannelOptions = (),
     ) -> None:
         """See Client."""
-        arguments = [*OPTIONS, *options]
+        given = arguments(target, options)
         self._channel = (
-            grpc.aio.insecure_channel(target, arguments)
+            grpc.aio.insecure_channel(target, given)
             if insecure
             else grpc.aio.secure_channel(
-                target, credentials or grpc.ssl_channel_credentials(), arguments
+                target, credentials or grpc.ssl_channel_credentials(), given
             )
         )
         self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)

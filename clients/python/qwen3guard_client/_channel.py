@@ -1,5 +1,6 @@
 """The channel's options, and how long calls are retried."""
 
+import ipaddress
 import random
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ ChannelOptions = Sequence[tuple[str, str | int]]
 """gRPC channel arguments."""
 
 # Round robin over the target's addresses, and retries of what failed with UNAVAILABLE.
-OPTIONS: ChannelOptions = [
+_OPTIONS: ChannelOptions = [
     (
         "grpc.service_config",
         (files("qwen3guard_client") / "service_config.json").read_text(encoding="utf-8"),
@@ -22,6 +23,23 @@ OPTIONS: ChannelOptions = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 ]
+
+
+def arguments(target: str, options: ChannelOptions) -> ChannelOptions:
+    """The client's own channel arguments and a caller's, which win."""
+    # As in Go and Java, an http_proxy of the environment is not asked for loopback.
+    direct = [("grpc.enable_http_proxy", 0)] if _is_loopback(target) else []
+    return [*_OPTIONS, *direct, *options]
+
+
+def _is_loopback(target: str) -> bool:
+    """Whether a target such as `localhost:50051` or `dns:///[::1]:50051` is this machine."""
+    host = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+    host = host.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def jittered(seconds: float) -> float:

@@ -9,7 +9,7 @@ import grpc
 
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, OPTIONS, ChannelOptions, RetryBudget
+from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, ChannelOptions, RetryBudget, arguments
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Outcome, as_request, outcomes
 from qwen3guard_client._stream import ThreadStream
@@ -39,13 +39,11 @@ class Client:
         `credentials` or the system's authorities. `timeout`: seconds for a call with its retries.
         `options`: gRPC channel arguments beside the client's own.
         """
-        arguments = [*OPTIONS, *options]
+        given = arguments(target, options)
         self._channel = (
-            grpc.insecure_channel(target, arguments)
+            grpc.insecure_channel(target, given)
             if insecure
-            else grpc.secure_channel(
-                target, credentials or grpc.ssl_channel_credentials(), arguments
-            )
+            else grpc.secure_channel(target, credentials or grpc.ssl_channel_credentials(), given)
         )
         self._stub = ModerationServiceStub(self._channel)
         self._timeout = timeout

@@ -40,7 +40,14 @@ class ModerationServiceStub:
     INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -81,7 +88,14 @@ class ModerationServiceServicer:
     INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     def Moderate(self, request, context):
@@ -150,7 +164,14 @@ class ModerationService:
     INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     @staticmethod

@@ -41,7 +41,14 @@ class ModerationServiceStub:
       INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     @_typing.overload
@@ -77,7 +84,14 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
       INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -109,7 +123,14 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
       INTERNAL            the engine failed, or the model wrote no verdict.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
-    kind of error as its reason.
+    kind of error as its reason. A status quotes at most 100 characters of the caller's words.
+
+    Upgrade servers before clients. A request with a field that the server does not know is rejected
+    with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
+    in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
+    repeated appears more than once. An item of a batch or a stream fails alone.
+
+    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
     """
 
     @_abc_1.abstractmethod

@@ -18,6 +18,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Base64;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
@@ -64,9 +65,7 @@ class ConformanceTest {
   private static void run(JsonObject testCase, String target, Path authority) throws Exception {
     List<ModerateRequest> requests = new ArrayList<>();
     for (JsonElement request : testCase.getAsJsonArray("requests")) {
-      var read = ModerateRequest.newBuilder();
-      JsonFormat.parser().merge(request.toString(), read);
-      requests.add(read.build());
+      requests.add(request(request));
     }
     Duration timeout = Duration.ofMillis((long) (1000 * testCase.get("timeout_s").getAsDouble()));
     Got got;
@@ -97,6 +96,16 @@ class ConformanceTest {
     for (int i = 0; i < expected.size(); i++) {
       check(Integer.toString(i), expected.get(i), json(got.outcomes.get(i)));
     }
+  }
+
+  /** A request in JSON, or its wire bytes as a string in base64. */
+  private static ModerateRequest request(JsonElement request) throws Exception {
+    if (request.isJsonPrimitive()) {
+      return ModerateRequest.parseFrom(Base64.getDecoder().decode(request.getAsString()));
+    }
+    var read = ModerateRequest.newBuilder();
+    JsonFormat.parser().merge(request.toString(), read);
+    return read.build();
   }
 
   private static Got call(JsonObject testCase, GuardClient client, List<ModerateRequest> requests)

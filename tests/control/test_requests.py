@@ -1,0 +1,36 @@
+"""What a newer `guard` asks of an older server is refused, and not done in part."""
+
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from guard_control.api import listening
+from guard_control.fleet import Fleet
+from qwen3guard.v1 import deployment_pb2 as pb
+from tests.support.gateway import fields, rich_status
+
+METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["DeploymentService"].methods]
+NO_FLEET = cast(Fleet, None)  # what is refused reaches none
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [(b"\xf8\x06\x01", "111"), (b"\xff\xff\xff", "request")],
+    ids=["an unknown field", "no message"],
+)
+async def test_a_request_is_read_whole_or_refused(
+    method: str, data: bytes, field: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with (
+        listening(NO_FLEET, 0) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        untyped: Any = channel
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in untyped.unary_stream(f"/qwen3guard.v1.DeploymentService/{method}")(data):
+                pass
+        assert not any(capfd.readouterr())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert fields(rich_status(caught.value)) == [field]

@@ -1,0 +1,207 @@
+"""What a server would not read as it was written is refused by its path."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
+from guard_server.api.decoding import receiver
+from qwen3guard.v1 import moderation_pb2 as pb
+from qwen3guard.v1 import types_pb2
+from tests.support.gateway import Client, ask, fields, rich_status
+from tests.support.wire_fields import (
+    DELIMITED,
+    FIXED32,
+    GROUP,
+    VARINT,
+    Field,
+    encode,
+    mutate,
+    parse,
+)
+
+MODERATION = "/qwen3guard.v1.ModerationService"
+KINDS: list[Any] = [
+    pb.ModerateRequest,
+    pb.BatchModerateRequest,
+    pb.StreamModerateRequest,
+    service_pb2.ModelInferRequest,
+]
+NEWER = Field(1000, DELIMITED, b"an attachment")
+
+
+def tree(message: Any) -> list[Any]:
+    """The message's fields; Any, as the types of their values depend on the message."""
+    return parse(message.SerializeToString(), message.DESCRIPTOR)
+
+
+def asked() -> list[Any]:
+    """Fields 0 and 1: two messages; field 2: a policy with a rule."""
+    request = ask("a prompt", "a response")
+    request.policy.controversial = types_pb2.CONTROVERSIAL_TREATMENT_LOOSE
+    request.policy.category_rules.add(
+        category=types_pb2.CATEGORY_PII, action=types_pb2.ACTION_BLOCK
+    )
+    return tree(request)
+
+
+async def refused(client: Client, message: list[Field], method: str = "Moderate") -> list[str]:
+    """The fields at fault of a request that is refused as a whole."""
+    channel: Any = client.channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary(f"{MODERATION}/{method}")(encode(message))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return fields(rich_status(caught.value))
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        NEWER,
+        Field(1000, VARINT, 1),
+        Field(1000, FIXED32, b"1234"),
+        Field(1000, GROUP, [Field(1, GROUP, [Field(2, VARINT, 1)])]),
+    ],
+    ids=["text", "number", "fixed", "group"],
+)
+async def test_an_unknown_field_is_named_wherever_it_is(tiny_gateway: Client, newer: Field) -> None:
+    at: dict[str, Callable[[list[Any]], list[Field]]] = {
+        "1000": lambda request: request,
+        "conversation[1].1000": lambda request: request[1].value,
+        "policy.1000": lambda request: request[2].value,
+        "policy.category_rules[0].1000": lambda request: request[2].value[1].value,
+    }
+    for path, below in at.items():
+        request = asked()
+        below(request).append(newer)
+        assert await refused(tiny_gateway, request) == [path]
+
+
+async def test_all_that_is_unknown_is_named_beside_other_faults(tiny_gateway: Client) -> None:
+    request = tree(ask("a prompt", "a response"))
+    request[0].value[1].value = b""
+    request[1].value += [NEWER, Field(9, VARINT, 1)]
+    paths = ["conversation[1].1000", "conversation[1].9", "conversation[0].content"]
+    assert await refused(tiny_gateway, request) == paths
+
+
+async def test_a_known_field_in_an_unknown_form_is_unknown(tiny_gateway: Client) -> None:
+    request = asked()
+    request[1].value.append(Field(2, VARINT, 1))  # the content as a number
+    assert await refused(tiny_gateway, request) == ["conversation[1].2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "at"), [("conversation[1].content", 1), ("conversation[1].role", 0)]
+)
+async def test_a_field_twice_is_refused(tiny_gateway: Client, path: str, at: int) -> None:
+    """protobuf lets the last one win: the first content would be judged by nobody."""
+    request = asked()
+    request[1].value.insert(0, request[0].value[at])
+    assert await refused(tiny_gateway, request) == [path]
+
+
+async def test_a_batch_item_fails_alone_and_an_envelope_as_a_whole(tiny_gateway: Client) -> None:
+    batch = tree(pb.BatchModerateRequest(items=[ask("a"), ask("b"), ask("c")]))
+    batch[1].value[0].value.append(NEWER)
+    channel: Any = tiny_gateway.channel
+    data = await channel.unary_unary(f"{MODERATION}/BatchModerate")(encode(batch))
+    reply = pb.BatchModerateResponse.FromString(data)
+    assert [item.WhichOneof("outcome") for item in reply.items] == ["response", "error", "response"]
+    assert fields(reply.items[1].error) == ["conversation[0].1000"]
+    assert await refused(tiny_gateway, [*batch, NEWER], "BatchModerate") == ["1000"]
+
+
+async def test_a_stream_request_fails_alone(tiny_gateway: Client) -> None:
+    """By what is unknown in it, in its envelope, or by an envelope that is there twice."""
+    requests = [tree(pb.StreamModerateRequest(id=str(n), request=ask("a"))) for n in range(4)]
+    requests[1][1].value.append(NEWER)
+    requests[2].append(NEWER)
+    requests[3].append(requests[0][1])
+
+    async def sent() -> AsyncIterator[bytes]:
+        for request in requests:
+            yield encode(request)
+
+    channel: Any = tiny_gateway.channel
+    call = channel.stream_stream(f"{MODERATION}/StreamModerate")(sent())
+    answers = [pb.StreamModerateResponse.FromString(data) async for data in call]
+    outcomes = {answer.id: answer for answer in answers}
+    assert outcomes["0"].WhichOneof("outcome") == "response"
+    faults = [fields(outcomes[name].error) for name in ("1", "2", "3")]
+    assert faults == [["1000"], ["1000"], ["request"]]
+
+
+async def test_what_other_libraries_write_is_read(tiny_gateway: Client) -> None:
+    """Explicit defaults, padded numbers and another order of the fields lose nothing."""
+    request = asked()
+    request[0].value[0].padding = 3
+    request[1].value.reverse()
+    request += [Field(3, VARINT, 0), Field(4, DELIMITED, b"")]
+    channel: Any = tiny_gateway.channel
+    data = await channel.unary_unary(f"{MODERATION}/Moderate")(encode(request))
+    assert pb.ModerateResponse.FromString(data).action
+
+
+async def test_many_fields_that_are_not_all_known_are_refused_at_once(tiny_gateway: Client) -> None:
+    assert await refused(tiny_gateway, [*asked(), *[Field(9, VARINT, 1)] * 100_000]) == ["request"]
+
+
+async def test_kserve_refuses_unknown_fields_too(tiny_gateway: Client) -> None:
+    request = service_pb2.ModelInferRequest(model_name="qwen3guard")
+    given_input = request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    given_input.contents.bytes_contents.append(b"a prompt")
+    infer = tree(request)
+    infer[1].value.append(NEWER)
+    ready = [*tree(service_pb2.ModelReadyRequest(name="qwen3guard")), NEWER]
+    channel: Any = tiny_gateway.channel
+    for method, message, path in (("Infer", infer, "inputs[0].1000"), ("Ready", ready, "1000")):
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/Model{method}")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(encode(message))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert fields(rich_status(caught.value)) == [path]
+
+
+def below(message: Any) -> list[Any]:
+    """The messages in a message, maps' values among them."""
+    found: list[Any] = []
+    for field, values in message.ListFields():
+        if field.message_type:
+            is_map = field.message_type.GetOptions().map_entry
+            found += values.values() if is_map else (values if field.is_repeated else [values])
+    return found
+
+
+def has_unknown(message: Any) -> bool:
+    return bool(len(UnknownFieldSet(message))) or any(map(has_unknown, below(message)))
+
+
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), changes=st.integers(0, 4))
+@settings(max_examples=300, deadline=None)
+def test_a_request_without_faults_has_nothing_unknown(kind: Any, seed: int, changes: int) -> None:
+    message = kind()
+    if kind is service_pb2.ModelInferRequest:
+        message.inputs.add(name="text", shape=[1]).contents.bytes_contents.append(b"x")
+        message.parameters["sequence_id"].int64_param = 7
+    elif kind is pb.ModerateRequest:
+        message = pb.ModerateRequest.FromString(encode(asked()))
+    elif kind is pb.BatchModerateRequest:
+        message.items.append(pb.ModerateRequest.FromString(encode(asked())))
+    else:
+        message.request.MergeFrom(ask("x"))
+    rng, changed = random.Random(seed), tree(message)
+    for _ in range(changes):
+        mutate(changed, rng)
+    data = encode(changed)
+    received = receiver(kind)(data)
+    if not received.faults:
+        assert received.message == kind.FromString(data)
+        assert not has_unknown(kind.FromString(data))
+    assert received.faults or changes or received.message == message
