@@ -4,7 +4,7 @@ GuardError
 ├── RequestInvalid        the caller's input, with the fields at fault
 ├── SlotNotAllowed        a slot was chosen where only operators may
 ├── SlotUnknown           a slot was chosen that does not exist
-├── ModelUnknown          KServe's API has one model, and another was named
+├── ModelUnknown          KServe's API has one model, and another one or version was named
 ├── Overloaded            rejected by the concurrency limiter; carries when to retry
 ├── DeadlinePassed        no verdict within the server's bound
 ├── Unavailable           no engine to ask, or the server is stopping

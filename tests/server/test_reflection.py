@@ -109,3 +109,17 @@ async def test_health_ignores_what_it_does_not_know(tiny_gateway: Client) -> Non
     """A load balancer's newer field must not take the server out of rotation."""
     channel: Any = tiny_gateway.channel
     assert await channel.unary_unary(f"/{HEALTH}/Check")(b"\x38\x01") == b"\x08\x01"
+
+
+@pytest.mark.parametrize(
+    "method", [f"{HEALTH}/Watch", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
+)
+async def test_bytes_that_are_no_message_end_a_call_and_are_not_logged(
+    tiny_gateway: Client, method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    channel: Any = tiny_gateway.channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in channel.stream_stream(f"/{method}")(iter([b"\xff\xff\xff"])):
+            pass
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not any(capfd.readouterr())

@@ -35,7 +35,8 @@ const (
 // "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
 // caller's choice. The statuses, with google.rpc details:
 //
-//	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+//	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
+//	                    fewer where their paths are long).
 //	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
 //	NOT_FOUND           the named slot does not exist.
 //	RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
@@ -115,7 +116,8 @@ type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamMod
 // "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
 // caller's choice. The statuses, with google.rpc details:
 //
-//	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+//	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
+//	                    fewer where their paths are long).
 //	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
 //	NOT_FOUND           the named slot does not exist.
 //	RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.

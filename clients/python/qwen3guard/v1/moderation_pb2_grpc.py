@@ -31,7 +31,8 @@ class ModerationServiceStub:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
+    fewer where their paths are long).
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
@@ -79,7 +80,8 @@ class ModerationServiceServicer:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
+    fewer where their paths are long).
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
@@ -155,7 +157,8 @@ class ModerationService:
     "Couldn't judge" is always an error and never a verdict; whether to fail open or closed is the
     caller's choice. The statuses, with google.rpc details:
 
-    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (at most 10).
+    INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
+    fewer where their paths are long).
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
