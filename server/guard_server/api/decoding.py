@@ -7,6 +7,7 @@ nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -17,25 +18,28 @@ from guard_server.api import wire
 M = TypeVar("M", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Received(Generic[M]):
     """A request as far as it can be read. None: it can't be read at all, and `faults` says why."""
 
     message: M | None
     faults: tuple[Violation, ...] = ()
 
-    @property
-    def own_faults(self) -> list[Violation]:
-        """What is wrong with the message's own fields, not with those of the messages in it."""
-        return [fault for fault in self.faults if "." not in fault.field]
-
     def violations(self, below: str) -> list[Violation]:
-        """What is wrong with the fields below a path such as `items[3].`, named relative to it."""
-        return [
-            Violation(fault.field.removeprefix(below), fault.description)
-            for fault in self.faults
-            if fault.field.startswith(below)
-        ]
+        """What is wrong with the message in a field such as `items[3]`, named relative to it.
+
+        Below "" is what is wrong with the message's own fields.
+        """
+        return self._by_field.get(below, [])
+
+    @cached_property
+    def _by_field(self) -> dict[str, list[Violation]]:
+        found: dict[str, list[Violation]] = {}
+        for fault in self.faults:
+            first, _, rest = fault.field.partition(".")
+            below, path = (first, rest) if rest else ("", first)
+            found.setdefault(below, []).append(Violation(path, fault.description))
+        return found
 
     def readable(self) -> M:
         """The message, which may have faults. Raises RequestInvalid if there is none."""

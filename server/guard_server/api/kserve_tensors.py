@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -17,6 +18,7 @@ OUTPUTS = {"verdict": 1, "severity": 1, "categories": -1, "refusal": 1, "action"
 
 _ROLES = {str(role): number for number, role in enums.ROLE_OF.items()}
 _KEYS = ("role", "content")
+_MAX_VIOLATIONS = 100
 _REFUSALS = {True: "Yes", False: "No", None: ""}
 _SIZE = struct.Struct("<I")  # before each element of a BYTES tensor
 
@@ -146,8 +148,9 @@ def _messages(text: str) -> list[types_pb2.Message]:
         raise _invalid(
             "conversation", 'is not JSON of the form [{"role": "user", "content": "..."}, ...].'
         )
-    violations = [v for index, item in enumerate(found) for v in _wrong_keys(index, item)]
-    if violations:
+    wrong = (fault for index, item in enumerate(found) for fault in _wrong_keys(index, item))
+    # Four MiB can hold a million of them, and to name all would hold up the requests of others.
+    if violations := list(islice(wrong, _MAX_VIOLATIONS)):
         raise RequestInvalid(violations)
     return [
         # An unknown role becomes ROLE_UNSPECIFIED, which validation refuses with the reason.
@@ -161,18 +164,18 @@ def _messages(text: str) -> list[types_pb2.Message]:
 def _wrong_keys(index: int, item: Sequence[tuple[str, Any]]) -> Iterator[Violation]:
     """What is wrong with one message's keys: each has a text, under `role` and `content`, once."""
     here = f"conversation[{index}]"
-    keys = [key for key, _ in item]
-    for key in _KEYS:
-        if key not in keys:
-            yield Violation(f"{here}.{key}", "is missing.")
-    for position, (key, value) in enumerate(item):
+    given = dict(item)
+    yield from (Violation(f"{here}.{key}", "is missing.") for key in _KEYS if key not in given)
+    seen = set()
+    for key, value in item:
         path = f"{here}.{quoted(key)}"
         if key not in _KEYS:
             yield Violation(path, "is an unknown key; a message has `role` and `content`.")
-        elif key in keys[:position]:
+        elif key in seen:
             yield Violation(path, "appears more than once.")
         elif not isinstance(value, str) or not _is_text(value):
             yield Violation(path, "must be text.")
+        seen.add(key)
 
 
 def _is_text(value: str) -> bool:

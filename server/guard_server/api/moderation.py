@@ -50,14 +50,14 @@ class ModerationService:
         self, received: Received[pb.BatchModerateRequest], context: Context
     ) -> pb.BatchModerateResponse:
         request = received.readable()
-        validation.batch(request, received.own_faults)
+        validation.batch(request, received.violations(""))
         running = asyncio.Semaphore(MAX_IN_FLIGHT)
         caller = caller_of(context, many=True)
 
         async def moderate(index: int, item: pb.ModerateRequest) -> pb.BatchModerateItem:
             async with running:
                 try:
-                    found = received.violations(f"items[{index}].")
+                    found = received.violations(f"items[{index}]")
                     reply = await self._moderate("BatchModerate", item, found, caller)
                     return pb.BatchModerateItem(response=reply)
                 except GuardError as error:
@@ -83,8 +83,8 @@ class ModerationService:
             request: pb.StreamModerateRequest, received: Received[pb.StreamModerateRequest]
         ) -> pb.StreamModerateResponse:
             try:
-                with ids.taken(request, received.own_faults):
-                    found = received.violations("request.")
+                with ids.taken(request, received.violations("")):
+                    found = received.violations("request")
                     reply = await self._moderate("StreamModerate", request.request, found, caller)
                     return pb.StreamModerateResponse(id=request.id, response=reply)
             except GuardError as error:
