@@ -30,6 +30,8 @@ from tests.support.gateway import Client, ask, gateway
 from tests.support.slots import TINY
 from tests.support.wire_fields import Field, encode, mutate, parse
 
+pytestmark = pytest.mark.slow
+
 INPUTS = int(os.environ.get("GUARD_FUZZ_INPUTS", "3000"))
 SEED = int(os.environ.get("GUARD_FUZZ_SEED", "18"))
 AT_ONCE = 32
@@ -270,11 +272,14 @@ def _said(element: str, *, is_json: bool) -> Iterator[str]:
 
 
 def check_parameters(message: Any) -> None:
+    """What KServe's messages have beside a text is known, too."""
     if isinstance(message, service_pb2.ModelInferRequest):
         assert set(message.parameters) <= {EMPTY_FINAL}
         assert message.model_version in {"", "1"}
         assert not any(part.parameters for part in (*message.inputs, *message.outputs))
         assert set(message.inputs[0].shape) == {1}
+        contents = message.inputs[0].contents.ListFields()
+        assert [field.name for field, _ in contents] in ([], ["bytes_contents"])
 
 
 class Fuzz:

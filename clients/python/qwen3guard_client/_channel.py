@@ -35,7 +35,7 @@ def arguments(target: str, options: ChannelOptions) -> ChannelOptions:
 def _is_loopback(target: str) -> bool:
     """Whether a target such as `localhost:50051` or `dns:///[::1]:50051` is this machine."""
     host = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
-    host = host.rpartition(":")[0].strip("[]")
+    host = host.rsplit(":", 1)[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
