@@ -11,7 +11,7 @@ from guard_control.gateway_workers import Workers, WorkerSnapshot
 from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
-from guard_core.errors import SlotInvalid
+from guard_core.errors import SlotInvalid, quoted
 from guard_core.slot import traffic as traffic_file
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 
@@ -66,7 +66,7 @@ class Fleet:
         """Raises NoSuchSlot."""
         if name not in self.traffic.slots:
             known = ", ".join(sorted(self.traffic.slots))
-            raise NoSuchSlot(f"No slot named {name!r} runs; there are: {known}.")
+            raise NoSuchSlot(f"No slot named {quoted(name)!r} runs; there are: {known}.")
 
     def set_rollback_target(self, name: str) -> None:
         """Keeps, also across a restart, that a rollback goes back to this slot.
