@@ -10,6 +10,7 @@ from guard_core.engine.client import EngineClient
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.slot_files import SlotFiles
 from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
+from guard_core.verdict.markers import Markers
 
 # Longer texts are tokenized beside the event loop (tokenizers releases Python's lock).
 _LONG_TEXT = 8192
@@ -43,6 +44,7 @@ class Slot:
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
         self.prompt = files.prompt
+        self.markers = Markers(self.prompt)
         self.engine = EngineClient(triton, manifest.engine.triton_model)
         self.decoder = VerdictDecoder(
             self.prompt,

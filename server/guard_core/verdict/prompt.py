@@ -10,9 +10,11 @@ frame's constant ends are tokenized once, where that is proven to change no id: 
 
 import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -54,6 +56,7 @@ class Prompt:
             self._tokenizer = Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
         except Exception as error:  # jinja2's own errors; tokenizers raises bare Exception
             raise SlotInvalid(f"The slot's template or tokenizer can't be read: {error}") from error
+        self.normal = self._normalization(description.get("normalizer"))
         self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
         longest_first = sorted(self.added_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -81,6 +84,13 @@ class Prompt:
             ids += piece.tail
         return ids
 
+    def literals(self, roles: tuple[Role, ...]) -> tuple[str, ...]:
+        """The template's own text before, between and after the contents of such messages.
+
+        Raises SlotInvalid if the template can't render them.
+        """
+        return tuple(_PLACEHOLDERS.split(self._rendered(roles))[::2])
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no special token comes out, whatever the text holds."""
         # The batch's call leaves out offsets, which are not needed here.
@@ -103,7 +113,8 @@ class Prompt:
             for token, is_known in zip(ids, known, strict=True)
         )
 
-    def _render(self, roles: tuple[Role, ...]) -> tuple[_Piece, ...]:
+    def _rendered(self, roles: tuple[Role, ...]) -> str:
+        """The template with a placeholder for each content, in their order."""
         messages = [
             {"role": role, "content": _PLACEHOLDER.format(index)}
             for index, role in enumerate(roles)
@@ -115,6 +126,10 @@ class Prompt:
         found = [int(index) for index in _PLACEHOLDERS.findall(rendered)]
         if found != list(range(len(roles))):
             raise SlotInvalid(f"The slot's template drops or reorders messages of {roles}.")
+        return rendered
+
+    def _render(self, roles: tuple[Role, ...]) -> tuple[_Piece, ...]:
+        rendered = self._rendered(roles)
         pieces: list[_Piece] = []
         start = 0
         for match in self._special.finditer(rendered):
@@ -139,6 +154,16 @@ class Prompt:
                 self.encode(last[tail:]),
             )
         ]
+
+    def _normalization(self, kind: dict[str, Any] | None) -> Callable[[str], str]:
+        """What the tokenizer does to text first: texts that it makes equal have equal ids."""
+        normalizer = self._tokenizer.normalizer
+        if kind is None or normalizer is None:
+            return str
+        if kind == {"type": "NFC"}:
+            # Python's takes 0.5 us for 200 characters where the tokenizer's takes 16 us.
+            return partial(unicodedata.normalize, "NFC")
+        return lambda text: str(normalizer.normalize_str(text))
 
     def _check_content_stays_text(self) -> None:
         ids = frozenset(self.added_tokens.values())
