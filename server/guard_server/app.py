@@ -18,6 +18,7 @@ from guard_server.api.reflection import Reflection
 from guard_server.drain import Drain
 from guard_server.listening import cannot_listen
 from guard_server.pipeline.cache import VerdictCache
+from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
@@ -94,12 +95,14 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     observers: list[Observer] = [statistics]
     if metrics is not None:
         observers += metrics, ShadowMetrics(metrics.registry)
-    shadow = Shadow(router, observers, settings.request_timeout_s)
+    judge = Judge(settings.markers)
+    shadow = Shadow(router, judge, observers, settings.request_timeout_s)
     cache = None
     if settings.cache_mib:
         cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
     moderator = Moderator(
         router,
+        judge,
         shadow,
         cache,
         observers,

@@ -7,6 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from guard_core.verdict.readings import MarkerTreatment
+
 
 class Settings(BaseSettings):
     """Safe by default: loopback only, no content in logs, operators' choices off."""
@@ -34,6 +36,11 @@ class Settings(BaseSettings):
         default=None, description="PEM authorities: clients must have a certificate from one."
     )
     insecure: bool = Field(default=False, description="Allow plain text off loopback.")
+    markers: MarkerTreatment = Field(
+        default=MarkerTreatment.JUDGE_PARTS,
+        description="What is done with content that holds the text which the slot's template puts "
+        "between messages, where a request does not say it.",
+    )
     allow_slot_choice: bool = Field(default=False, description="Allow callers to name a slot.")
     strict_completion: bool = Field(
         default=False,

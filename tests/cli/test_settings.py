@@ -27,6 +27,7 @@ VALUES = {
     "tls_key": ("a.pem", "b.pem"),
     "tls_client_ca": ("a.pem", "b.pem"),
     "insecure": ("true", "false"),
+    "markers": ("refuse", "as_text"),
     "allow_slot_choice": ("true", "false"),
     "strict_completion": ("true", "false"),
     "request_timeout_s": ("0.5", "7"),

@@ -40,7 +40,10 @@ type ModerateRequest struct {
 	// Keeps a caller on one slot during a rollout: the same slot judges all requests with the same
 	// key while the traffic weights stay, and a change of weights moves as few keys as possible. At
 	// most 128 bytes. Empty: each request draws a slot at random, by weight.
-	RoutingKey    string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
+	RoutingKey string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
+	// What to do if a content holds text that the model's template puts between messages, so that one
+	// message reads as several. Not given: the server's setting.
+	Markers       MarkerTreatment `protobuf:"varint,6,opt,name=markers,proto3,enum=qwen3guard.v1.MarkerTreatment" json:"markers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,6 +113,13 @@ func (x *ModerateRequest) GetRoutingKey() string {
 	return ""
 }
 
+func (x *ModerateRequest) GetMarkers() MarkerTreatment {
+	if x != nil {
+		return x.Markers
+	}
+	return MarkerTreatment_MARKER_TREATMENT_UNSPECIFIED
+}
+
 // A verdict, and the action that the policy derives from it.
 type ModerateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -122,7 +132,10 @@ type ModerateResponse struct {
 	// The verdict's cost in tokens and engine calls.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The time of each stage.
-	Timings       *Timings `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
+	Timings *Timings `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
+	// Present only if contents hold the template's markers, so that more than one judgement was made.
+	// The verdict, its scores and the action are those of one of them; `usage` sums over all.
+	Judgements    *Judgements `protobuf:"bytes,6,opt,name=judgements,proto3" json:"judgements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +201,13 @@ func (x *ModerateResponse) GetUsage() *Usage {
 func (x *ModerateResponse) GetTimings() *Timings {
 	if x != nil {
 		return x.Timings
+	}
+	return nil
+}
+
+func (x *ModerateResponse) GetJudgements() *Judgements {
+	if x != nil {
+		return x.Judgements
 	}
 	return nil
 }
@@ -528,7 +548,7 @@ var File_qwen3guard_v1_moderation_proto protoreflect.FileDescriptor
 
 const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\n" +
-	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xd2\x01\n" +
+	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n" +
 	"\x0fModerateRequest\x12:\n" +
 	"\fconversation\x18\x01 \x03(\v2\x16.qwen3guard.v1.MessageR\fconversation\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n" +
@@ -536,13 +556,17 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"withScores\x12\x12\n" +
 	"\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n" +
 	"\vrouting_key\x18\x05 \x01(\tR\n" +
-	"routingKey\"\x81\x02\n" +
+	"routingKey\x128\n" +
+	"\amarkers\x18\x06 \x01(\x0e2\x1e.qwen3guard.v1.MarkerTreatmentR\amarkers\"\xbc\x02\n" +
 	"\x10ModerateResponse\x120\n" +
 	"\averdict\x18\x01 \x01(\v2\x16.qwen3guard.v1.VerdictR\averdict\x12-\n" +
 	"\x06action\x18\x02 \x01(\x0e2\x15.qwen3guard.v1.ActionR\x06action\x12.\n" +
 	"\x05model\x18\x03 \x01(\v2\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n" +
 	"\x05usage\x18\x04 \x01(\v2\x14.qwen3guard.v1.UsageR\x05usage\x120\n" +
-	"\atimings\x18\x05 \x01(\v2\x16.qwen3guard.v1.TimingsR\atimings\"L\n" +
+	"\atimings\x18\x05 \x01(\v2\x16.qwen3guard.v1.TimingsR\atimings\x129\n" +
+	"\n" +
+	"judgements\x18\x06 \x01(\v2\x19.qwen3guard.v1.JudgementsR\n" +
+	"judgements\"L\n" +
 	"\x14BatchModerateRequest\x124\n" +
 	"\x05items\x18\x01 \x03(\v2\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n" +
 	"\x11BatchModerateItem\x12=\n" +
@@ -588,39 +612,43 @@ var file_qwen3guard_v1_moderation_proto_goTypes = []any{
 	(*StreamModerateResponse)(nil), // 6: qwen3guard.v1.StreamModerateResponse
 	(*Message)(nil),                // 7: qwen3guard.v1.Message
 	(*Policy)(nil),                 // 8: qwen3guard.v1.Policy
-	(*Verdict)(nil),                // 9: qwen3guard.v1.Verdict
-	(Action)(0),                    // 10: qwen3guard.v1.Action
-	(*ModelInfo)(nil),              // 11: qwen3guard.v1.ModelInfo
-	(*Usage)(nil),                  // 12: qwen3guard.v1.Usage
-	(*Timings)(nil),                // 13: qwen3guard.v1.Timings
-	(*status.Status)(nil),          // 14: google.rpc.Status
+	(MarkerTreatment)(0),           // 9: qwen3guard.v1.MarkerTreatment
+	(*Verdict)(nil),                // 10: qwen3guard.v1.Verdict
+	(Action)(0),                    // 11: qwen3guard.v1.Action
+	(*ModelInfo)(nil),              // 12: qwen3guard.v1.ModelInfo
+	(*Usage)(nil),                  // 13: qwen3guard.v1.Usage
+	(*Timings)(nil),                // 14: qwen3guard.v1.Timings
+	(*Judgements)(nil),             // 15: qwen3guard.v1.Judgements
+	(*status.Status)(nil),          // 16: google.rpc.Status
 }
 var file_qwen3guard_v1_moderation_proto_depIdxs = []int32{
 	7,  // 0: qwen3guard.v1.ModerateRequest.conversation:type_name -> qwen3guard.v1.Message
 	8,  // 1: qwen3guard.v1.ModerateRequest.policy:type_name -> qwen3guard.v1.Policy
-	9,  // 2: qwen3guard.v1.ModerateResponse.verdict:type_name -> qwen3guard.v1.Verdict
-	10, // 3: qwen3guard.v1.ModerateResponse.action:type_name -> qwen3guard.v1.Action
-	11, // 4: qwen3guard.v1.ModerateResponse.model:type_name -> qwen3guard.v1.ModelInfo
-	12, // 5: qwen3guard.v1.ModerateResponse.usage:type_name -> qwen3guard.v1.Usage
-	13, // 6: qwen3guard.v1.ModerateResponse.timings:type_name -> qwen3guard.v1.Timings
-	0,  // 7: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
-	1,  // 8: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
-	14, // 9: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
-	3,  // 10: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
-	0,  // 11: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
-	1,  // 12: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
-	14, // 13: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
-	0,  // 14: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
-	2,  // 15: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
-	5,  // 16: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
-	1,  // 17: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
-	4,  // 18: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
-	6,  // 19: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	9,  // 2: qwen3guard.v1.ModerateRequest.markers:type_name -> qwen3guard.v1.MarkerTreatment
+	10, // 3: qwen3guard.v1.ModerateResponse.verdict:type_name -> qwen3guard.v1.Verdict
+	11, // 4: qwen3guard.v1.ModerateResponse.action:type_name -> qwen3guard.v1.Action
+	12, // 5: qwen3guard.v1.ModerateResponse.model:type_name -> qwen3guard.v1.ModelInfo
+	13, // 6: qwen3guard.v1.ModerateResponse.usage:type_name -> qwen3guard.v1.Usage
+	14, // 7: qwen3guard.v1.ModerateResponse.timings:type_name -> qwen3guard.v1.Timings
+	15, // 8: qwen3guard.v1.ModerateResponse.judgements:type_name -> qwen3guard.v1.Judgements
+	0,  // 9: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
+	1,  // 10: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
+	16, // 11: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
+	3,  // 12: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
+	0,  // 13: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
+	1,  // 14: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
+	16, // 15: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
+	0,  // 16: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
+	2,  // 17: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
+	5,  // 18: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
+	1,  // 19: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
+	4,  // 20: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
+	6,  // 21: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_moderation_proto_init() }

@@ -440,6 +440,127 @@ func (ControversialTreatment) EnumDescriptor() ([]byte, []int) {
 	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
+// How to treat contents that hold markers. A marker is text that the template of the slot's model
+// puts between two messages, such as "\n\nASSISTANT: ": a message that holds one reads as several
+// messages to the model, which would judge only the last of them.
+type MarkerTreatment int32
+
+const (
+	// The server's setting, which is to judge the parts by default.
+	MarkerTreatment_MARKER_TREATMENT_UNSPECIFIED MarkerTreatment = 0
+	// Judge the conversation as it is, and each part between markers of the last message in that
+	// message's place. More than eight parts are not judged one by one: instead of them, and also if
+	// earlier messages hold markers, the whole conversation is judged once more with a dash
+	// inserted in every marker. The strictest action wins, then the strictest severity, then the
+	// conversation as it is. Each judgement waits for its own turn in the queue; if one fails, the
+	// request fails.
+	MarkerTreatment_MARKER_TREATMENT_JUDGE_PARTS MarkerTreatment = 1
+	// Reject the request with INVALID_ARGUMENT.
+	MarkerTreatment_MARKER_TREATMENT_REFUSE MarkerTreatment = 2
+	// Judge the conversation as it is, and nothing else, as the model's official recipe does.
+	MarkerTreatment_MARKER_TREATMENT_AS_TEXT MarkerTreatment = 3
+)
+
+// Enum value maps for MarkerTreatment.
+var (
+	MarkerTreatment_name = map[int32]string{
+		0: "MARKER_TREATMENT_UNSPECIFIED",
+		1: "MARKER_TREATMENT_JUDGE_PARTS",
+		2: "MARKER_TREATMENT_REFUSE",
+		3: "MARKER_TREATMENT_AS_TEXT",
+	}
+	MarkerTreatment_value = map[string]int32{
+		"MARKER_TREATMENT_UNSPECIFIED": 0,
+		"MARKER_TREATMENT_JUDGE_PARTS": 1,
+		"MARKER_TREATMENT_REFUSE":      2,
+		"MARKER_TREATMENT_AS_TEXT":     3,
+	}
+)
+
+func (x MarkerTreatment) Enum() *MarkerTreatment {
+	p := new(MarkerTreatment)
+	*p = x
+	return p
+}
+
+func (x MarkerTreatment) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MarkerTreatment) Descriptor() protoreflect.EnumDescriptor {
+	return file_qwen3guard_v1_types_proto_enumTypes[7].Descriptor()
+}
+
+func (MarkerTreatment) Type() protoreflect.EnumType {
+	return &file_qwen3guard_v1_types_proto_enumTypes[7]
+}
+
+func (x MarkerTreatment) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MarkerTreatment.Descriptor instead.
+func (MarkerTreatment) EnumDescriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
+}
+
+// What was judged in one of several judgements of a conversation.
+type Reading int32
+
+const (
+	// Never sent.
+	Reading_READING_UNSPECIFIED Reading = 0
+	// The conversation as it is.
+	Reading_READING_AS_RENDERED Reading = 1
+	// One part between the markers of the last message, in that message's place.
+	Reading_READING_PART Reading = 2
+	// The whole conversation with a dash inserted in every marker.
+	Reading_READING_DEFUSED Reading = 3
+)
+
+// Enum value maps for Reading.
+var (
+	Reading_name = map[int32]string{
+		0: "READING_UNSPECIFIED",
+		1: "READING_AS_RENDERED",
+		2: "READING_PART",
+		3: "READING_DEFUSED",
+	}
+	Reading_value = map[string]int32{
+		"READING_UNSPECIFIED": 0,
+		"READING_AS_RENDERED": 1,
+		"READING_PART":        2,
+		"READING_DEFUSED":     3,
+	}
+)
+
+func (x Reading) Enum() *Reading {
+	p := new(Reading)
+	*p = x
+	return p
+}
+
+func (x Reading) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Reading) Descriptor() protoreflect.EnumDescriptor {
+	return file_qwen3guard_v1_types_proto_enumTypes[8].Descriptor()
+}
+
+func (Reading) Type() protoreflect.EnumType {
+	return &file_qwen3guard_v1_types_proto_enumTypes[8]
+}
+
+func (x Reading) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Reading.Descriptor instead.
+func (Reading) EnumDescriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
 // How decoding of the verdict ended.
 type Completion int32
 
@@ -478,11 +599,11 @@ func (x Completion) String() string {
 }
 
 func (Completion) Descriptor() protoreflect.EnumDescriptor {
-	return file_qwen3guard_v1_types_proto_enumTypes[7].Descriptor()
+	return file_qwen3guard_v1_types_proto_enumTypes[9].Descriptor()
 }
 
 func (Completion) Type() protoreflect.EnumType {
-	return &file_qwen3guard_v1_types_proto_enumTypes[7]
+	return &file_qwen3guard_v1_types_proto_enumTypes[9]
 }
 
 func (x Completion) Number() protoreflect.EnumNumber {
@@ -491,7 +612,7 @@ func (x Completion) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Completion.Descriptor instead.
 func (Completion) EnumDescriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 // One message of a conversation.
@@ -665,6 +786,71 @@ func (x *Policy) GetCategoryRules() []*CategoryRule {
 	return nil
 }
 
+// The judgements of a conversation whose contents hold markers, and the one that is the answer.
+type Judgements struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of judgements, including that of the conversation as it is.
+	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// What was judged in the judgement that is the answer.
+	Reading Reading `protobuf:"varint,2,opt,name=reading,proto3,enum=qwen3guard.v1.Reading" json:"reading,omitempty"`
+	// Index of the part that is the answer, from 0. Parts of white space only are not counted. Only
+	// with READING_PART.
+	Part          *uint32 `protobuf:"varint,3,opt,name=part,proto3,oneof" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Judgements) Reset() {
+	*x = Judgements{}
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Judgements) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Judgements) ProtoMessage() {}
+
+func (x *Judgements) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Judgements.ProtoReflect.Descriptor instead.
+func (*Judgements) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Judgements) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Judgements) GetReading() Reading {
+	if x != nil {
+		return x.Reading
+	}
+	return Reading_READING_UNSPECIFIED
+}
+
+func (x *Judgements) GetPart() uint32 {
+	if x != nil && x.Part != nil {
+		return *x.Part
+	}
+	return 0
+}
+
 // The model's probabilities of the three severities at the token where it writes the severity. They
 // sum to 1.
 type Scores struct {
@@ -681,7 +867,7 @@ type Scores struct {
 
 func (x *Scores) Reset() {
 	*x = Scores{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[3]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +879,7 @@ func (x *Scores) String() string {
 func (*Scores) ProtoMessage() {}
 
 func (x *Scores) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[3]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +892,7 @@ func (x *Scores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scores.ProtoReflect.Descriptor instead.
 func (*Scores) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Scores) GetSafe() float32 {
@@ -750,7 +936,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[4]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +948,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[4]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +961,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Verdict) GetMode() Mode {
@@ -831,7 +1017,7 @@ type ModelInfo struct {
 
 func (x *ModelInfo) Reset() {
 	*x = ModelInfo{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +1029,7 @@ func (x *ModelInfo) String() string {
 func (*ModelInfo) ProtoMessage() {}
 
 func (x *ModelInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1042,7 @@ func (x *ModelInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelInfo.ProtoReflect.Descriptor instead.
 func (*ModelInfo) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{5}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ModelInfo) GetName() string {
@@ -913,7 +1099,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1111,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1124,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Usage) GetPromptTokens() uint32 {
@@ -1018,7 +1204,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1216,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1229,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Timings) GetValidateUs() uint64 {
@@ -1101,7 +1287,13 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"\x06action\x18\x02 \x01(\x0e2\x15.qwen3guard.v1.ActionR\x06action\"\x99\x01\n" +
 	"\x06Policy\x12K\n" +
 	"\rcontroversial\x18\x01 \x01(\x0e2%.qwen3guard.v1.ControversialTreatmentR\rcontroversial\x12B\n" +
-	"\x0ecategory_rules\x18\x02 \x03(\v2\x1b.qwen3guard.v1.CategoryRuleR\rcategoryRules\"Z\n" +
+	"\x0ecategory_rules\x18\x02 \x03(\v2\x1b.qwen3guard.v1.CategoryRuleR\rcategoryRules\"v\n" +
+	"\n" +
+	"Judgements\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x120\n" +
+	"\areading\x18\x02 \x01(\x0e2\x16.qwen3guard.v1.ReadingR\areading\x12\x17\n" +
+	"\x04part\x18\x03 \x01(\rH\x00R\x04part\x88\x01\x01B\a\n" +
+	"\x05_part\"Z\n" +
 	"\x06Scores\x12\x12\n" +
 	"\x04safe\x18\x01 \x01(\x02R\x04safe\x12$\n" +
 	"\rcontroversial\x18\x02 \x01(\x02R\rcontroversial\x12\x16\n" +
@@ -1181,7 +1373,17 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"#CONTROVERSIAL_TREATMENT_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eCONTROVERSIAL_TREATMENT_STRICT\x10\x01\x12!\n" +
 	"\x1dCONTROVERSIAL_TREATMENT_LOOSE\x10\x02\x12\"\n" +
-	"\x1eCONTROVERSIAL_TREATMENT_REVIEW\x10\x03*V\n" +
+	"\x1eCONTROVERSIAL_TREATMENT_REVIEW\x10\x03*\x90\x01\n" +
+	"\x0fMarkerTreatment\x12 \n" +
+	"\x1cMARKER_TREATMENT_UNSPECIFIED\x10\x00\x12 \n" +
+	"\x1cMARKER_TREATMENT_JUDGE_PARTS\x10\x01\x12\x1b\n" +
+	"\x17MARKER_TREATMENT_REFUSE\x10\x02\x12\x1c\n" +
+	"\x18MARKER_TREATMENT_AS_TEXT\x10\x03*b\n" +
+	"\aReading\x12\x17\n" +
+	"\x13READING_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13READING_AS_RENDERED\x10\x01\x12\x10\n" +
+	"\fREADING_PART\x10\x02\x12\x13\n" +
+	"\x0fREADING_DEFUSED\x10\x03*V\n" +
 	"\n" +
 	"Completion\x12\x1a\n" +
 	"\x16COMPLETION_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -1201,8 +1403,8 @@ func file_qwen3guard_v1_types_proto_rawDescGZIP() []byte {
 	return file_qwen3guard_v1_types_proto_rawDescData
 }
 
-var file_qwen3guard_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_qwen3guard_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_qwen3guard_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_qwen3guard_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_qwen3guard_v1_types_proto_goTypes = []any{
 	(Role)(0),                   // 0: qwen3guard.v1.Role
 	(Mode)(0),                   // 1: qwen3guard.v1.Mode
@@ -1211,33 +1413,37 @@ var file_qwen3guard_v1_types_proto_goTypes = []any{
 	(Refusal)(0),                // 4: qwen3guard.v1.Refusal
 	(Action)(0),                 // 5: qwen3guard.v1.Action
 	(ControversialTreatment)(0), // 6: qwen3guard.v1.ControversialTreatment
-	(Completion)(0),             // 7: qwen3guard.v1.Completion
-	(*Message)(nil),             // 8: qwen3guard.v1.Message
-	(*CategoryRule)(nil),        // 9: qwen3guard.v1.CategoryRule
-	(*Policy)(nil),              // 10: qwen3guard.v1.Policy
-	(*Scores)(nil),              // 11: qwen3guard.v1.Scores
-	(*Verdict)(nil),             // 12: qwen3guard.v1.Verdict
-	(*ModelInfo)(nil),           // 13: qwen3guard.v1.ModelInfo
-	(*Usage)(nil),               // 14: qwen3guard.v1.Usage
-	(*Timings)(nil),             // 15: qwen3guard.v1.Timings
+	(MarkerTreatment)(0),        // 7: qwen3guard.v1.MarkerTreatment
+	(Reading)(0),                // 8: qwen3guard.v1.Reading
+	(Completion)(0),             // 9: qwen3guard.v1.Completion
+	(*Message)(nil),             // 10: qwen3guard.v1.Message
+	(*CategoryRule)(nil),        // 11: qwen3guard.v1.CategoryRule
+	(*Policy)(nil),              // 12: qwen3guard.v1.Policy
+	(*Judgements)(nil),          // 13: qwen3guard.v1.Judgements
+	(*Scores)(nil),              // 14: qwen3guard.v1.Scores
+	(*Verdict)(nil),             // 15: qwen3guard.v1.Verdict
+	(*ModelInfo)(nil),           // 16: qwen3guard.v1.ModelInfo
+	(*Usage)(nil),               // 17: qwen3guard.v1.Usage
+	(*Timings)(nil),             // 18: qwen3guard.v1.Timings
 }
 var file_qwen3guard_v1_types_proto_depIdxs = []int32{
 	0,  // 0: qwen3guard.v1.Message.role:type_name -> qwen3guard.v1.Role
 	3,  // 1: qwen3guard.v1.CategoryRule.category:type_name -> qwen3guard.v1.Category
 	5,  // 2: qwen3guard.v1.CategoryRule.action:type_name -> qwen3guard.v1.Action
 	6,  // 3: qwen3guard.v1.Policy.controversial:type_name -> qwen3guard.v1.ControversialTreatment
-	9,  // 4: qwen3guard.v1.Policy.category_rules:type_name -> qwen3guard.v1.CategoryRule
-	1,  // 5: qwen3guard.v1.Verdict.mode:type_name -> qwen3guard.v1.Mode
-	2,  // 6: qwen3guard.v1.Verdict.severity:type_name -> qwen3guard.v1.Severity
-	3,  // 7: qwen3guard.v1.Verdict.categories:type_name -> qwen3guard.v1.Category
-	4,  // 8: qwen3guard.v1.Verdict.refusal:type_name -> qwen3guard.v1.Refusal
-	11, // 9: qwen3guard.v1.Verdict.scores:type_name -> qwen3guard.v1.Scores
-	7,  // 10: qwen3guard.v1.Usage.completion:type_name -> qwen3guard.v1.Completion
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	11, // 4: qwen3guard.v1.Policy.category_rules:type_name -> qwen3guard.v1.CategoryRule
+	8,  // 5: qwen3guard.v1.Judgements.reading:type_name -> qwen3guard.v1.Reading
+	1,  // 6: qwen3guard.v1.Verdict.mode:type_name -> qwen3guard.v1.Mode
+	2,  // 7: qwen3guard.v1.Verdict.severity:type_name -> qwen3guard.v1.Severity
+	3,  // 8: qwen3guard.v1.Verdict.categories:type_name -> qwen3guard.v1.Category
+	4,  // 9: qwen3guard.v1.Verdict.refusal:type_name -> qwen3guard.v1.Refusal
+	14, // 10: qwen3guard.v1.Verdict.scores:type_name -> qwen3guard.v1.Scores
+	9,  // 11: qwen3guard.v1.Usage.completion:type_name -> qwen3guard.v1.Completion
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_types_proto_init() }
@@ -1245,14 +1451,15 @@ func file_qwen3guard_v1_types_proto_init() {
 	if File_qwen3guard_v1_types_proto != nil {
 		return
 	}
-	file_qwen3guard_v1_types_proto_msgTypes[4].OneofWrappers = []any{}
+	file_qwen3guard_v1_types_proto_msgTypes[3].OneofWrappers = []any{}
+	file_qwen3guard_v1_types_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qwen3guard_v1_types_proto_rawDesc), len(file_qwen3guard_v1_types_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   8,
+			NumEnums:      10,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

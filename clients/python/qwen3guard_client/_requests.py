@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qwen3guard.v1.moderation_pb2 import BatchModerateResponse, ModerateRequest, ModerateResponse
 from qwen3guard.v1.types_pb2 import ROLE_ASSISTANT, ROLE_USER, Message, Policy
 from qwen3guard_client._errors import GuardError, from_status
+
+if TYPE_CHECKING:  # stubs of an older contract lack it
+    from qwen3guard.v1.types_pb2 import MarkerTreatment
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ def request(
     with_scores: bool = False,
     routing_key: str = "",
     slot: str = "",
+    markers: "MarkerTreatment.ValueType | None" = None,
 ) -> ModerateRequest:
     """A prompt, with the response to it if that is to be judged; or a whole conversation."""
     messages = list(conversation)
@@ -39,13 +44,16 @@ def request(
         messages.append(Message(role=ROLE_USER, content=prompt))
     if response is not None:
         messages.append(Message(role=ROLE_ASSISTANT, content=response))
-    return ModerateRequest(
+    built = ModerateRequest(
         conversation=messages,
         policy=policy,
         with_scores=with_scores,
         routing_key=routing_key,
         slot=slot,
     )
+    if markers is not None:
+        built.markers = markers
+    return built
 
 
 def as_request(given: str | ModerateRequest) -> ModerateRequest:

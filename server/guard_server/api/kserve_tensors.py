@@ -64,19 +64,22 @@ def write(
 
 def _verdict(moderation: Moderation) -> list[str]:
     verdict = moderation.verdict
-    return [
-        json.dumps(
-            {
-                "severity": verdict.severity,
-                "categories": verdict.categories,
-                "refusal": _REFUSALS[verdict.refusal] or None,
-                "action": moderation.action.name,
-                "model": moderation.slot.manifest.model.name,
-                "fingerprint": moderation.slot.fingerprint,
-                "cached": moderation.cached,
-            }
-        )
-    ]
+    found: dict[str, Any] = {
+        "severity": verdict.severity,
+        "categories": verdict.categories,
+        "refusal": _REFUSALS[verdict.refusal] or None,
+        "action": moderation.action.name,
+        "model": moderation.slot.manifest.model.name,
+        "fingerprint": moderation.slot.fingerprint,
+        "cached": moderation.cached,
+    }
+    if judgements := moderation.judgements:
+        found["judgements"] = {
+            "count": judgements.count,
+            "reading": judgements.way,
+            "part": judgements.part,
+        }
+    return [json.dumps(found)]
 
 
 _WRITE: dict[str, Callable[[Moderation], Sequence[str]]] = {

@@ -39,6 +39,14 @@ def response(moderation: Moderation) -> moderation_pb2.ModerateResponse:
             total_us=moderation.timer.total,
         ),
     )
+    if judgements := moderation.judgements:
+        reply.judgements.CopyFrom(
+            types_pb2.Judgements(
+                count=judgements.count,
+                reading=enums.READINGS[judgements.way],
+                part=judgements.part,
+            )
+        )
     if moderation.scores is not None:
         safe, controversial, unsafe = moderation.scores
         reply.verdict.scores.CopyFrom(

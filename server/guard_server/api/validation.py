@@ -28,6 +28,10 @@ def moderation_request(
     violations += (v for v in _conversation(roles, contents) if v.field not in unreadable)
     if policy is not None:
         violations += _policy(policy)
+    if message.markers not in enums.MARKERS:
+        violations.append(
+            Violation("markers", f"{message.markers} is not a treatment that this server knows.")
+        )
     if len(message.routing_key.encode()) > MAX_ROUTING_KEY_BYTES:
         violations.append(
             Violation("routing_key", f"must be at most {MAX_ROUTING_KEY_BYTES} bytes of UTF-8.")
@@ -40,6 +44,7 @@ def moderation_request(
         message.with_scores,
         message.slot,
         message.routing_key,
+        enums.MARKERS[message.markers],
     )
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from guard_core.errors import DeadlinePassed, GuardError, SlotNotAllowed, Unavailable, known_error
 from guard_core.verdict.decoder import Decoded
 from guard_server.pipeline.cache import VerdictCache
+from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.request import Call, ModerationRequest
 from guard_server.pipeline.result import Moderation, Stage
@@ -21,6 +23,7 @@ class Moderator:
     def __init__(
         self,
         router: Router,
+        judge: Judge,
         shadow: Shadow,
         cache: VerdictCache | None,
         observers: Sequence[Observer],
@@ -29,6 +32,7 @@ class Moderator:
         request_timeout_s: float,
     ) -> None:
         self._router = router
+        self._judge = judge
         self._shadow = shadow
         self._cache = cache
         self._observers = observers
@@ -77,38 +81,24 @@ class Moderator:
             )
         endpoint = self._router.choose(request.slot, request.routing_key)
         try:
-            return await self._judge(endpoint, call, request)
+            return await self._ask(endpoint, call, request)
         except Unavailable:
             other = self._router.fallback(endpoint, request.routing_key)
             if request.slot or other is None:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
             endpoint.stats.failovers += 1
-            return await self._judge(other, call, request)
+            return await self._ask(other, call, request)
 
-    async def _judge(
-        self, endpoint: Endpoint, call: Call, request: ModerationRequest
-    ) -> Moderation:
+    async def _ask(self, endpoint: Endpoint, call: Call, request: ModerationRequest) -> Moderation:
         """Judges by one endpoint: render, decode, apply the policy."""
         call.endpoint = endpoint
         slot = endpoint.slot
         with endpoint.track(call.timeout) as tracked:
-            prompt = await slot.render(request.messages)
-            call.timer.passed(Stage.PROMPT)
-            decoded, cached = await self._decode(endpoint, call, request, prompt)
-            action = request.policy.action(decoded.verdict)
-            call.timer.passed(Stage.VERDICT)
-        self._shadow.offer(request, decoded.verdict, endpoint, tracked.spent_us)
-        return Moderation(
-            decoded.verdict,
-            action,
-            decoded.scores,
-            decoded.usage,
-            len(prompt),
-            slot,
-            cached,
-            call.timer,
-        )
+            decode = partial(self._decode, endpoint, call, request)
+            moderation = await self._judge.judge(slot, request, decode, call.timer)
+        self._shadow.offer(request, moderation.verdict, endpoint, tracked.spent_us)
+        return moderation
 
     async def _decode(
         self, endpoint: Endpoint, call: Call, request: ModerationRequest, prompt: Sequence[int]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from guard_core.conversation import Message, Mode, mode_of
 from guard_core.verdict.policy import Policy
+from guard_core.verdict.readings import MarkerTreatment
 from guard_server.pipeline.result import StageTimer
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.limiter import Caller
@@ -19,6 +20,7 @@ class ModerationRequest:
     with_scores: bool = False
     slot: str = ""
     routing_key: str = ""
+    markers: MarkerTreatment | None = None  # None: the server's setting
 
     @property
     def mode(self) -> Mode:

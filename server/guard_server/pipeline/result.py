@@ -8,6 +8,7 @@ from guard_core.slot.slot import Slot
 from guard_core.verdict.decoder import DecodeUsage, Scores
 from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.policy import Action
+from guard_core.verdict.readings import Way
 
 
 class Stage(StrEnum):
@@ -29,14 +30,24 @@ class StageTimer:
     stages: dict[Stage, int] = field(default_factory=dict)
 
     def passed(self, stage: Stage) -> None:
-        """Records the time since the last stage; times of a second endpoint replace the first's."""
+        """Adds the time since the last stage; a second endpoint or judgement adds to the first."""
         now = time.perf_counter_ns()
-        self.stages[stage] = (now - (self._last or self._start)) // 1000
+        spent = (now - (self._last or self._start)) // 1000
+        self.stages[stage] = self.stages.get(stage, 0) + spent
         self._last = now
 
     @property
     def total(self) -> int:
         return (time.perf_counter_ns() - self._start) // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """How many readings of a conversation were judged, and which of them is the answer."""
+
+    count: int
+    way: Way
+    part: int | None  # the index of the part, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +62,4 @@ class Moderation:
     slot: Slot
     cached: bool  # it cost no engine call of its own
     timer: StageTimer
+    judgements: Judgements | None = None  # if there was more than one

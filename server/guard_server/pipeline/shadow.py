@@ -14,9 +14,12 @@ from collections.abc import Sequence
 import structlog
 
 from guard_core.errors import GuardError
+from guard_core.verdict.decoder import Decoded
 from guard_core.verdict.grammar import Verdict
+from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.observer import Comparison, Observer
 from guard_server.pipeline.request import ModerationRequest
+from guard_server.pipeline.result import StageTimer
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
 
@@ -28,8 +31,11 @@ _log = structlog.get_logger(__name__)
 class Shadow:
     """Compares the router's shadow slot with what callers get."""
 
-    def __init__(self, router: Router, observers: Sequence[Observer], timeout_s: float) -> None:
+    def __init__(
+        self, router: Router, judge: Judge, observers: Sequence[Observer], timeout_s: float
+    ) -> None:
         self._router = router
+        self._judge = judge
         self._observers = observers
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,18 +71,22 @@ class Shadow:
         self, endpoint: Endpoint, request: ModerationRequest, verdict: Verdict, answer_us: int
     ) -> None:
         slot, stats = endpoint.slot, endpoint.shadow_stats
+
+        async def decode(prompt: Sequence[int]) -> tuple[Decoded, bool]:
+            async with endpoint.limiter.permit():
+                return await slot.decoder.decode(prompt, request.mode), False
+
         begun = time.perf_counter_ns()
         try:
             with endpoint.in_use():
                 async with asyncio.timeout(self._timeout_s):
-                    prompt = await slot.render(request.messages)
-                    async with endpoint.limiter.permit():
-                        other = (await slot.decoder.decode(prompt, request.mode)).verdict
+                    judged = await self._judge.judge(slot, request, decode, StageTimer())
         except (GuardError, TimeoutError) as error:
             stats.failed[type(error).__name__] += 1
             for observer in self._observers:
                 observer.shadow_failed(slot.name)
             return
+        other = judged.verdict
         comparison = Comparison(
             severity=verdict.severity,
             shadow_severity=other.severity,

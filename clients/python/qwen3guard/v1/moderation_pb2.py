@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from qwen3guard.v1 import types_pb2 as qwen3guard_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xd2\x01\n\x0fModerateRequest\x12:\n\x0c\x63onversation\x18\x01 \x03(\x0b\x32\x16.qwen3guard.v1.MessageR\x0c\x63onversation\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n\x0bwith_scores\x18\x03 \x01(\x08R\nwithScores\x12\x12\n\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n\x0brouting_key\x18\x05 \x01(\tR\nroutingKey\"\x81\x02\n\x10ModerateResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x03 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x05 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\"L\n\x14\x42\x61tchModerateRequest\x12\x34\n\x05items\x18\x01 \x03(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n\x11\x42\x61tchModerateItem\x12=\n\x08response\x18\x01 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"O\n\x15\x42\x61tchModerateResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .qwen3guard.v1.BatchModerateItemR\x05items\"a\n\x15StreamModerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x38\n\x07request\x18\x02 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\"\x9e\x01\n\x16StreamModerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12=\n\x08response\x18\x02 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome2\x9f\x02\n\x11ModerationService\x12K\n\x08Moderate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12\x61\n\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x01\x30\x01\x42\x30\n\rqwen3guard.v1P\x01Z\x1dqwen3guard/clients/go/guardpbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n\x0fModerateRequest\x12:\n\x0c\x63onversation\x18\x01 \x03(\x0b\x32\x16.qwen3guard.v1.MessageR\x0c\x63onversation\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n\x0bwith_scores\x18\x03 \x01(\x08R\nwithScores\x12\x12\n\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n\x0brouting_key\x18\x05 \x01(\tR\nroutingKey\x12\x38\n\x07markers\x18\x06 \x01(\x0e\x32\x1e.qwen3guard.v1.MarkerTreatmentR\x07markers\"\xbc\x02\n\x10ModerateResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x03 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x05 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\x12\x39\n\njudgements\x18\x06 \x01(\x0b\x32\x19.qwen3guard.v1.JudgementsR\njudgements\"L\n\x14\x42\x61tchModerateRequest\x12\x34\n\x05items\x18\x01 \x03(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n\x11\x42\x61tchModerateItem\x12=\n\x08response\x18\x01 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"O\n\x15\x42\x61tchModerateResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .qwen3guard.v1.BatchModerateItemR\x05items\"a\n\x15StreamModerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x38\n\x07request\x18\x02 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\"\x9e\x01\n\x16StreamModerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12=\n\x08response\x18\x02 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome2\x9f\x02\n\x11ModerationService\x12K\n\x08Moderate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12\x61\n\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x01\x30\x01\x42\x30\n\rqwen3guard.v1P\x01Z\x1dqwen3guard/clients/go/guardpbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rqwen3guard.v1P\001Z\035qwen3guard/clients/go/guardpb'
   _globals['_MODERATEREQUEST']._serialized_start=102
-  _globals['_MODERATEREQUEST']._serialized_end=312
-  _globals['_MODERATERESPONSE']._serialized_start=315
-  _globals['_MODERATERESPONSE']._serialized_end=572
-  _globals['_BATCHMODERATEREQUEST']._serialized_start=574
-  _globals['_BATCHMODERATEREQUEST']._serialized_end=650
-  _globals['_BATCHMODERATEITEM']._serialized_start=653
-  _globals['_BATCHMODERATEITEM']._serialized_end=790
-  _globals['_BATCHMODERATERESPONSE']._serialized_start=792
-  _globals['_BATCHMODERATERESPONSE']._serialized_end=871
-  _globals['_STREAMMODERATEREQUEST']._serialized_start=873
-  _globals['_STREAMMODERATEREQUEST']._serialized_end=970
-  _globals['_STREAMMODERATERESPONSE']._serialized_start=973
-  _globals['_STREAMMODERATERESPONSE']._serialized_end=1131
-  _globals['_MODERATIONSERVICE']._serialized_start=1134
-  _globals['_MODERATIONSERVICE']._serialized_end=1421
+  _globals['_MODERATEREQUEST']._serialized_end=370
+  _globals['_MODERATERESPONSE']._serialized_start=373
+  _globals['_MODERATERESPONSE']._serialized_end=689
+  _globals['_BATCHMODERATEREQUEST']._serialized_start=691
+  _globals['_BATCHMODERATEREQUEST']._serialized_end=767
+  _globals['_BATCHMODERATEITEM']._serialized_start=770
+  _globals['_BATCHMODERATEITEM']._serialized_end=907
+  _globals['_BATCHMODERATERESPONSE']._serialized_start=909
+  _globals['_BATCHMODERATERESPONSE']._serialized_end=988
+  _globals['_STREAMMODERATEREQUEST']._serialized_start=990
+  _globals['_STREAMMODERATEREQUEST']._serialized_end=1087
+  _globals['_STREAMMODERATERESPONSE']._serialized_start=1090
+  _globals['_STREAMMODERATERESPONSE']._serialized_end=1248
+  _globals['_MODERATIONSERVICE']._serialized_start=1251
+  _globals['_MODERATIONSERVICE']._serialized_end=1538
 # @@protoc_insertion_point(module_scope)

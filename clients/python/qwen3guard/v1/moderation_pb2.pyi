@@ -31,6 +31,7 @@ class ModerateRequest(_message.Message):
     WITH_SCORES_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    MARKERS_FIELD_NUMBER: _builtins.int
     with_scores: _builtins.bool
     """Whether to return the probabilities of the severities. Costs one more engine call."""
     slot: _builtins.str
@@ -41,6 +42,10 @@ class ModerateRequest(_message.Message):
     """Keeps a caller on one slot during a rollout: the same slot judges all requests with the same
     key while the traffic weights stay, and a change of weights moves as few keys as possible. At
     most 128 bytes. Empty: each request draws a slot at random, by weight.
+    """
+    markers: _types_pb2.MarkerTreatment.ValueType
+    """What to do if a content holds text that the model's template puts between messages, so that one
+    message reads as several. Not given: the server's setting.
     """
     @_builtins.property
     def conversation(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
@@ -60,10 +65,11 @@ class ModerateRequest(_message.Message):
         with_scores: _builtins.bool = ...,
         slot: _builtins.str = ...,
         routing_key: _builtins.str = ...,
+        markers: _types_pb2.MarkerTreatment.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "policy", b"policy", "routing_key", b"routing_key", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "markers", b"markers", "policy", b"policy", "routing_key", b"routing_key", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -80,6 +86,7 @@ class ModerateResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    JUDGEMENTS_FIELD_NUMBER: _builtins.int
     action: _types_pb2.Action.ValueType
     """The action that the request's policy derives from the verdict."""
     @_builtins.property
@@ -98,6 +105,12 @@ class ModerateResponse(_message.Message):
     def timings(self) -> _types_pb2.Timings:
         """The time of each stage."""
 
+    @_builtins.property
+    def judgements(self) -> _types_pb2.Judgements:
+        """Present only if contents hold the template's markers, so that more than one judgement was made.
+        The verdict, its scores and the action are those of one of them; `usage` sums over all.
+        """
+
     def __init__(
         self,
         *,
@@ -106,10 +119,11 @@ class ModerateResponse(_message.Message):
         model: _types_pb2.ModelInfo | None = ...,
         usage: _types_pb2.Usage | None = ...,
         timings: _types_pb2.Timings | None = ...,
+        judgements: _types_pb2.Judgements | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -237,6 +237,77 @@ CONTROVERSIAL_TREATMENT_REVIEW: ControversialTreatment.ValueType  # 3
 """Neither: REVIEW."""
 Global___ControversialTreatment: _TypeAlias = ControversialTreatment  # noqa: Y015
 
+class _MarkerTreatment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MarkerTreatmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MarkerTreatment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MARKER_TREATMENT_UNSPECIFIED: _MarkerTreatment.ValueType  # 0
+    """The server's setting, which is to judge the parts by default."""
+    MARKER_TREATMENT_JUDGE_PARTS: _MarkerTreatment.ValueType  # 1
+    """Judge the conversation as it is, and each part between markers of the last message in that
+    message's place. More than eight parts are not judged one by one: instead of them, and also if
+    earlier messages hold markers, the whole conversation is judged once more with a dash
+    inserted in every marker. The strictest action wins, then the strictest severity, then the
+    conversation as it is. Each judgement waits for its own turn in the queue; if one fails, the
+    request fails.
+    """
+    MARKER_TREATMENT_REFUSE: _MarkerTreatment.ValueType  # 2
+    """Reject the request with INVALID_ARGUMENT."""
+    MARKER_TREATMENT_AS_TEXT: _MarkerTreatment.ValueType  # 3
+    """Judge the conversation as it is, and nothing else, as the model's official recipe does."""
+
+class MarkerTreatment(_MarkerTreatment, metaclass=_MarkerTreatmentEnumTypeWrapper):
+    """How to treat contents that hold markers. A marker is text that the template of the slot's model
+    puts between two messages, such as "\\n\\nASSISTANT: ": a message that holds one reads as several
+    messages to the model, which would judge only the last of them.
+    """
+
+MARKER_TREATMENT_UNSPECIFIED: MarkerTreatment.ValueType  # 0
+"""The server's setting, which is to judge the parts by default."""
+MARKER_TREATMENT_JUDGE_PARTS: MarkerTreatment.ValueType  # 1
+"""Judge the conversation as it is, and each part between markers of the last message in that
+message's place. More than eight parts are not judged one by one: instead of them, and also if
+earlier messages hold markers, the whole conversation is judged once more with a dash
+inserted in every marker. The strictest action wins, then the strictest severity, then the
+conversation as it is. Each judgement waits for its own turn in the queue; if one fails, the
+request fails.
+"""
+MARKER_TREATMENT_REFUSE: MarkerTreatment.ValueType  # 2
+"""Reject the request with INVALID_ARGUMENT."""
+MARKER_TREATMENT_AS_TEXT: MarkerTreatment.ValueType  # 3
+"""Judge the conversation as it is, and nothing else, as the model's official recipe does."""
+Global___MarkerTreatment: _TypeAlias = MarkerTreatment  # noqa: Y015
+
+class _Reading:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reading.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READING_UNSPECIFIED: _Reading.ValueType  # 0
+    """Never sent."""
+    READING_AS_RENDERED: _Reading.ValueType  # 1
+    """The conversation as it is."""
+    READING_PART: _Reading.ValueType  # 2
+    """One part between the markers of the last message, in that message's place."""
+    READING_DEFUSED: _Reading.ValueType  # 3
+    """The whole conversation with a dash inserted in every marker."""
+
+class Reading(_Reading, metaclass=_ReadingEnumTypeWrapper):
+    """What was judged in one of several judgements of a conversation."""
+
+READING_UNSPECIFIED: Reading.ValueType  # 0
+"""Never sent."""
+READING_AS_RENDERED: Reading.ValueType  # 1
+"""The conversation as it is."""
+READING_PART: Reading.ValueType  # 2
+"""One part between the markers of the last message, in that message's place."""
+READING_DEFUSED: Reading.ValueType  # 3
+"""The whole conversation with a dash inserted in every marker."""
+Global___Reading: _TypeAlias = Reading  # noqa: Y015
+
 class _Completion:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -352,6 +423,40 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Judgements(_message.Message):
+    """The judgements of a conversation whose contents hold markers, and the one that is the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """The number of judgements, including that of the conversation as it is."""
+    reading: Global___Reading.ValueType
+    """What was judged in the judgement that is the answer."""
+    part: _builtins.int
+    """Index of the part that is the answer, from 0. Parts of white space only are not counted. Only
+    with READING_PART.
+    """
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        reading: Global___Reading.ValueType = ...,
+        part: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_part", b"_part", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_part", b"_part", "count", b"count", "part", b"part", "reading", b"reading"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__part: _TypeAlias = _typing.Literal["part"]  # noqa: Y015
+    _WhichOneofArgType__part: _TypeAlias = _typing.Literal["_part", b"_part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__part) -> _WhichOneofReturnType__part | None: ...
+
+Global___Judgements: _TypeAlias = Judgements  # noqa: Y015
 
 @_typing.final
 class Scores(_message.Message):

@@ -1,0 +1,110 @@
+"""Judges one request by one slot, in every reading that its conversation has."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from guard_core.errors import RequestInvalid, Violation
+from guard_core.slot.slot import Slot
+from guard_core.verdict.decoder import Decoded, DecodeUsage
+from guard_core.verdict.markers import MarkedContent
+from guard_core.verdict.readings import ConversationReading, MarkerTreatment, readings
+from guard_core.verdict.taxonomy import SEVERITIES
+from guard_server.pipeline.request import ModerationRequest
+from guard_server.pipeline.result import Judgements, Moderation, Stage, StageTimer
+
+Decode = Callable[[Sequence[int]], Awaitable[tuple[Decoded, bool]]]
+"""From a prompt's token ids to a verdict, and whether it cost no engine call."""
+
+
+class Judge:
+    """Knows what is done with markers where a request does not say it."""
+
+    def __init__(self, markers: MarkerTreatment) -> None:
+        self._markers = markers
+
+    async def judge(
+        self, slot: Slot, request: ModerationRequest, decode: Decode, timer: StageTimer
+    ) -> Moderation:
+        """Judges the conversation, in all its readings if its contents hold markers.
+
+        Raises RequestInvalid, before anything is decoded, if a prompt is too long or if markers
+        are refused; and what `decode` raises, if only for one reading.
+        """
+        marked = self._marked(slot, request)
+        if marked:
+            return await _judge_all(
+                readings(request.messages, marked), slot, request, decode, timer
+            )
+        prompt = await slot.render(request.messages)
+        timer.passed(Stage.PROMPT)
+        decoded, cached = await decode(prompt)
+        verdict = decoded.verdict
+        action = request.policy.action(verdict)
+        timer.passed(Stage.VERDICT)
+        return Moderation(
+            verdict, action, decoded.scores, decoded.usage, len(prompt), slot, cached, timer
+        )
+
+    def _marked(self, slot: Slot, request: ModerationRequest) -> list[MarkedContent]:
+        treatment = request.markers or self._markers
+        if treatment is MarkerTreatment.AS_TEXT:
+            return []
+        marked = slot.markers.find(request.messages)
+        if marked and treatment is MarkerTreatment.REFUSE:
+            raise RequestInvalid([_violation(content) for content in marked])
+        return marked
+
+
+async def _judge_all(
+    conversations: Sequence[ConversationReading],
+    slot: Slot,
+    request: ModerationRequest,
+    decode: Decode,
+    timer: StageTimer,
+) -> Moderation:
+    """Judges the readings one after the other, so that a request holds one permit at a time.
+
+    The strictest action under the request's policy counts, then the strictest severity, then the
+    first reading.
+    """
+    prompts = [await slot.render(reading.messages) for reading in conversations]
+    timer.passed(Stage.PROMPT)
+    answers = [await decode(prompt) for prompt in prompts]
+    verdicts = [decoded.verdict for decoded, _ in answers]
+    actions = [request.policy.action(verdict) for verdict in verdicts]
+    best = max(
+        range(len(answers)),
+        key=lambda n: (actions[n], SEVERITIES.index(verdicts[n].severity)),
+    )
+    timer.passed(Stage.VERDICT)
+    reading = conversations[best]
+    return Moderation(
+        verdicts[best],
+        actions[best],
+        answers[best][0].scores,
+        _sum([decoded.usage for decoded, _ in answers], best),
+        sum(map(len, prompts)),
+        slot,
+        all(cached for _, cached in answers),
+        timer,
+        Judgements(len(answers), reading.way, reading.part),
+    )
+
+
+def _violation(content: MarkedContent) -> Violation:
+    return Violation(
+        f"conversation[{content.message}].content",
+        f"holds {content.first!r} where that reads as the start of another message. The server or "
+        "the request refuses such text: write it otherwise, or have its parts judged.",
+    )
+
+
+def _sum(usages: Sequence[DecodeUsage], answer: int) -> DecodeUsage:
+    """What all of them cost; how decoding ended is said of the answer."""
+    return DecodeUsage(
+        verdict_tokens=sum(usage.verdict_tokens for usage in usages),
+        draft_tokens=sum(usage.draft_tokens for usage in usages),
+        accepted_draft_tokens=sum(usage.accepted_draft_tokens for usage in usages),
+        reused_tokens=sum(usage.reused_tokens for usage in usages),
+        engine_calls=sum(usage.engine_calls for usage in usages),
+        grammar_complete=usages[answer].grammar_complete,
+    )
