@@ -20,6 +20,12 @@ PREVIOUS = Path(__file__).with_name("previous")
 # Nothing listens there: a client that asked a proxy for loopback would get no answer.
 NO_PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 NOT_IN_THREADS = {"the caller cancels a call"}
+# They need fields that the frozen contract lacks.
+NOT_FROZEN = {
+    "the response says which part of a content was judged",
+    "without markers there is one judgement and no word of it",
+    "a request can have such a content refused, or judged as text",
+}
 
 
 async def conforms(
@@ -70,7 +76,7 @@ async def test_python_with_the_frozen_contracts_stubs(servers: Faults, tmp_path:
     await asyncio.to_thread(generate, PREVIOUS, stubs)
     command = [sys.executable, "-W", "error", str(RUNNER), "aio"]
     path = os.pathsep.join([str(stubs), str(CLIENTS / "python")])
-    assert await conforms(command, tmp_path, servers, tmp_path, path) == set()
+    assert await conforms(command, tmp_path, servers, tmp_path, path) == NOT_FROZEN
 
 
 def generate(contract: Path, stubs: Path) -> None:
