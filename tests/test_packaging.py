@@ -92,6 +92,7 @@ def test_what_is_no_code_is_known(wheels: dict[str, Path]) -> None:
     assert data == {
         "guard_build/data/calibration.jsonl",
         "guard_build/templates/config.pbtxt.jinja",
+        "guard_build/tensorrt_llm/backend_1_2_1.json",
         "guard_build/tensorrt_llm/flags_1_2_1.json",
         "guard_eval/data/everyday.jsonl",
         "guard_eval/data/golden.jsonl",

@@ -17,7 +17,7 @@ from guard_engine._errors import (
 from guard_engine._graph import build_graph, save_graph
 from guard_engine._precision import kv_block_bytes
 from guard_engine._request import Completion, Request, Times
-from guard_engine._safetensors import weight_files
+from guard_engine._safetensors import Tensor, Weights, weight_files
 from guard_engine._weights import WeightFormat
 from guard_engine.blocks import BLOCK_TOKENS
 
@@ -34,9 +34,11 @@ __all__ = [
     "Request",
     "RequestCancelled",
     "StepFailed",
+    "Tensor",
     "Times",
     "Usage",
     "WeightFormat",
+    "Weights",
     "build_graph",
     "kv_block_bytes",
     "read_config",

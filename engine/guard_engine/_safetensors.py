@@ -34,6 +34,11 @@ class Tensor:
     """BF16, F16 or F32."""
     shape: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return math.prod(self.shape) * np.dtype(_DTYPES[self.stored]).itemsize
+
     def read(self) -> NDArray[Any]:
         """The tensor as it is stored (bfloat16 as uint16). Raises CheckpointInvalid."""
         return self._read(0, math.prod(self.shape)).reshape(self.shape)

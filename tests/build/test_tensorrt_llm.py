@@ -3,54 +3,26 @@
 tests/support/tensorrt_llm.py has the fakes; docs/gpu.md says what never ran.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2
 
 from guard_build import BuildFailed, build_slot
-from guard_build.tensorrt_llm import EngineBuild, Format, build_engine, plan
+from guard_build.tensorrt_llm import EngineBuild, Format
 from guard_build.tensorrt_llm.stages import Workspace
 from guard_core.engine.tensors import PERF_OUTPUTS
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
-from guard_core.slot.slot_files import load_prompt
-from guard_core.verdict.grammar import parse
-from guard_eval.datasets import load_examples
 from tests.support.checkpoints import write_checkpoint
 from tests.support.shared import SHARED
 from tests.support.slots import TINY
-from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build
+from tests.support.tensorrt_llm import MACHINE, FakeTools, accept, engine_build, run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeTools:
-    (tmp_path / "tools").mkdir()
-    return FakeTools(tmp_path / "tools")
-
-
-def accept(slot: Path) -> None:
-    Manifest.load(slot).check(slot)
-
-
-def run(build: EngineBuild, fake: FakeTools, **changes: Any) -> Manifest:
-    return build_engine(
-        build,
-        **{
-            "tools": fake.tools,
-            "machine": MACHINE,
-            "verify": accept,
-            "progress": lambda stage, done, total: None,
-            **changes,
-        },
-    )
 
 
 @pytest.mark.parametrize(
@@ -69,8 +41,8 @@ def test_a_slot_of_each_format(
     stages: list[str] = []
     manifest = run(build, fake, progress=lambda stage, done, total: stages.append(stage))
     assert fake.ran() == [script, "trtllm-build"]
-    calibrated = ["calibrate"] if script == "quantize.py" else []
-    assert list(dict.fromkeys(stages)) == ["fetch", *calibrated, "quantize", "compile", "package"]
+    prepared = "calibrate" if script == "quantize.py" else "links"
+    assert list(dict.fromkeys(stages)) == ["fetch", prepared, "quantize", "compile", "package"]
     assert Manifest.load(build.slot) == manifest
     manifest.check(build.slot)
     assert set(manifest.files) == {
@@ -86,7 +58,7 @@ def test_a_slot_of_each_format(
     assert engine.gpu == Gpu(name="NVIDIA H100", compute_capability="9.0")
     limits = manifest.limits
     assert (limits.max_input_tokens, limits.max_output_tokens) == (8192, 64)
-    assert (limits.max_draft_tokens, limits.max_in_flight, limits.kv_block_tokens) == (24, 64, 32)
+    assert (limits.max_draft_tokens, limits.max_in_flight, limits.kv_block_tokens) == (16, 64, 32)
     cpu = build_slot(TINY, tmp_path / "blue")
     assert manifest.model == cpu.model  # so that `guard verify` sees the same checkpoint
 
@@ -98,6 +70,11 @@ def test_a_stage_is_skipped_while_its_inputs_are_the_same(fake: FakeTools, tmp_p
     assert run(build, fake) == first
     assert fake.ran() == []
     newer = Machine("1.2.1", "10.15.0", MACHINE.gpu)
+    run(build, fake, machine=newer)
+    assert fake.ran() == ["trtllm-build"]
+    ada = Machine("1.2.1", "10.15.0", Gpu(name="NVIDIA L40S", compute_capability="8.9"))
+    run(build, fake, machine=ada)
+    assert fake.ran() == ["trtllm-build"]
     run(build, fake, machine=newer)
     assert fake.ran() == ["trtllm-build"]
     few = tmp_path / "few.jsonl"
@@ -116,7 +93,8 @@ def test_a_stage_that_fails_leaves_nothing_half_done(
     build = engine_build(tmp_path)
     before = build_slot(TINY, build.slot)
     fake.faults(fail=[broken])
-    with pytest.raises(BuildFailed, match=r"(?s)failed with exit code 1.*it broke in the middle"):
+    shown = r"(?s)failed with exit code 1.*: the true cause\n.*a line.*it broke in the middle"
+    with pytest.raises(BuildFailed, match=shown):
         run(build, fake)
     assert Manifest.load(build.slot) == before
     accept(build.slot)
@@ -194,51 +172,6 @@ def test_a_result_that_differs_from_the_recipe(
     run(build, fake)  # the wrong result was not kept
 
 
-def test_calibration_is_what_the_model_reads_and_writes(fake: FakeTools, tmp_path: Path) -> None:
-    build = engine_build(tmp_path)
-    run(build, fake)
-    lines = (build.work / "calibrate" / "train.jsonl").read_text().splitlines()
-    items = load_examples(build.calibration)
-    assert len(lines) == len(items)
-    prompt = load_prompt(TINY)
-    tokens = Tokenizer.from_file(str(TINY / "tokenizer.json"))
-    end = tokens.token_to_id("<|im_end|>")
-    for line, item in zip(lines, items, strict=True):
-        ids = tokens.encode(json.loads(line)["text"], add_special_tokens=False).ids
-        read = prompt.ids(item.messages)
-        assert ids[: len(read)] == read
-        assert ids[-1] == end
-        verdict = parse(prompt.decode(ids[len(read) : -1]), item.mode)
-        assert verdict.severity == item.severity
-
-
-@pytest.mark.parametrize(
-    ("row", "text"),
-    [
-        ({"messages": [{"role": "user", "content": "hi"}]}, "has no severity"),
-        (
-            {"messages": [{"role": "user", "content": "<|im_end|>"}], "severity": "Safe"},
-            "spells a special token",
-        ),
-        ({"messages": []}, "messages"),
-    ],
-)
-def test_calibration_data_that_can_not_be_used(
-    fake: FakeTools, tmp_path: Path, row: dict[str, Any], text: str
-) -> None:
-    data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps({"id": "1", **row}))
-    with pytest.raises(BuildFailed, match=text):
-        run(engine_build(tmp_path, calibration=data), fake)
-    assert fake.ran() == []
-
-
-def test_a_path_that_quantize_would_take_for_a_data_set(fake: FakeTools, tmp_path: Path) -> None:
-    with pytest.raises(BuildFailed, match="'pileval' in its name"):
-        run(engine_build(tmp_path, work=tmp_path / "my_pileval"), fake)
-    run(engine_build(tmp_path, Format.BF16, work=tmp_path / "my_pileval"), fake)
-
-
 def test_another_container_and_an_older_gpu(fake: FakeTools, tmp_path: Path) -> None:
     other = Machine("1.3.0", "10.14.1.48", MACHINE.gpu)
     with pytest.raises(BuildFailed, match=r"has TensorRT-LLM 1.3.0; .* 1.2.1 only. Use nvcr.io"):
@@ -298,22 +231,9 @@ def test_a_disk_that_fills_up_while_a_stage_writes(tmp_path: Path) -> None:
 
 
 def test_tools_that_are_not_there(fake: FakeTools, tmp_path: Path) -> None:
-    (fake.directory / "trtllm-build").unlink()
+    Path(fake.tools.trtllm_build).unlink()
     with pytest.raises(BuildFailed, match="this is not the pinned container"):
         run(engine_build(tmp_path), fake)
-
-
-def test_a_plan_names_every_file_and_writes_nothing(fake: FakeTools, tmp_path: Path) -> None:
-    build = engine_build(tmp_path)
-    text = "\n".join(plan(build, fake.tools))
-    assert not build.work.exists() and not build.slot.exists() and fake.ran() == []
-    run(build, fake)
-    for path in (path for path in build.slot.rglob("*") if path.is_file()):
-        assert str(path) in text
-    for stage in ("quantize", "compile"):
-        assert f"{build.work / stage}; log: {build.work}/logs/{stage}.log" in text
-    assert "--qformat fp8 --kv_cache_dtype fp8" in text
-    assert "--speculative_decoding_mode draft_tokens_external --max_draft_len 24" in text
 
 
 def test_both_engines_have_the_same_tensor_contract(fake: FakeTools, tmp_path: Path) -> None:

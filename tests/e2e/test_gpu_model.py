@@ -39,11 +39,11 @@ def test_an_engine_for_another_machine_is_not_loaded(
 
 def test_no_gpu_and_no_tensorrt_llm(gpu_slot: Path, tmp_path: Path) -> None:
     with pytest.raises(MachineUnfit, match="No NVIDIA GPU can be seen"):
-        read_machine(fake_container(tmp_path, gpu=None))
+        read_machine(fake_container(tmp_path / "blind", gpu=None))
     with pytest.raises(MachineUnfit, match="TensorRT-LLM is not installed here"):
-        read_machine(fake_container(tmp_path, tensorrt_llm="none"))
+        read_machine(fake_container(tmp_path / "bare", tensorrt_llm="none"))
     with pytest.raises(MachineUnfit, match="TensorRT-LLM is not installed here"):
-        read_machine(Container(python=str(tmp_path / "none")))
+        read_machine(Container(trtllm_build=str(tmp_path / "none")))
     ports = ["--port", str(free_port()), "--control-port", str(free_port())]
     done = guard("serve", "--slot", str(gpu_slot), *ports)
     assert (done.returncode, done.stdout) == (1, "")
@@ -80,8 +80,8 @@ def test_bad_options(options: list[str], text: str, tmp_path: Path) -> None:
     assert not (tmp_path / "slots").exists()
 
 
-def test_a_plan_of_a_checkpoint_that_is_not_here(tmp_path: Path) -> None:
-    options = ["--engine", "tensorrt-llm", "--format", "w8a16", "--plan"]
+def test_a_dry_run_of_a_checkpoint_that_is_not_here(tmp_path: Path) -> None:
+    options = ["--engine", "tensorrt-llm", "--format", "w8a16", "--dry-run"]
     where = ["--slot", str(tmp_path / "green"), "--work", str(tmp_path / "work")]
     done = guard("build", *options, *where, "--checkpoint", "Qwen/Qwen3Guard-Gen-4B")
     assert done.returncode == 0, done.stderr

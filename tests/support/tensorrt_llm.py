@@ -1,25 +1,36 @@
 """Stand-ins for TensorRT-LLM's tools and container, which no machine without a GPU has.
 
 They take the flags that the real ones take, refuse others, and write an engine's config.json as the
-real ones do; the "engine" is a few bytes. Their faults are in faults.json.
+real ones do; the "engine" is a few bytes. Their faults are in faults.json. As in the container,
+only a virtual environment of its own has TensorRT-LLM, and no tool works in another Python.
 """
 
 import json
 import sys
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guard_build import Checkpoint
-from guard_build.tensorrt_llm import CALIBRATION_SET, EngineBuild, Format, Tools, recipe
-from guard_core.slot.gpu_host import Container, Machine
-from guard_core.slot.manifest import Gpu
+from guard_build.tensorrt_llm import (
+    CALIBRATION_SET,
+    EngineBuild,
+    Format,
+    Tools,
+    build_engine,
+    recipe,
+)
+from guard_core.slot.gpu_host import Container, Machine, find_python
+from guard_core.slot.manifest import Gpu, Manifest
 from tests.support.slots import TINY
 
 MACHINE = Machine("1.2.1", "10.14.1.48", Gpu(name="NVIDIA H100", compute_capability="9.0"))
 
 _COMMON = """#!{python}
 import argparse, json, pathlib, sys
+from importlib.metadata import version
+version("tensorrt_llm")  # as the import of the package: another Python does not have it
 here = pathlib.Path({directory!r})
 tool = pathlib.Path(sys.argv[0]).name
 faults = json.loads((here / "faults.json").read_text())
@@ -41,6 +52,8 @@ def finish(directory, config):
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config))
     if tool in faults.get("fail", []):
+        print("UserWarning: the true cause")
+        print("a line\\n" * 20, flush=True)
         (out / "rank0.engine").write_bytes(b"half")
         sys.exit("it broke in the middle")
 def checkpoint(algorithm, kv):
@@ -54,7 +67,7 @@ flags("calib_size", "batch_size", "calib_max_seq_length", type=int)
 parser.add_argument("--kv_cache_dtype")
 args = parser.parse_args()
 rows = (pathlib.Path(args.calib_dataset) / "train.jsonl").read_text().splitlines()
-assert len(rows) >= args.calib_size and all("text" in json.loads(row) for row in rows)
+assert 0 < len(rows) <= args.calib_size and all("text" in json.loads(row) for row in rows)
 algorithm = dict(fp8="FP8", int8_sq="W8A8_SQ_PER_CHANNEL")[args.qformat]
 checkpoint(algorithm, "FP8" if args.kv_cache_dtype == "fp8" else None)
 """
@@ -63,6 +76,12 @@ flags("model_dir", "output_dir", "dtype")
 parser.add_argument("--use_weight_only", action="store_true")
 parser.add_argument("--weight_only_precision")
 args = parser.parse_args()
+names = set()
+for shard in pathlib.Path(args.model_dir).glob("*.safetensors"):
+    with shard.open("rb") as stream:
+        names |= json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).keys()
+if "lm_head.weight" not in names:
+    raise AttributeError("'NoneType' object has no attribute 'to'")
 checkpoint("W8A16" if args.use_weight_only else None, None)
 """
 _BUILD = """
@@ -100,18 +119,20 @@ class FakeTools:
     directory: Path
 
     def __post_init__(self) -> None:
-        examples = self.directory / "examples"
+        self.container = fake_container(self.directory)
+        python = find_python(self.container)
+        examples = self.directory / "app" / "examples"
         scripts = {
             examples / "quantization" / "quantize.py": _QUANTIZE,
             examples / "models" / "core" / "qwen" / "convert_checkpoint.py": _CONVERT,
-            self.directory / "trtllm-build": _BUILD,
+            Path(self.container.trtllm_build): _BUILD,
         }
         for path, text in scripts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            common = _COMMON.format(python=sys.executable, directory=str(self.directory))
+            common = _COMMON.format(python=python, directory=str(self.directory))
             path.write_text(common + text)
             path.chmod(0o755)
-        self.tools = Tools(sys.executable, examples, str(self.directory / "trtllm-build"))
+        self.tools = Tools(python, examples, self.container.trtllm_build)
         self.faults()
 
     def faults(self, **faults: Any) -> None:
@@ -124,6 +145,24 @@ class FakeTools:
         found = path.read_text().split() if path.exists() else []
         path.unlink(missing_ok=True)
         return found
+
+
+def accept(slot: Path) -> None:
+    Manifest.load(slot).check(slot)
+
+
+def run(build: EngineBuild, fake: FakeTools, **changes: Any) -> Manifest:
+    """Builds with the stand-ins, on a machine that fits."""
+    return build_engine(
+        build,
+        **{
+            "tools": fake.tools,
+            "machine": MACHINE,
+            "verify": accept,
+            "progress": lambda stage, done, total: None,
+            **changes,
+        },
+    )
 
 
 def engine_build(directory: Path, kind: Format = Format.FP8, **changes: Any) -> EngineBuild:
@@ -147,11 +186,20 @@ def fake_container(
     tensorrt_llm: str = "1.2.1",
     gpu: str | None = "NVIDIA H100, 9.0",
 ) -> Container:
-    """A container whose Python and nvidia-smi say what a test wants."""
-    directory.mkdir(parents=True, exist_ok=True)
-    python, smi = directory / "python3", directory / "nvidia-smi"
-    python.write_text(f"#!/bin/sh\necho {tensorrt_llm} 10.14.1.48\n")
+    """A container with the layout of NVIDIA's, which says what a test wants."""
+    environment = directory / "opt" / "venv-tritonserver"
+    venv.create(environment, symlinks=True, with_pip=False)
+    [packages] = environment.glob("lib/python*/site-packages")
+    if tensorrt_llm != "none":
+        for name, version in (("tensorrt_llm", tensorrt_llm), ("tensorrt", "10.14.1.48")):
+            info = packages / f"{name}-{version}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    build, smi = environment / "bin" / "trtllm-build", directory / "usr" / "bin" / "nvidia-smi"
+    smi.parent.mkdir(parents=True)
+    build.write_text(f"#!{environment}/bin/python3\n")
     smi.write_text(f"#!/bin/sh\necho '{gpu}'\n" if gpu else "#!/bin/sh\nexit 9\n")
-    for path in (python, smi):
+    (smi.parent / "python3").symlink_to(sys.executable)  # a Python without TensorRT-LLM
+    for path in (build, smi):
         path.chmod(0o755)
-    return Container(python=str(python), nvidia_smi=str(smi))
+    return Container(trtllm_build=str(build), nvidia_smi=str(smi))

@@ -5,7 +5,8 @@ docs/gpu.md says which parts ran on which machine, and which never ran.
 
 from guard_build.tensorrt_llm.calibrate import CALIBRATION_SET
 from guard_build.tensorrt_llm.commands import Tools
-from guard_build.tensorrt_llm.engine_build import EngineBuild, build_engine, plan
+from guard_build.tensorrt_llm.dry_run import dry_run
+from guard_build.tensorrt_llm.engine_build import EngineBuild, build_engine
 from guard_build.tensorrt_llm.formats import Format, KvCache, Recipe, recipe
 
 __all__ = [
@@ -16,6 +17,6 @@ __all__ = [
     "Recipe",
     "Tools",
     "build_engine",
-    "plan",
+    "dry_run",
     "recipe",
 ]

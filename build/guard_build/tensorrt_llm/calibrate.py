@@ -1,18 +1,22 @@
 """Writes calibration data: conversations with their verdicts, as the model reads and writes them.
 
 quantize.py loads a directory's train.jsonl with `datasets`, takes the field `text`, and tokenizes
-it with the checkpoint's tokenizer, including special tokens.
+it with the checkpoint's tokenizer, including special tokens. The conversations stand one after the
+other in rows of nearly equal length: see `packing`.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from guard_build.checkpoint import Packaging
 from guard_build.errors import BuildFailed
+from guard_build.tensorrt_llm.commands import MAX_CALIBRATION_ROWS, MAX_CALIBRATION_TOKENS
+from guard_build.tensorrt_llm.packing import pack, padding
 from guard_core.conversation import Mode
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
@@ -22,46 +26,69 @@ CALIBRATION_SET = Path(__file__).parents[1] / "data" / "calibration.jsonl"
 """Our own conversations in many languages and both modes, disjoint from the golden set."""
 
 FILE_NAME = "train.jsonl"
-# If a path contains one of these, quantize.py takes it for the data set of that name.
-_FORBIDDEN = ("cnn_dailymail", "scienceqa", "pileval")
 
 
-def check_path(directory: Path) -> None:
-    """Raises BuildFailed if quantize.py would take `directory` for the name of a data set."""
-    for word in _FORBIDDEN:
-        if word in str(directory):
-            raise BuildFailed(
-                f"{directory} has {word!r} in its name, which quantize.py takes for a data set of "
-                "that name. Choose another directory with --work."
-            )
+@dataclass(frozen=True, slots=True)
+class CalibrationRows:
+    """What quantize.py reads: the rows' texts, and their lengths in tokens."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def padding(self) -> float:
+        """The share of padding among the tokens that the model is calibrated on."""
+        return padding(self.tokens)
+
+    def write(self, directory: Path) -> None:
+        """Writes train.jsonl into `directory`."""
+        with (directory / FILE_NAME).open("w", encoding="utf-8") as stream:
+            for text in self.texts:
+                stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 
-def write_calibration(
-    examples: Sequence[Example], template: str, tokenizer: str, end_id: int, directory: Path
-) -> None:
-    """Writes train.jsonl into `directory`.
+def calibration_rows(examples: Sequence[Example], packaging: Packaging) -> CalibrationRows:
+    """Renders conversations with their verdicts, and packs them into rows.
 
-    Raises BuildFailed for an example without labels, or one that spells a special token.
+    Raises BuildFailed for an example that has no labels or spells a special token, and if there are
+    too many.
     """
-    prompt = Prompt(template, tokenizer)
+    tokenizer = Tokenizer.from_str(packaging.tokenizer.decode())
+    packed = pack(_rendered(examples, packaging), tokenizer, MAX_CALIBRATION_TOKENS)
+    if len(packed) > MAX_CALIBRATION_ROWS:
+        raise BuildFailed(
+            f"The calibration data fill {len(packed)} rows of {MAX_CALIBRATION_TOKENS} tokens; "
+            f"{MAX_CALIBRATION_ROWS} are enough. Give fewer conversations with --calibration."
+        )
+    texts, tokens = zip(*packed, strict=True)
+    return CalibrationRows(texts, tokens)
+
+
+def _rendered(examples: Sequence[Example], packaging: Packaging) -> list[str]:
+    """Each conversation with its verdict and the end token, as text."""
+    tokenizer = packaging.tokenizer.decode()
+    prompt = Prompt(packaging.template, tokenizer)
     tokens = Tokenizer.from_str(tokenizer)
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    rendering = environment.from_string(template)
-    end = tokens.id_to_token(end_id)
+    rendering = environment.from_string(packaging.template)
+    end = tokens.id_to_token(packaging.end_ids[0])
     if end is None:
-        raise BuildFailed(f"The tokenizer has no token {end_id}, the checkpoint's end token.")
-    with (directory / FILE_NAME).open("w", encoding="utf-8") as stream:
-        for example in examples:
-            turns = [asdict(message) for message in example.messages]
-            rendered: str = rendering.render(messages=turns, add_generation_prompt=True)
-            ids = tokens.encode(rendered, add_special_tokens=False).ids
-            if ids != prompt.ids(example.messages):
-                raise BuildFailed(
-                    f"Calibration row {example.id} spells a special token, which quantize.py would "
-                    "encode as that token. Remove the row."
-                )
-            row = {"text": f"{rendered}{_verdict(example)}{end}"}
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        raise BuildFailed(
+            f"The tokenizer has no token {packaging.end_ids[0]}, the checkpoint's end token. Fetch "
+            "the checkpoint again."
+        )
+    found = []
+    for example in examples:
+        turns = [asdict(message) for message in example.messages]
+        rendered: str = rendering.render(messages=turns, add_generation_prompt=True)
+        ids = tokens.encode(rendered, add_special_tokens=False).ids
+        if ids != prompt.ids(example.messages):
+            raise BuildFailed(
+                f"Calibration row {example.id} spells a special token, which quantize.py would "
+                "encode as that token. Remove the row."
+            )
+        found.append(f"{rendered}{_verdict(example)}{end}")
+    return found
 
 
 def _verdict(example: Example) -> str:

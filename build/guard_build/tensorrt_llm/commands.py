@@ -3,26 +3,31 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_build.tensorrt_llm import flags
+from guard_build.tensorrt_llm import flags, paths
 from guard_build.tensorrt_llm.formats import Recipe
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 MAX_IN_FLIGHT = 64
 MAX_INPUT_TOKENS = 8192
 MAX_OUTPUT_TOKENS = 64
-MAX_DRAFT_TOKENS = 24
+MAX_DRAFT_TOKENS = 16  # our drafts have 8 and 13; each more takes 74 MiB at 64 in flight
 KV_BLOCK_TOKENS = 32
 LOGITS_DTYPE = "float32"  # what config.pbtxt declares for generation_logits
 
+MAX_CALIBRATION_ROWS = 512
+MAX_CALIBRATION_TOKENS = 1024  # of one row
+
 _CALIBRATION_BATCH = 8
-_CALIBRATION_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Paths of TensorRT-LLM's tools; the defaults are those of NVIDIA's container."""
+    """Paths of TensorRT-LLM's tools; the defaults are those of NVIDIA's container.
 
-    python: str = "/usr/bin/python3"
+    A build takes `python` from the container itself: `guard_core.slot.gpu_host.find_python`.
+    """
+
+    python: str = "/opt/venv-tritonserver/bin/python3"
     examples: Path = Path("/app/examples")
     trtllm_build: str = "trtllm-build"
 
@@ -41,18 +46,23 @@ class Command:
 
 
 def quantize(
-    tools: Tools, recipe: Recipe, checkpoint: Path, output: Path, calibration: tuple[Path, int]
+    tools: Tools, recipe: Recipe, checkpoint: Path, output: Path, calibration: Path
 ) -> Command:
-    """Checkpoint -> TensorRT-LLM checkpoint. `calibration`: directory and number of rows."""
+    """Checkpoint -> TensorRT-LLM checkpoint. `calibration` is the directory of its rows.
+
+    Raises BuildFailed if quantize.py would misread a path.
+    """
     common = ("--model_dir", str(checkpoint), "--output_dir", str(output), "--dtype", "bfloat16")
     if not recipe.calibrated:
         script = tools.examples / "models" / "core" / "qwen" / "convert_checkpoint.py"
         return _checked(tools, script, (*common, *recipe.arguments))
-    directory, rows = calibration
+    paths.check_checkpoint(checkpoint)
+    paths.check_calibration(calibration)
     calibrated = (
-        *("--calib_dataset", str(directory), "--calib_size", str(rows)),
+        # It takes so many rows, or as many as there are.
+        *("--calib_dataset", str(calibration), "--calib_size", str(MAX_CALIBRATION_ROWS)),
         *("--batch_size", str(_CALIBRATION_BATCH)),
-        *("--calib_max_seq_length", str(_CALIBRATION_TOKENS)),
+        *("--calib_max_seq_length", str(MAX_CALIBRATION_TOKENS)),
     )
     script = tools.examples / "quantization" / "quantize.py"
     return _checked(tools, script, (*common, *recipe.arguments, *calibrated))

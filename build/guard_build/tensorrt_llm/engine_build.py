@@ -2,6 +2,7 @@
 
 fetch      hash every file of the checkpoint
 calibrate  render conversations with their verdicts as the model reads them (fp8, w8a8)
+links      link the checkpoint's files, and write an output head where it lacks one (w8a16, bf16)
 quantize   run ModelOpt's quantize.py, or convert_checkpoint.py
 compile    run trtllm-build, and compare the engine's config.json with the recipe
 package    write config.pbtxt, template, tokenizer and manifest
@@ -10,9 +11,8 @@ verify     compare the packaged slot with a reference, before it replaces the sl
 
 import errno
 import hashlib
-import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,21 @@ from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.progress import Progress
 from guard_build.slot_directory import replacing, triton_model_name
-from guard_build.tensorrt_llm import commands, engine_config
-from guard_build.tensorrt_llm.calibrate import FILE_NAME, check_path, write_calibration
+from guard_build.tensorrt_llm import engine_config
+from guard_build.tensorrt_llm.calibrate import FILE_NAME, calibration_rows
+from guard_build.tensorrt_llm.commands import (
+    IMAGE,
+    MAX_CALIBRATION_TOKENS,
+    MAX_INPUT_TOKENS,
+    MAX_OUTPUT_TOKENS,
+    Command,
+    Tools,
+    compile_engine,
+    quantize,
+)
 from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe
+from guard_build.tensorrt_llm.links import missing_head, write_links
 from guard_build.tensorrt_llm.package import package
 from guard_build.tensorrt_llm.stages import Workspace
 from guard_core.slot import manifest as m
@@ -35,8 +46,8 @@ from guard_eval.datasets import load_examples
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
 
-_MOST_CALIBRATION_ROWS = 512
 _DISK_FACTOR = 2  # times the weights: quantized checkpoint and engine, each at most in bf16
+_HEAD_FACTOR = 3  # times a tied head, which both hold apart, and the stage links
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +65,10 @@ class EngineBuild:
     calibration: Path
 
 
-def plan(build: EngineBuild, tools: commands.Tools) -> Iterator[str]:
-    """Yields every command and file of a build as text lines, without running anything.
-
-    Raises BuildFailed as the build would. The checkpoint need not exist yet.
-    """
-    model = triton_model_name(build.slot)
-    workspace = Workspace(build.work, _silent)
-    items = _calibration_items(build)
-    yield f"fetch      read and hash {build.checkpoint.directory}"
-    if build.recipe.calibrated:
-        yield f"calibrate  write {workspace.path('calibrate') / FILE_NAME}: {len(items)} rows"
-    for name, command in _commands(build, tools, workspace, len(items)).items():
-        yield f"{name:<10} {shlex.join(command.line)}"
-        yield f"           then rename it to {workspace.path(name)}; log: {workspace.log(name)}"
-    yield f"package    {build.checkpoint.name} as {build.slot}, which is replaced:"
-    for path in (m.FILE_NAME, m.TEMPLATE, m.TOKENIZER, f"{model}/config.pbtxt"):
-        yield f"           {build.slot / path}"
-    for path in (engine_config.ENGINE, engine_config.CONFIG):
-        yield f"           {build.slot / model / '1' / path}"
-    yield "verify     guard verify, before the slot is replaced"
-
-
 def build_engine(
     build: EngineBuild,
     *,
-    tools: commands.Tools,
+    tools: Tools,
     machine: Machine,
     verify: Callable[[Path], None],
     progress: Progress,
@@ -91,12 +80,17 @@ def build_engine(
     """
     triton_model = triton_model_name(build.slot)
     _check_machine(build, machine)
-    items, packaging = _calibration_items(build), _packaging(build)
     workspace = Workspace(build.work, progress)
+    commands = stage_commands(build, tools, workspace)
+    examples, packaging = load_calibration(build), load_packaging(build)
     hashes = hash_files(build.checkpoint.directory, partial(progress, "fetch"))
     _check_disk(build, workspace)
-    _calibrate(build, workspace, items, packaging)
-    engine = _quantize_and_compile(build, tools, machine, workspace, hashes, len(items))
+    if build.recipe.calibrated:
+        _calibrate(build, workspace, examples, packaging)
+    else:
+        links = partial(write_links, build.checkpoint.directory)
+        workspace.stage("links", {"checkpoint": hashes}, links)
+    engine = _quantize_and_compile(build, commands, machine, workspace, hashes)
     model = m.Model(
         name=packaging.name,
         demonstration=packaging.demonstration,
@@ -124,21 +118,36 @@ def build_engine(
     return manifest
 
 
+def stage_commands(build: EngineBuild, tools: Tools, workspace: Workspace) -> dict[str, Command]:
+    """The commands of the stages quantize and compile. Raises BuildFailed for an invalid one."""
+    if build.recipe.calibrated:
+        checkpoint = build.checkpoint.directory.resolve()
+    else:
+        checkpoint = workspace.path("links")
+    partial_of, calibration = workspace.partial, workspace.path("calibrate")
+    return {
+        "quantize": quantize(tools, build.recipe, checkpoint, partial_of("quantize"), calibration),
+        "compile": compile_engine(
+            tools, build.recipe, workspace.path("quantize"), partial_of("compile")
+        ),
+    }
+
+
 def _quantize_and_compile(
     build: EngineBuild,
-    tools: commands.Tools,
+    commands: Mapping[str, Command],
     machine: Machine,
     workspace: Workspace,
     hashes: dict[str, str],
-    rows: int,
 ) -> Path:
     """Runs the stages quantize and compile. Returns the engine's directory."""
+    calibration = workspace.path("calibrate") / FILE_NAME
     inputs: dict[str, object] = {
         "checkpoint": hashes,
-        "calibration": _digest(build.calibration) if build.recipe.calibrated else None,
+        "calibration": _digest(calibration) if build.recipe.calibrated else None,
         "tensorrt_llm": machine.tensorrt_llm,
     }
-    for name, command in _commands(build, tools, workspace, rows).items():
+    for name, command in commands.items():
         inputs[name] = command.line
         if name == "compile":
             inputs |= {"tensorrt": machine.tensorrt, "gpu": machine.gpu.compute_capability}
@@ -148,59 +157,44 @@ def _quantize_and_compile(
 
 
 def _run(
-    workspace: Workspace, name: str, command: commands.Command, recipe: Recipe, directory: Path
+    workspace: Workspace, name: str, command: Command, recipe: Recipe, directory: Path
 ) -> None:
     workspace.run(name, command)
     check = engine_config.read_engine if name == "compile" else engine_config.check_quantized
     check(directory, recipe)
 
 
-def _commands(
-    build: EngineBuild, tools: commands.Tools, workspace: Workspace, rows: int
-) -> dict[str, commands.Command]:
-    calibration = workspace.path("calibrate"), min(rows, _MOST_CALIBRATION_ROWS)
-    checkpoint = build.checkpoint.directory.resolve()
-    quantized = workspace.partial("quantize")
-    engine = workspace.partial("compile")
-    return {
-        "quantize": commands.quantize(tools, build.recipe, checkpoint, quantized, calibration),
-        "compile": commands.compile_engine(tools, build.recipe, workspace.path("quantize"), engine),
-    }
-
-
 def _calibrate(
-    build: EngineBuild, workspace: Workspace, items: tuple[Example, ...], packaging: Packaging
+    build: EngineBuild, workspace: Workspace, examples: Sequence[Example], packaging: Packaging
 ) -> None:
-    if not build.recipe.calibrated:
-        return
-    tokenizer = packaging.tokenizer.decode()
     texts = (packaging.template.encode(), packaging.tokenizer)
     inputs = {
         "conversations": _digest(build.calibration),
         "checkpoint": [hashlib.sha256(data).hexdigest() for data in texts],
         "end": packaging.end_ids[0],
+        "row_tokens": MAX_CALIBRATION_TOKENS,
     }
 
     def fill(directory: Path) -> None:
-        write_calibration(items, packaging.template, tokenizer, packaging.end_ids[0], directory)
+        calibration_rows(examples, packaging).write(directory)
 
     workspace.stage("calibrate", inputs, fill)
 
 
-def _calibration_items(build: EngineBuild) -> tuple[Example, ...]:
-    """The conversations to calibrate on; empty if the format needs none."""
+def load_calibration(build: EngineBuild) -> tuple[Example, ...]:
+    """The conversations to calibrate on; empty if the format needs none. Raises BuildFailed."""
     if not build.recipe.calibrated:
         return ()
-    check_path(build.work)
     try:
         return load_examples(build.calibration)
     except DataInvalid as error:
         raise BuildFailed(str(error)) from error
 
 
-def _packaging(build: EngineBuild) -> Packaging:
+def load_packaging(build: EngineBuild) -> Packaging:
+    """The checkpoint's text side. Raises BuildFailed, also if the model's context is too short."""
     directory = build.checkpoint.directory
-    needed = commands.MAX_INPUT_TOKENS + commands.MAX_OUTPUT_TOKENS
+    needed = MAX_INPUT_TOKENS + MAX_OUTPUT_TOKENS
     try:
         positions = read_config(directory).max_positions
     except CheckpointInvalid as error:
@@ -216,7 +210,7 @@ def _check_machine(build: EngineBuild, machine: Machine) -> None:
     if machine.tensorrt_llm != VERSION:
         raise BuildFailed(
             f"This container has TensorRT-LLM {machine.tensorrt_llm}; engines are built and served "
-            f"with {VERSION} only. Use {commands.IMAGE}."
+            f"with {VERSION} only. Use {IMAGE}."
         )
     major, minor = map(int, machine.gpu.compute_capability.split("."))
     if (major, minor) < build.recipe.least_compute_capability:
@@ -235,11 +229,13 @@ def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
         return
     build.work.mkdir(parents=True, exist_ok=True)
     weights = sum(path.stat().st_size for path in build.checkpoint.directory.glob("*.safetensors"))
+    head = missing_head(build.checkpoint.directory)
+    needed = _DISK_FACTOR * weights + _HEAD_FACTOR * (head.nbytes if head else 0)
     free = shutil.disk_usage(build.work).free
-    if free < _DISK_FACTOR * weights:
+    if free < needed:
         raise BuildFailed(
             f"{build.work} has {free / 1e9:.1f} GB free; the build needs about "
-            f"{_DISK_FACTOR * weights / 1e9:.1f} GB. Free some space, or choose a directory on "
+            f"{needed / 1e9:.1f} GB. Free some space, or choose a directory on "
             "another disk with --work."
         )
 
@@ -247,7 +243,3 @@ def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Ignores the progress: a plan runs nothing."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from guard_build.checkpoint import Packaging
 from guard_build.slot_directory import file_entries
 from guard_build.tensorrt_llm import engine_config
+from guard_build.tensorrt_llm.backend import check_config
 from guard_build.tensorrt_llm.formats import Format, Recipe
 from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
@@ -60,6 +61,18 @@ def parameters(engine_path: str) -> tuple[Parameter, ...]:
     )
 
 
+def render_model(triton_model: str, max_in_flight: int) -> str:
+    """The config.pbtxt of an engine. Raises BuildFailed for a name that the backend lacks."""
+    config = render_config(
+        triton_model,
+        backend="tensorrtllm",
+        max_batch_size=max_in_flight,
+        parameters=parameters(f"{triton_model}/1"),
+    )
+    check_config(config)
+    return config
+
+
 def package(
     slot: Path,
     engine: Path,
@@ -77,12 +90,7 @@ def package(
     version.mkdir(parents=True)
     for name in (engine_config.ENGINE, engine_config.CONFIG):
         _link_or_copy(engine / name, version / name)
-    config = render_config(
-        triton_model,
-        backend="tensorrtllm",
-        max_batch_size=limits.max_in_flight,
-        parameters=parameters(f"{triton_model}/1"),
-    )
+    config = render_model(triton_model, limits.max_in_flight)
     (slot / triton_model / "config.pbtxt").write_text(config)
     (slot / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
     (slot / m.TOKENIZER).write_bytes(packaging.tokenizer)

@@ -19,6 +19,7 @@ from guard_build.tensorrt_llm.commands import Command
 
 _RECORD = "stage.json"
 _LOG_TAIL_LINES = 15
+_WARNINGS = 5  # of the lines before the tail: ModelOpt names a cause only in a warning
 _FULL_BYTES = 1 << 28  # if a command fails with less free space, the full disk is the cause
 
 
@@ -80,12 +81,9 @@ class Workspace:
                 "Run make gpu-build FORMAT=fp8."
             ) from None
         if done.returncode:
-            with log.open(errors="replace") as lines:
-                tail = "".join(deque(lines, _LOG_TAIL_LINES)).rstrip()
             self._check_disk()
             raise BuildFailed(
-                f"{command.tool} failed with exit code {done.returncode}. "
-                f"The end of {log}:\n{tail}\n"
+                f"{command.tool} failed with exit code {done.returncode}. {_end_of(log)}\n"
                 "Earlier stages are kept: fix the cause and run the same command again."
             )
 
@@ -103,6 +101,19 @@ class Workspace:
             f"The disk that holds {self.directory} is full. Free some space, or choose a directory "
             "on another disk with --work, and run the same command again: finished stages are kept."
         )
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of a log, and the last warnings before them."""
+    tail: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
+    warnings: deque[str] = deque(maxlen=_WARNINGS)
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            if len(tail) == _LOG_TAIL_LINES and "warning" in tail[0].lower():
+                warnings.append(tail[0])
+            tail.append(line)
+    earlier = f"Warnings in {log}:\n{''.join(warnings)}" if warnings else ""
+    return f"{earlier}The end of {log}:\n{''.join(tail)}".rstrip()
 
 
 def _key(inputs: Mapping[str, object]) -> str:

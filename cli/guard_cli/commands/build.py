@@ -70,10 +70,13 @@ def build(
         Path | None,
         typer.Option(help="Where stages are kept, to go on from.", rich_help_panel=_GPU),
     ] = None,
-    plan: Annotated[
+    dry_run: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Print every command and file, and do nothing.", rich_help_panel=_GPU
+            "--dry-run",
+            "--plan",
+            help="On any machine: print every command, file and setting, checked, and do nothing.",
+            rich_help_panel=_GPU,
         ),
     ] = False,
 ) -> None:
@@ -84,16 +87,22 @@ def build(
     gpu = engine == "tensorrt-llm"
     if gpu and (gpu_format is None or weights is not None):
         fail("A GPU engine takes --format fp8, w8a8, w8a16 or bf16, and no --weights.", code=2)
-    if not gpu and (gpu_format, kv_cache, against, work, plan) != (None, None, None, None, False):
+    if not gpu and (gpu_format, kv_cache, against, work, dry_run) != (
+        None,
+        None,
+        None,
+        None,
+        False,
+    ):
         fail(
-            "--format, --kv-cache, --against, --work and --plan go with --engine tensorrt-llm; "
+            "--format, --kv-cache, --against, --work and --dry-run go with --engine tensorrt-llm; "
             "the CPU engine takes --weights.",
             code=2,
         )
     try:
         if gpu_format:
             # Triton and the comparison of slots, which a CPU build does not use.
-            from guard_cli.commands.build_gpu import GpuBuild, build_gpu, print_plan  # noqa: PLC0415
+            from guard_cli.commands.build_gpu import GpuBuild, build_gpu, print_dry_run  # noqa: PLC0415
 
             wanted = GpuBuild(
                 checkpoint=checkpoint,
@@ -105,8 +114,8 @@ def build(
                 calibration=calibration,
                 against=slot_directory(against) if against else None,
             )
-            if plan:
-                print_plan(wanted)
+            if dry_run:
+                print_dry_run(wanted)
                 return
             manifest = build_gpu(wanted)
         else:

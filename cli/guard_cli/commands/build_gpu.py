@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 
 from guard_build import BuildFailed, Checkpoint, find_checkpoint
-from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, plan
+from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, dry_run
 from guard_cli.bars import bars
 from guard_cli.commands.verify import Side, compare_slots
 from guard_cli.options import shown
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
-from guard_core.slot.gpu_host import Container, read_machine
+from guard_core.slot.gpu_host import Container, find_python, read_machine
 from guard_core.slot.manifest import Manifest
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from guard_eval.verify import JudgeLost, gate, same_checkpoint
@@ -44,7 +44,7 @@ class GpuBuild:
         )
 
 
-def print_plan(wanted: GpuBuild) -> None:
+def print_dry_run(wanted: GpuBuild) -> None:
     """Every command and file, on standard output; nothing is downloaded, run or written.
 
     Raises BuildFailed.
@@ -52,7 +52,7 @@ def print_plan(wanted: GpuBuild) -> None:
     path = Path(wanted.checkpoint)
     where = path if path.is_dir() else Path("HUB-CACHE") / path
     build = wanted.engine_build(Checkpoint(where, where.resolve().name))
-    for line in plan(build, Tools()):
+    for line in dry_run(build, Tools()):
         typer.echo(line)
 
 
@@ -60,12 +60,13 @@ def build_gpu(wanted: GpuBuild) -> Manifest:
     """Builds the slot, verified against another if one is named. Raises BuildFailed."""
     err = Console(stderr=True)
     try:
-        machine = read_machine(Container())  # before gigabytes are downloaded
+        container = Container()
+        machine = read_machine(container)  # before gigabytes are downloaded
         build = wanted.engine_build(find_checkpoint(wanted.checkpoint, wanted.revision))
         with bars(err) as progress:
             manifest = build_engine(
                 build,
-                tools=Tools(),
+                tools=Tools(python=find_python(container)),
                 machine=machine,
                 verify=partial(verify_packaged, wanted, err),
                 progress=progress,

@@ -4,6 +4,7 @@ An engine loads only in the TensorRT-LLM that built it, and on the GPU architect
 built for; elsewhere it fails late and obscurely.
 """
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ def first(*names):
 print(first("tensorrt_llm"), first("tensorrt", "tensorrt_cu13", "tensorrt_cu12"))
 """
 _TIMEOUT_S = 60
+_LONGEST_LINE = 4096
+_NOT_INSTALLED = (
+    "TensorRT-LLM is not installed here. Run this in its container, on a machine with a "
+    "GPU: make gpu-build FORMAT=fp8, then make gpu-serve. On a CPU use --engine openvino."
+)
 
 
 class MachineUnfit(SlotInvalid):
@@ -32,9 +38,13 @@ class MachineUnfit(SlotInvalid):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Where NVIDIA's container has what is run here. Its Python is not the one that runs this."""
+    """Where NVIDIA's container has what is run here.
 
-    python: str = "/usr/bin/python3"
+    Neither the Python that runs this nor /usr/bin/python3 has TensorRT-LLM there: it lies in a
+    virtual environment of its own, which `trtllm-build` belongs to.
+    """
+
+    trtllm_build: str = "trtllm-build"  # a path, or looked up on PATH
     nvidia_smi: str = "nvidia-smi"
     tritonserver: Path = Path("/opt/tritonserver/bin/tritonserver")
     backends: Path = Path("/opt/tritonserver/backends")
@@ -49,14 +59,30 @@ class Machine:
     gpu: Gpu
 
 
+def find_python(container: Container) -> str:
+    """The Python that has TensorRT-LLM: the one that `trtllm-build` names in its first line.
+
+    Raises MachineUnfit.
+    """
+    script = shutil.which(container.trtllm_build)
+    if script is None:
+        raise MachineUnfit(_NOT_INSTALLED)
+    with Path(script).open("rb") as stream:
+        first = stream.readline(_LONGEST_LINE).decode(errors="replace").strip()
+    python = first.removeprefix("#!").split()[:1]
+    if not first.startswith("#!/") or not Path(*python).name.startswith("python"):
+        raise MachineUnfit(
+            f"The first line of {script} names no Python, but {first!r}: this is not the pinned "
+            "container. Run make gpu-build FORMAT=fp8."
+        )
+    return python[0]
+
+
 def read_machine(container: Container) -> Machine:
     """Raises MachineUnfit unless TensorRT-LLM and a GPU are here."""
-    found = _output([container.python, "-c", _VERSIONS]).split()
+    found = _output([find_python(container), "-c", _VERSIONS]).split()
     if len(found) != 2 or "none" in found:
-        raise MachineUnfit(
-            "TensorRT-LLM is not installed here. Run this in its container, on a machine with a "
-            "GPU: make gpu-build FORMAT=fp8, then make gpu-serve. On a CPU use --engine openvino."
-        )
+        raise MachineUnfit(_NOT_INSTALLED)
     return Machine(tensorrt_llm=found[0], tensorrt=found[1], gpu=_gpu(container))
 
 
