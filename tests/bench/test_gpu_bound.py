@@ -1,0 +1,52 @@
+"""The bound on a GPU's verdicts: its table, and the whole script on a CPU where torch is."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+BENCH = PROJECT / "bench"
+
+
+def python_with_torch() -> str | None:
+    """This Python, or that of an environment of the checkout which has torch for other work."""
+    if find_spec("torch"):
+        return sys.executable
+    found = (PROJECT / name / "bin" / "python" for name in (".venv-train", ".venv-peers"))
+    return next((str(path) for path in found if path.exists()), None)
+
+
+def test_the_table_has_the_passes_and_what_they_are_worth(tmp_path: Path) -> None:
+    point = {"weights": "FP8", "mode": "prompt", "batch": 64}
+    times = {"verified_s": 0.02, "prompt_s": 0.019, "step_s": 0.003}
+    report = {"device": "H200", "torch": "2.15.0", "tiny": False, "points": [point | times]}
+    (tmp_path / "bound.json").write_text(json.dumps(report))
+    table = [sys.executable, str(BENCH / "gpu_bound_table.py"), str(tmp_path / "bound.json")]
+    done = subprocess.run(table, capture_output=True, text=True, check=True)
+    # 8 steps: 19 + 7 x 3 ms; 18 steps: 19 + 17 x 3 ms; 64 verdicts in 20 ms.
+    assert "| FP8 | prompt | 64 | 20.00 | 40.00 (2.0x) | 70.00 (3.5x) | 3,200 |" in done.stdout
+    assert done.stdout.startswith("H200, torch 2.15.0:\n")
+
+
+@pytest.mark.slow
+def test_it_runs_on_a_cpu(tmp_path: Path) -> None:
+    python = python_with_torch()
+    if python is None:
+        pytest.skip("no environment here has torch: make train-tiny makes one (.venv-train)")
+    out = tmp_path / "tiny.json"
+    command = [python, str(BENCH / "gpu_bound.py"), "--tiny", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    points = json.loads(out.read_text())["points"]
+    assert {(each["weights"], each["mode"], each["batch"]) for each in points} == {
+        (weights, mode, batch)
+        for weights in ("BF16", "FP8")
+        for mode in ("prompt", "response")
+        for batch in (1, 2)
+    }
+    assert all(each[name] > 0 for each in points for name in ("verified_s", "prompt_s", "step_s"))
+    assert done.stdout.count("\n| ") == len(points) + 1
