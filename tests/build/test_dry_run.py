@@ -47,6 +47,7 @@ def test_a_dry_run_says_that_a_tied_head_is_written(fake: FakeTools, tmp_path: P
         ('"draft_input_ids"', '"draft_inputs_ids"', "no input draft_inputs_ids"),
         ('"end_id" data_type: TYPE_INT32', '"end_id" data_type: TYPE_INT64', "end_id is TYPE_INT3"),
         ('"sequence_length"', '"sequence_lengths"', "no output sequence_lengths"),
+        ('"total_draft_tokens"', '"batch_index"', "it needs the output total_draft_tokens"),
         ('"enable_kv_cache_reuse"', '"kv_cache_reuse"', "no parameter kv_cache_reuse"),
         ('"tokenizer_dir"', '"max_beam_width"', "it needs the parameter tokenizer_dir"),
         ("max_batch_size:", "max_batch_sizes:", "is no model configuration"),

@@ -5,7 +5,7 @@ config.pbtxt does not declare. The table is in backend_1_2_1.json, with its sour
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tritonclient.grpc import model_config_pb2
 
 from guard_build.errors import BuildFailed
 from guard_build.tensorrt_llm.flags import VERSION
+from guard_core.engine.tensors import PERF_OUTPUTS
 
 _TABLE: dict[str, Any] = json.loads(Path(__file__).with_name("backend_1_2_1.json").read_bytes())
 
@@ -27,6 +28,7 @@ def check_config(text: str) -> None:
     faults = [
         *_tensors("input", config.input, _TABLE["inputs"]),
         *_tensors("output", config.output, _TABLE["outputs"]),
+        *_missing("output", PERF_OUTPUTS, {each.name for each in config.output}),
         *(f"no parameter {key}" for key in config.parameters if key not in _TABLE["parameters"]),
         *_missing("parameter", _TABLE["required_parameters"], config.parameters),
     ]
@@ -46,5 +48,5 @@ def _tensors(kind: str, declared: Any, known: dict[str, str]) -> Iterator[str]:
             yield f"{kind} {tensor.name} is {known[tensor.name]}, not {stored}"
 
 
-def _missing(kind: str, needed: list[str], declared: Any) -> Iterator[str]:
+def _missing(kind: str, needed: Iterable[str], declared: Any) -> Iterator[str]:
     yield from (f"it needs the {kind} {name}" for name in needed if name not in declared)
