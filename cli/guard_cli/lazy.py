@@ -52,6 +52,8 @@ def lazy_group(commands: Mapping[str, LazyCommand]) -> type[TyperGroup]:
             super().__init__(**given | {"commands": shown})
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if (both := " ".join(args[:2])) in commands:  # a command of two words
+                args = [both, *args[2:]]
             name, command, rest = super().resolve_command(ctx, args)
             return name, command and commands[str(name)].load(str(name), ctx.command_path), rest
 

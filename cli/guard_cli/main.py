@@ -27,6 +27,10 @@ COMMANDS = {
         "verify:verify",
         "Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.",
     ),
+    "verify contract": LazyCommand(
+        "contract:contract",
+        "Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference.",
+    ),
     "slots": LazyCommand("operate:slots", "Show slots, traffic weights and request statistics."),
     "deploy": LazyCommand(
         "operate:deploy",

@@ -44,4 +44,4 @@ def _write_shard(head: Tensor, path: Path) -> None:
     header += b" " * (-len(header) % _ALIGNMENT)
     with path.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
-        values.tofile(stream)
+        stream.write(values.data)

@@ -132,8 +132,8 @@ def compare_slots(
     Raises JudgeLost, SlotInvalid or TritonFailed.
     """
     with (
-        _running(err, candidate, "candidate") as ours_at,
-        _running(err, reference, "reference") as theirs_at,
+        running(err, candidate, "candidate") as ours_at,
+        running(err, reference, "reference") as theirs_at,
         bars(err) as progress,
     ):
         ours, theirs = (candidate.slot, ours_at), (reference.slot, theirs_at)
@@ -141,7 +141,7 @@ def compare_slots(
 
 
 @contextlib.contextmanager
-def _running(err: Console, side: Side, role: str) -> Iterator[str]:
+def running(err: Console, side: Side, role: str) -> Iterator[str]:
     """The address of the slot's Triton, which is started unless it runs already."""
     if side.triton is not None:
         yield side.triton

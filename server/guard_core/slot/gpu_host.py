@@ -69,13 +69,13 @@ def find_python(container: Container) -> str:
         raise MachineUnfit(_NOT_INSTALLED)
     with Path(script).open("rb") as stream:
         first = stream.readline(_LONGEST_LINE).decode(errors="replace").strip()
-    python = first.removeprefix("#!").split()[:1]
-    if not first.startswith("#!/") or not Path(*python).name.startswith("python"):
+    python = first.removeprefix("#!").partition(" ")[0]
+    if not first.startswith("#!/") or not Path(python).name.startswith("python"):
         raise MachineUnfit(
             f"The first line of {script} names no Python, but {first!r}: this is not the pinned "
             "container. Run make gpu-build FORMAT=fp8."
         )
-    return python[0]
+    return python
 
 
 def read_machine(container: Container) -> Machine:

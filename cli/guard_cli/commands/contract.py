@@ -1,0 +1,62 @@
+"""`guard verify contract`: whether a live engine does everything that the gateway assumes."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from guard_cli.commands.verify import Side, running
+from guard_cli.options import fail, shown, slot_directory
+from guard_control.triton_process import TritonFailed
+from guard_core.errors import SlotInvalid
+from guard_core.slot.slot_files import SlotFiles
+from guard_eval.contract import Finding, check_contract
+from guard_server import log
+
+
+def contract(
+    target: Annotated[Path, typer.Argument(help="The slot to be asked: name or directory.")],
+    triton: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Its Triton, if it runs already."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
+) -> None:
+    """Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference."""
+    log.configure("console")
+    if json is not None and not json.parent.is_dir():
+        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
+    slot = slot_directory(target)
+    out, findings = Console(highlight=False, soft_wrap=True), []
+    try:
+        files = SlotFiles.load(slot)
+        with running(Console(stderr=True), Side(slot, triton), "contract") as address:
+            for finding in check_contract(address, files):
+                findings.append(finding)
+                _show(out, finding)
+    except (SlotInvalid, TritonFailed, OSError) as error:
+        fail(str(error))
+    failed = sum(not finding.passed for finding in findings)
+    if json is not None:
+        report = {
+            "slot": files.manifest.fingerprint,
+            "passed": not failed,
+            "findings": [finding.model_dump() for finding in findings],
+        }
+        json.write_text(json_format.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if failed:
+        fail(
+            f"{shown(slot)} does not keep the contract: {failed} of {len(findings)} checks failed."
+        )
+    out.print(f"[green]Passed[/]: {len(findings)} checks")
+
+
+def _show(out: Console, finding: Finding) -> None:
+    if finding.passed:
+        out.print(f"pass  {finding.check}", markup=False)
+        return
+    out.print(f"FAIL  {finding.check}", markup=False)
+    out.print(f"      wanted: {finding.wanted}", markup=False)
+    out.print(f"      found:  {finding.found}", markup=False)

@@ -1,0 +1,132 @@
+"""A Triton in between, which puts one fault into what an engine is asked or answers.
+
+All else is the real Triton's: the requests and messages are passed on as they are.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from tests.support.ports import free_port
+
+_SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelStreamInfer"
+_LIMIT = [("grpc.max_receive_message_length", 1 << 26), ("grpc.max_send_message_length", 1 << 26)]
+_DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "BOOL": "?"}
+
+
+class Tensors:
+    """Those of a request or an answer, by name; what is assigned is sent."""
+
+    def __init__(self, tensors: Any, raw: Any) -> None:
+        self._tensors, self._raw = tensors, raw
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names()
+
+    def __getitem__(self, name: str) -> list[Any]:
+        at = self._names().index(name)
+        values: list[Any] = np.frombuffer(
+            self._raw[at], _DTYPES[self._tensors[at].datatype]
+        ).tolist()
+        return values
+
+    def __setitem__(self, name: str, values: list[Any]) -> None:
+        tensor = self._tensors[at := self._names().index(name)]
+        self._raw[at] = np.array(values, _DTYPES[tensor.datatype]).tobytes()
+        tensor.shape[-1] = len(values)
+
+    def retype(self, name: str, datatype: str) -> None:
+        """The same bytes, as another type of that size."""
+        self._tensors[self._names().index(name)].datatype = datatype
+
+    def remove(self, name: str) -> None:
+        at = self._names().index(name)
+        del self._tensors[at], self._raw[at]
+
+    def _names(self) -> list[str]:
+        return [tensor.name for tensor in self._tensors]
+
+
+@dataclass
+class Exchange:
+    """A message on its way back, and the request that it answers."""
+
+    message: service_pb2.ModelStreamInferResponse
+    request: service_pb2.ModelInferRequest
+    stopped: bool  # the request's id was also sent with `stop`
+
+    @property
+    def outputs(self) -> Tensors:
+        response = self.message.infer_response
+        return Tensors(response.outputs, response.raw_output_contents)
+
+    @property
+    def inputs(self) -> Tensors:
+        return Tensors(self.request.inputs, self.request.raw_input_contents)
+
+    def answer(self, ids: list[int]) -> None:
+        """Returns these tokens instead; not for an error or an acknowledgement."""
+        if "output_ids" in self.outputs:
+            self.outputs["output_ids"] = ids
+            self.outputs["sequence_length"] = [len(ids)]
+
+
+@dataclass
+class Fault:
+    """`ask` changes the tensors of a request; `reply` an answer, and False leaves it out."""
+
+    ask: Callable[[Tensors], None] = lambda inputs: None
+    reply: Callable[[Exchange], bool | None] = lambda exchange: None
+
+
+@contextmanager
+def faulty(target: str, fault: Fault) -> Iterator[str]:
+    """The address of a Triton like the one at `target`, but for the fault."""
+    with (
+        grpc.insecure_channel(target, _LIMIT) as channel,
+        ThreadPoolExecutor() as threads,
+    ):
+        upstream: Any = channel.stream_stream(
+            f"/{_SERVICE}/{_METHOD}",
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+
+        def serve(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
+            asked: dict[str, service_pb2.ModelInferRequest] = {}
+            stopped: set[str] = set()
+
+            def forward() -> Iterator[bytes]:
+                for encoded in requests:
+                    request = service_pb2.ModelInferRequest.FromString(encoded)
+                    inputs = Tensors(request.inputs, request.raw_input_contents)
+                    if "stop" in inputs:
+                        stopped.add(request.id)
+                        asked.setdefault(request.id, request)
+                    else:
+                        asked[request.id] = service_pb2.ModelInferRequest.FromString(encoded)
+                        fault.ask(inputs)
+                    yield request.SerializeToString()
+
+            for message in upstream(forward()):
+                name = message.infer_response.id
+                if fault.reply(Exchange(message, asked[name], name in stopped)) is not False:
+                    yield message.SerializeToString()
+
+        server = grpc.server(threads, options=_LIMIT)
+        handler: Any = grpc.stream_stream_rpc_method_handler(serve)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
+        )
+        address = f"127.0.0.1:{free_port()}"
+        server.add_insecure_port(address)
+        server.start()
+        try:
+            yield address
+        finally:
+            server.stop(None).wait()
