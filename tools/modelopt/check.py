@@ -9,7 +9,7 @@ quantizers. It has its own environment (requirements.txt), which nothing else ne
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import torch
 from datasets import load_dataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-_TINY_GUARD = Path(__file__).parents[2] / "checkpoints" / "tiny-guard"
+TINY_GUARD = Path(__file__).parents[2] / "checkpoints" / "tiny-guard"
 _BATCH, _TOKENS = 8, 1024  # as in guard_build.tensorrt_llm.commands
-_FORMATS = {
+FORMATS = {
     "fp8": {
         **mtq.FP8_DEFAULT_CFG,
         "quant_cfg": mtq.FP8_DEFAULT_CFG["quant_cfg"] | mtq.FP8_KV_CFG["quant_cfg"],
@@ -47,24 +47,22 @@ def random_model(vocabulary: int) -> Any:
     return Qwen3ForCausalLM(config).eval()
 
 
-def batches(directory: Path) -> tuple[int, list[Any]]:
-    """The number of rows, and their ids in batches like those of quantize.py."""
-    rows = load_dataset(str(directory), split="train")["text"]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(_TINY_GUARD / "tokenizer.json"),
+def tokenizer() -> Any:
+    """The tiny guard's, which pads on the left as quantize.py's does."""
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(TINY_GUARD / "tokenizer.json"),
         pad_token="<|endoftext|>",  # noqa: S106 - no password
+        padding_side="left",
     )
-    encoded = [
-        tokenizer(
-            list(rows[start : start + _BATCH]),
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=_TOKENS,
-        )["input_ids"]
-        for start in range(0, len(rows), _BATCH)
-    ]
-    return len(rows), encoded
+
+
+def batches(rows: Sequence[str]) -> tuple[list[Any], float]:
+    """The rows' ids in batches like those of quantize.py, and the share of padding in them."""
+    encoded = tokenizer()(
+        list(rows), return_tensors="pt", padding=True, truncation=True, max_length=_TOKENS
+    )
+    ids, read = encoded["input_ids"], encoded["attention_mask"].float().mean().item()
+    return list(ids.split(_BATCH)), 1 - read
 
 
 def unquantized(model: Any) -> Iterator[str]:
@@ -85,13 +83,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("calibration", type=Path)
     directory = parser.parse_args().calibration
-    rows, data = batches(directory)
+    rows = load_dataset(str(directory), data_files="train.jsonl", split="train")["text"]
+    data, padding = batches(rows)
     vocabulary = 1 + max(int(batch.max()) for batch in data)
     names = ("nvidia-modelopt", "torch", "transformers", "datasets")
     say(", ".join(f"{name} {version(name)}" for name in names))
-    say(f"{rows} rows, longest {max(batch.shape[1] for batch in data)} tokens")
+    say(f"{len(rows)} rows of {data[0].shape[1]} tokens, {padding:.1%} of them padding")
     failed = False
-    for name, config in _FORMATS.items():
+    for name, config in FORMATS.items():
         model = random_model(vocabulary)
         linear = sum(isinstance(layer, torch.nn.Linear) for layer in model.model.layers.modules())
 
