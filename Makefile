@@ -138,7 +138,7 @@ gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with
 	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
 
 gpu-rehearsal: $(VENV)/.dev ## Rehearse the GPU path without a GPU: build, load in Triton, moderate, with stand-ins (needs g++)
-	@$(BIN)/python -m tests.support.gpu_rehearsal
+	@$(BIN)/python -m tests.support.stand_ins.gpu_rehearsal
 
 perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf
 	@$(BIN)/guard bench perf --analyzer $(VENV)-perf/bin/perf_analyzer --json .run/perf/perf.json

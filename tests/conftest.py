@@ -10,10 +10,10 @@ from guard_core.slot import slot_files
 from guard_core.verdict.prompt import Prompt
 from guard_server import log
 from tests.support import tiers
-from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import Client, connect
 from tests.support.serving import Served, guard_serve
 from tests.support.slots import TINY, tiny_files, write_slot
+from tests.support.stand_ins.fake_engine import Answer, Asked
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,8 +18,8 @@ from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_server import probe
 from guard_server.settings import Settings
+from tests.support.commands import GUARD, start
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, start
 from tests.support.serving import Served
 
 PROJECT = Path(__file__).parents[1]

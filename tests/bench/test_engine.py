@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from guard_bench.workload import KINDS
-from tests.support.processes import guard
+from tests.support.commands import guard
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from guard_bench.scenarios.gateway_run import GatewayReport
 from guard_bench.scenarios.perf_analyzer import conversations_file, tensors_file
 from guard_core.engine.tensors import Generation
 from perf.sweep_page import make_page
-from tests.support.processes import guard
+from tests.support.commands import guard
 from tests.support.serving import Served
 
 

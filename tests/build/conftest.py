@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tensorrt_llm import FakeTools
+from tests.support.stand_ins.tensorrt_llm import FakeTools
 
 
 @pytest.fixture

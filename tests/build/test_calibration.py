@@ -20,7 +20,7 @@ from guard_core.verdict.grammar import parse
 from guard_eval.datasets import load_examples
 from tests.support.shared import real_files
 from tests.support.slots import TINY
-from tests.support.tensorrt_llm import FakeTools, engine_build, run
+from tests.support.stand_ins.tensorrt_llm import FakeTools, engine_build, run
 
 pytestmark = pytest.mark.slow
 TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))

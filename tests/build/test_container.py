@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from guard_core.slot.gpu_host import Container, MachineUnfit, find_python, read_machine
-from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build, fake_container, run
+from tests.support.stand_ins.tensorrt_llm import (
+    MACHINE,
+    FakeTools,
+    engine_build,
+    fake_container,
+    run,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from guard_build import BuildFailed
 from guard_build.tensorrt_llm import Format, dry_run
 from guard_build.tensorrt_llm.backend import check_config
 from guard_build.tensorrt_llm.package import render_model
-from tests.support.tensorrt_llm import FakeTools, engine_build, run
+from tests.support.stand_ins.tensorrt_llm import FakeTools, engine_build, run
 
 pytestmark = pytest.mark.slow
 

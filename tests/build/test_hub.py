@@ -11,9 +11,9 @@ import pytest
 
 from guard_build import BuildFailed, find_checkpoint
 from guard_core.slot.manifest import Manifest
-from tests.support.checkpoints import write_checkpoint
-from tests.support.hub import COMMIT, REPOSITORY, Hub, serving
+from tests.support.models.checkpoints import write_checkpoint
 from tests.support.ports import free_port
+from tests.support.stand_ins.hub_server import COMMIT, REPOSITORY, Hub, serving
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guard_engine import WeightFormat
-from tests.support.checkpoints import write_checkpoint
+from tests.support.models.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from guard_build.openvino.triton_model import engine_options
 from guard_cli.bars import bars
 from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
-from tests.support.checkpoints import END_ID, TEMPLATE, write_checkpoint
+from tests.support.models.checkpoints import END_ID, TEMPLATE, write_checkpoint
 
 OTHERS: tuple[WeightFormat, ...] = ("int8-g128", "bf16", "f32")
 

@@ -1,6 +1,6 @@
 """Building a TensorRT-LLM slot with fake tools: everything that can be checked without a GPU.
 
-tests/support/tensorrt_llm.py has the fakes; docs/gpu.md says what never ran.
+tests/support/stand_ins/tensorrt_llm.py has the fakes; docs/gpu.md says what never ran.
 """
 
 import shutil
@@ -17,10 +17,10 @@ from guard_build.tensorrt_llm.stages import Workspace
 from guard_core.engine.tensors import PERF_OUTPUTS
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
-from tests.support.checkpoints import write_checkpoint
+from tests.support.models.checkpoints import write_checkpoint
 from tests.support.shared import SHARED
 from tests.support.slots import TINY
-from tests.support.tensorrt_llm import MACHINE, FakeTools, accept, engine_build, run
+from tests.support.stand_ins.tensorrt_llm import MACHINE, FakeTools, accept, engine_build, run
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 from guard_build import BuildFailed, Checkpoint
 from guard_build.tensorrt_llm import Format
 from guard_engine import Weights
-from tests.support.checkpoints import write_checkpoint
-from tests.support.tensorrt_llm import FakeTools, engine_build, run
+from tests.support.models.checkpoints import write_checkpoint
+from tests.support.stand_ins.tensorrt_llm import FakeTools, engine_build, run
 
 pytestmark = pytest.mark.slow
 

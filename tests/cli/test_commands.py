@@ -9,7 +9,7 @@ import pytest
 
 from guard_cli.commands.bench import BENCHMARKS
 from guard_cli.main import COMMANDS
-from tests.support.processes import guard
+from tests.support.commands import guard
 
 pytestmark = pytest.mark.slow
 

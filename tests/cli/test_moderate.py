@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import guard
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.processes import guard
 from tests.support.serving import RUN, Served
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"

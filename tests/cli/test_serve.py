@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import guard
 from tests.support.ports import free_port
-from tests.support.processes import guard
 from tests.support.serving import Served
 from tests.support.slots import TINY
 

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from guard_server.app import serving
 from guard_server.settings import Settings
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
+from tests.support.commands import start_gateway
 from tests.support.gateway import AT_ONCE, connect, gateway
 from tests.support.ports import free_port
-from tests.support.processes import start_gateway
 from tests.support.slots import TINY, tiny_files, write_slot
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 
 _TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
 _END, _END_OF_TEXT = (int(_TOKENIZER.token_to_id(t) or 0) for t in ("<|im_end|>", "<|endoftext|>"))

@@ -11,7 +11,7 @@ import pytest
 from guard_eval.datasets import GOLDEN_SET
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
-from tests.support.processes import guard
+from tests.support.commands import guard
 from tests.support.serving import Served, guard_serve
 
 Operate = Callable[..., tuple[int, str]]

@@ -13,9 +13,9 @@ from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import SlotTraffic, Traffic
 from tests.control.conftest import Operate, listed, weights
+from tests.support.commands import GUARD, guard, start
 from tests.support.gateway import connect
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, guard, start
 from tests.support.serving import RUN, Served, guard_serve
 from tests.support.slots import TINY
 

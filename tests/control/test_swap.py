@@ -16,10 +16,10 @@ from guard_build import build_slot
 from guard_core.slot.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling, weights
-from tests.support.damage import damaged
+from tests.support.commands import GUARD, start
 from tests.support.gateway import connect
-from tests.support.processes import GUARD, start
-from tests.support.second import second_checkpoint
+from tests.support.models.damage import damaged
+from tests.support.models.second import second_checkpoint
 from tests.support.serving import Served
 
 QUICK = ("--shadow-seconds", "0.3", "--pause", "0.3", "--max-factor", "100")

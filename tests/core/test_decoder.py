@@ -16,10 +16,10 @@ import pytest
 
 from guard_core.verdict.prompt import Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
 from tests.support.shared import real_files, real_prompt, recorded
 from tests.support.slots import tiny_files, write_slot
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 
 END = 151645
 RESPONSE_MODE = 35560  # the token in which the constant texts of the two modes first differ

@@ -13,7 +13,7 @@ from guard_core.slot.slot import Slot
 from guard_core.verdict.grammar import parse, write
 from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
-from tests.support.fake_engine import FakeEngine, fake_engine, writes
+from tests.support.stand_ins.fake_engine import FakeEngine, fake_engine, writes
 
 Writing = Callable[..., AbstractAsyncContextManager[tuple[Slot, FakeEngine]]]
 SAFE = "Safety: Safe\nCategories: None"

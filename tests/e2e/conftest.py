@@ -9,8 +9,13 @@ import pytest
 from guard_control.triton_process import TritonProcess
 from guard_core.slot.gpu_host import Container
 from tests.support.gateway import Client, gateway
-from tests.support.native_engine import CompilerMissing, Script, build_gpu_slot, gpu_container
 from tests.support.ports import free_port
+from tests.support.stand_ins.native_engine import (
+    CompilerMissing,
+    Script,
+    build_gpu_slot,
+    gpu_container,
+)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 from guard_control.triton_process import TritonProcess
 from guard_core.slot.slot_files import SlotFiles
 from guard_eval.contract import Finding, check_contract, longest_conversation
-from tests.support.faulty_engine import Exchange, Fault, Tensors, faulty
-from tests.support.native_engine import Script
-from tests.support.processes import guard
+from tests.support.commands import guard
 from tests.support.serving import Served
+from tests.support.stand_ins.faulty_engine import Exchange, Fault, Tensors, faulty
+from tests.support.stand_ins.native_engine import Script
 
 pytestmark = pytest.mark.triton
 SAFE = "Safety: Safe\nCategories: None"

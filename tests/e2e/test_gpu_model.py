@@ -8,9 +8,9 @@ from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, MachineUnfit, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
+from tests.support.commands import guard
 from tests.support.ports import free_port
-from tests.support.processes import guard
-from tests.support.tensorrt_llm import fake_container
+from tests.support.stand_ins.tensorrt_llm import fake_container
 
 pytestmark = pytest.mark.slow
 

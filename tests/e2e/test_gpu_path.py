@@ -1,6 +1,7 @@
 """The gateway in front of a GPU's slot: the real Triton, and the model as the build renders it.
 
-The backend is tests/support/tensorrtllm.cc, which does as TensorRT-LLM's does, from a script.
+The backend is tests/support/stand_ins/tensorrtllm.cc, which does as TensorRT-LLM's does, from a
+script.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from guard_core.verdict.taxonomy import Category, Severity
 from guard_server.api.enums import CATEGORIES, CATEGORY_OF, REFUSALS, SEVERITIES
 from qwen3guard.v1 import types_pb2
 from tests.support.gateway import Client, ask, detail, fields, reason, rich_status
-from tests.support.native_engine import Script, conversation, stopped
+from tests.support.stand_ins.native_engine import Script, conversation, stopped
 from tests.support.streams import ALL_OUTPUTS, Stream
 
 pytestmark = pytest.mark.slow
@@ -280,7 +281,7 @@ async def test_stop_is_acknowledged_by_an_empty_answer(
 def test_the_rehearsal_passes(container: Container) -> None:
     """As `make gpu-rehearsal` runs it."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.gpu_rehearsal"],
+        [sys.executable, "-m", "tests.support.stand_ins.gpu_rehearsal"],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

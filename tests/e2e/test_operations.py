@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from qwen3guard.v1 import moderation_pb2
+from tests.support.commands import guard
 from tests.support.gateway import Client, ask, connect, unread_stream
-from tests.support.processes import guard
 from tests.support.serving import guard_serve
 
 pytestmark = pytest.mark.triton

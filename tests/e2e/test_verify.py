@@ -10,9 +10,9 @@ from guard_build import BuildFailed
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, recipe
 from guard_cli.commands import build_gpu
 from guard_eval.datasets import GOLDEN_SET
-from tests.support.damage import damaged
+from tests.support.commands import guard
+from tests.support.models.damage import damaged
 from tests.support.ports import free_port
-from tests.support.processes import guard
 from tests.support.serving import Served
 from tests.support.slots import TINY
 

@@ -7,9 +7,9 @@ import pytest
 from guard_build import build_slot
 from guard_control.triton_process import TritonProcess
 from guard_engine import Engine, build_graph, save_graph
-from tests.support.checkpoints import write_checkpoint
 from tests.support.engines import Tiny, make_engine
-from tests.support.numpy_qwen3 import NumpyQwen3
+from tests.support.models.checkpoints import write_checkpoint
+from tests.support.models.numpy_qwen3 import NumpyQwen3
 from tests.support.ports import free_port
 from tests.support.streams import Stream
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from guard_engine import CheckpointInvalid, WeightFormat, build_graph, read_config
-from tests.support.checkpoints import write_checkpoint, write_safetensors
+from tests.support.models.checkpoints import write_checkpoint, write_safetensors
 
 
 def refusal(checkpoint: Path) -> str:

@@ -10,9 +10,9 @@ import openvino as ov
 import pytest
 
 from guard_engine import Request, WeightFormat, build_graph, save_graph
-from tests.support.checkpoints import Stored, as_stored, write_checkpoint, write_safetensors
 from tests.support.engines import ask, make_engine, prompt
-from tests.support.numpy_qwen3 import Array, NumpyQwen3
+from tests.support.models.checkpoints import Stored, as_stored, write_checkpoint, write_safetensors
+from tests.support.models.numpy_qwen3 import Array, NumpyQwen3
 
 EMBEDDING = "model.embed_tokens.weight"
 WIDE: dict[str, Any] = {

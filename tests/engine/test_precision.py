@@ -7,9 +7,9 @@ import openvino as ov
 import pytest
 
 from guard_engine import Request, WeightFormat, build_graph, kv_block_bytes, read_config, save_graph
-from tests.support.checkpoints import write_checkpoint
 from tests.support.engines import ask, make_engine, prompt
-from tests.support.numpy_qwen3 import Array, NumpyQwen3
+from tests.support.models.checkpoints import write_checkpoint
+from tests.support.models.numpy_qwen3 import Array, NumpyQwen3
 
 IDS = prompt(5, 90)
 

@@ -13,9 +13,9 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from guard_server.api import enums as contract
 from tests.eval.support import by_sklearn, values
+from tests.support.commands import GUARD, guard, start
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, guard, start
 from tests.support.serving import Served
 from tests.support.shared import SHARED, lines
 

@@ -18,8 +18,8 @@ from guard_eval.quality import SetQuality
 from guard_eval.service import Service
 from qwen3guard_client import AsyncClient
 from tests.eval.support import by_sklearn, values, write_rows
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import Client, gateway
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine
 from tests.support.gateway import Client, gateway
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine
 
 TinyServe = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
 

@@ -15,8 +15,8 @@ from guard_core.verdict.taxonomy import CATEGORIES, Severity
 from guard_server.pipeline.cache import ENTRY_BYTES, VerdictCache
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked, until
 from tests.support.gateway import ask
+from tests.support.stand_ins.fake_engine import Answer, Asked, until
 
 Agree = Callable[[Asked], Answer]
 

@@ -11,9 +11,9 @@ from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Category, Severity
 from qwen3guard.v1 import types_pb2
-from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.gateway import ask
-from tests.support.traffic import slots_of, two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked, until, writes
+from tests.support.two_slots import slots_of, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]

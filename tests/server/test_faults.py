@@ -12,8 +12,8 @@ from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.policy import Policy
 from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
+from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until
 
 pytestmark = pytest.mark.slow
 

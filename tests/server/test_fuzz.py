@@ -25,9 +25,9 @@ from tritonclient.grpc import service_pb2
 
 from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1 import types_pb2
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine
 from tests.support.gateway import Client, ask, gateway
 from tests.support.slots import TINY
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine
 from tests.support.wire_fields import Field, encode, mutate, parse
 
 pytestmark = pytest.mark.slow

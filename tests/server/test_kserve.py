@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import until
 from tests.support.gateway import Client, fields, rich_status
+from tests.support.stand_ins.fake_engine import until
 
 MODEL = "qwen3guard"
 

@@ -15,8 +15,8 @@ from guard_core.errors import Overloaded
 from guard_server.routing.limiter import Caller, ConcurrencyLimiter
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked, until
 from tests.support.gateway import ask, connect, detail, reason, rich_status
+from tests.support.stand_ins.fake_engine import Answer, Asked, until
 
 Agree = Callable[[Asked], Answer]
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked, fake_engine
 from tests.support.gateway import SERVICE, Client, connect
+from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine
 
 
 async def test_reflection_lists_the_services(tiny_serve: TinyServe) -> None:

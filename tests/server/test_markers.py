@@ -18,9 +18,9 @@ from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1 import types_pb2
 from tests.server.conftest import TinyServe
 from tests.server.test_kserve import conversation, tensor
-from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.gateway import Client, ask, fields, rich_status
-from tests.support.traffic import two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked, until, writes
+from tests.support.two_slots import two_slots
 
 SAFE = Verdict(Severity.SAFE)
 VIOLENT = Verdict(Severity.UNSAFE, (Category.VIOLENT,))

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from guard_server.telemetry import prometheus as metrics
 from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import until
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
+from tests.support.stand_ins.fake_engine import until
 
 
 async def test_requests_are_counted_by_method_code_severity_and_slot(

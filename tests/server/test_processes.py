@@ -12,11 +12,11 @@ import pytest
 from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import worker_status as status
 from guard_server.telemetry.worker_status import WorkerStatus
-from tests.support.fake_engine import Answer, Asked, fake_engine, until
+from tests.support.commands import Running, start_gateway
 from tests.support.gateway import Client, connect
 from tests.support.ports import free_port
-from tests.support.processes import Running, start_gateway
-from tests.support.traffic import TrafficFile, traffic_file
+from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until
+from tests.support.two_slots import TrafficFile, traffic_file
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from guard_core.errors import Unavailable
 from guard_server.routing.router import Router
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked
 from tests.support.gateway import fields, rich_status
-from tests.support.traffic import slots_of, traffic_file, two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked
+from tests.support.two_slots import slots_of, traffic_file, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]

@@ -10,10 +10,10 @@ from guard_core.slot.traffic import ShadowTraffic
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Category, Severity
-from tests.support.fake_engine import Answer, Asked, until, writes
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
-from tests.support.traffic import Two, slots_of, two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked, until, writes
+from tests.support.two_slots import Two, slots_of, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]

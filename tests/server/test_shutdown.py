@@ -14,10 +14,10 @@ from grpc_health.v1 import health_pb2
 
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
+from tests.support.commands import Running, start_gateway
 from tests.support.gateway import SERVICE, Client, ask, connect, gateway, unread_stream
 from tests.support.ports import free_port
-from tests.support.processes import Running, start_gateway
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 
 pytestmark = pytest.mark.slow
 

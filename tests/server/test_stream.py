@@ -10,8 +10,8 @@ from guard_server.api.streaming import MAX_IN_FLIGHT
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
-from tests.support.fake_engine import Answer, Asked, until
 from tests.support.gateway import ask, fields
+from tests.support.stand_ins.fake_engine import Answer, Asked, until
 
 Agree = Callable[[Asked], Answer]
 

@@ -12,9 +12,9 @@ from guard_core.errors import TrafficInvalid
 from guard_core.slot import traffic
 from guard_core.slot.traffic import ShadowTraffic, Traffic
 from qwen3guard.v1 import moderation_pb2
-from tests.support.fake_engine import Answer, Asked, until
 from tests.support.gateway import ask
-from tests.support.traffic import TrafficFile, slots_of, traffic_file, two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked, until
+from tests.support.two_slots import TrafficFile, slots_of, traffic_file, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from guard_engine import Completion, Engine, EngineError, EngineOptions, Request
-from tests.support.numpy_qwen3 import NumpyQwen3
+from tests.support.models.numpy_qwen3 import NumpyQwen3
 
 OPTIONS: dict[str, int] = {
     "max_input_tokens": 700,

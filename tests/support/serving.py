@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import tiers
+from tests.support.commands import GUARD, Running, start
 from tests.support.ports import free_port
-from tests.support.processes import GUARD, Running, start
 
 RUN = Path(__file__).parents[2] / ".run"
 _READY_S = 120

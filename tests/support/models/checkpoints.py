@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from tests.support.numpy_qwen3 import Array, NumpyQwen3
+from tests.support.models.numpy_qwen3 import Array, NumpyQwen3
 
 Stored = Literal["BF16", "F16", "F32"]
 VOCAB = 160

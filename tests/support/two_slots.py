@@ -12,8 +12,8 @@ from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_server.app import serving
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
-from tests.support.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.gateway import AT_ONCE, Client, connect
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 
 WriteSlot = Callable[..., Path]
 

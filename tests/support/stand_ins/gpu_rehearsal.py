@@ -21,14 +21,14 @@ from guard_core.slot.manifest import Manifest
 from guard_server import log
 from qwen3guard.v1 import types_pb2
 from tests.support.gateway import Client, ask, gateway
-from tests.support.native_engine import (
+from tests.support.ports import free_port
+from tests.support.stand_ins.native_engine import (
     CompilerMissing,
     Script,
     build_gpu_slot,
     gpu_container,
     stopped,
 )
-from tests.support.ports import free_port
 
 _CONVERSATIONS = {
     "Safety: Safe\nCategories: None": ["How do plants grow?"],
@@ -71,7 +71,7 @@ async def rehearse(directory: Path) -> None:
     check_machine(manifest, machine)
     say(f"   TensorRT-LLM {machine.tensorrt_llm}, {machine.gpu.name}: it fits")
 
-    say("3. Load it in the real Triton (stand-in: the backend, tests/support/tensorrtllm.cc)")
+    say("3. Load it in the real Triton (stand-in: the backend, tensorrtllm.cc beside this file)")
     script = Script(slot)
     port, metrics_port = free_port(), free_port()
     started = time.monotonic()

@@ -23,10 +23,10 @@ from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.taxonomy import Severity
 from tests.support.slots import TINY
-from tests.support.tensorrt_llm import MACHINE, FakeTools, engine_build, fake_container
+from tests.support.stand_ins.tensorrt_llm import MACHINE, FakeTools, engine_build, fake_container
 
 _SOURCE = Path(__file__).with_name("tensorrtllm.cc")
-_BUILT = Path(__file__).parents[2] / ".run" / "native"
+_BUILT = Path(__file__).parents[3] / ".run" / "native"
 _COMPILE = (
     *("g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"),
     *("-shared", "-fPIC", "-fvisibility=hidden"),
