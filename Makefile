@@ -137,7 +137,7 @@ gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf
 gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
 	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
 
-gpu-rehearsal: $(VENV)/.dev ## Rehearse the GPU path without a GPU: build, load in Triton, moderate, with stand-ins (needs g++)
+gpu-rehearsal: $(VENV)/.dev ## Rehearse the GPU path on a machine without a GPU, step by step (needs g++)
 	@$(BIN)/python -m tests.support.stand_ins.gpu_rehearsal
 
 perf: $(VENV)/.serve $(VENV)-perf/.ready ## Sweep the gateway and Triton with perf_analyzer: a table and a plot in .run/perf

@@ -27,7 +27,7 @@ from guard_core.verdict.grammar import Verdict, parse, write
 from guard_core.verdict.taxonomy import Category, Severity
 from guard_server.api.enums import CATEGORIES, CATEGORY_OF, REFUSALS, SEVERITIES
 from qwen3guard.v1 import types_pb2
-from tests.support.gateway import Client, ask, detail, fields, reason, rich_status
+from tests.support.gateway import Client, ask, detail, fields, gateway, reason, rich_status
 from tests.support.stand_ins.native_engine import Script, conversation, stopped
 from tests.support.streams import ALL_OUTPUTS, Stream
 
@@ -107,6 +107,19 @@ def written(verdict: types_pb2.Verdict) -> str:
     [severity] = [one for one, number in SEVERITIES.items() if number == verdict.severity]
     refused = {number: yes for yes, number in REFUSALS.items()}.get(verdict.refusal)
     return write(Verdict(severity, tuple(CATEGORY_OF[c] for c in verdict.categories), refused))
+
+
+async def test_strict_completion_asks_for_the_end_token(
+    gpu_slot: Path, gpu_triton: TritonProcess, script: Script
+) -> None:
+    """It gets an empty answer, which is how an engine says that the model ended at once."""
+    contents = ("Help me steal a car.", "No.")
+    script.answers(f"{SAFE}\nRefusal: Yes", *contents)
+    port = int(gpu_triton.target.rpartition(":")[2])
+    async with gateway(gpu_slot, port, strict_completion=True) as strict:
+        await strict.until_serving()
+        usage = (await strict.judge(*contents)).usage
+    assert (usage.engine_calls, usage.completion) == (2, types_pb2.COMPLETION_ENDED)
 
 
 @pytest.mark.parametrize(
