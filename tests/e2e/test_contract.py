@@ -179,7 +179,7 @@ def test_an_engine_that_can_not_be_reached(blue: Path, tmp_path: Path) -> None:
     done = guard("verify", "contract", str(blue), "--triton", "127.0.0.1:1")
     assert done.returncode == 1
     assert "The stream broke off" in done.stdout
-    assert "breaks the contract: 1 of 1 checks failed" in done.stderr
+    assert "does not keep the contract: 1 of 1 checks failed" in done.stderr
     missing = guard("verify", "contract", str(tmp_path / "none"), "--triton", "127.0.0.1:1")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "manifest.json does not exist" in missing.stderr
