@@ -302,4 +302,4 @@ def test_the_rehearsal_passes(container: Container) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"^(\d)\. ", done.stdout, re.MULTILINE) == list("123456")
+    assert re.findall(r"^(\d)\. ", done.stdout, re.MULTILINE) == list("12345678")

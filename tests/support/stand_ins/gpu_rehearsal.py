@@ -14,10 +14,13 @@ from typing import Any
 import grpc
 
 from guard_build import BuildFailed
+from guard_build.tensorrt_llm import Tools, dry_run
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.engine.tensors import PERF_OUTPUTS
 from guard_core.slot.gpu_host import check_machine, read_machine
 from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot_files import SlotFiles
+from guard_eval.contract import check_contract, longest_conversation
 from guard_server import log
 from qwen3guard.v1 import types_pb2
 from tests.support.gateway import Client, ask, gateway
@@ -26,6 +29,7 @@ from tests.support.stand_ins.native_engine import (
     CompilerMissing,
     Script,
     build_gpu_slot,
+    gpu_build,
     gpu_container,
     stopped,
 )
@@ -58,20 +62,25 @@ def must(true: bool, text: str) -> None:
 
 async def rehearse(directory: Path) -> None:
     """Raises what a step fails with."""
-    say("1. Build the tiny guard as an FP8 slot (stand-ins: quantize.py, trtllm-build)")
+    say("1. Check flags, tensors and parameters against TensorRT-LLM's (guard build --dry-run)")
+    build = gpu_build(directory)
+    rendered = list(dry_run(build, Tools()))
+    say(f"   {len(rendered)} lines, from the commands to config.pbtxt: every name is known")
+
+    say("2. Build the tiny guard as an FP8 slot (stand-ins: quantize.py, trtllm-build)")
     slot = build_gpu_slot(directory)
     manifest = Manifest.load(slot)
     for name in sorted(manifest.files):
         say(f"     {slot.name}/{name}")
     say(f"   fingerprint {manifest.fingerprint}, {manifest.limits.max_draft_tokens} draft tokens")
 
-    say("2. Compare the slot with the machine (stand-in: a container with an H100)")
+    say("3. Compare the slot with the machine (stand-in: a container with an H100)")
     container = gpu_container(directory / "container")
     machine = read_machine(container)
     check_machine(manifest, machine)
     say(f"   TensorRT-LLM {machine.tensorrt_llm}, {machine.gpu.name}: it fits")
 
-    say("3. Load it in the real Triton (stand-in: the backend, tensorrtllm.cc beside this file)")
+    say("4. Load it in the real Triton (stand-in: the backend, tensorrtllm.cc beside this file)")
     script = Script(slot)
     port, metrics_port = free_port(), free_port()
     started = time.monotonic()
@@ -85,15 +94,27 @@ async def rehearse(directory: Path) -> None:
         took = time.monotonic() - started
         say(f"   {manifest.engine.triton_model} is ready after {took:.1f} s")
         say(f"   it declares what the backend writes unasked: {', '.join(PERF_OUTPUTS)}")
+        await asyncio.to_thread(_contract, triton.target, slot, script)
         async with gateway(slot, port) as client:
-            say("4. Start the gateway, which is ready when the engine has judged both modes")
+            say("6. Start the gateway, which is ready when the engine has judged both modes")
             await asyncio.wait_for(client.until_serving(), 30)
             await _verdicts(client, script)
             await _faults(client, script, triton.log)
 
 
+def _contract(target: str, slot: Path, script: Script) -> None:
+    say("5. Ask the engine all that the gateway assumes (guard verify contract)")
+    files = SlotFiles.load(slot)
+    [longest] = longest_conversation(files.prompt, files.manifest.limits)
+    script.answers(_SAFE, longest.content)
+    findings = list(check_contract(target, files))
+    broken = [f"{each.check} (wanted {each.wanted})" for each in findings if not each.passed]
+    must(not broken, f"The engine does not keep the contract: {'; '.join(broken)}.")
+    say(f"   {len(findings)} checks passed")
+
+
 async def _verdicts(client: Client, script: Script) -> None:
-    say("5. Moderate: what the script has the engine write, and the verdict that is read from it")
+    say("7. Moderate: what the script has the engine write, and the verdict that is read from it")
     for text, contents in _CONVERSATIONS.items():
         script.answers(text, *contents)
         reply = await client.judge(*contents, with_scores=True)
@@ -108,7 +129,7 @@ async def _verdicts(client: Client, script: Script) -> None:
 
 
 async def _faults(client: Client, script: Script, triton_log: Path) -> None:
-    say("6. Fail, stop and refuse")
+    say("8. Fail, stop and refuse")
     script.fails("Executor failed process requestId 7", "This fails")
     must(await _status(client, "This fails") is Code.INTERNAL, "An error became a verdict.")
     say("   an engine's error is an error")

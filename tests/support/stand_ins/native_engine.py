@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from guard_build.tensorrt_llm import build_engine
+from guard_build.tensorrt_llm import EngineBuild, build_engine
 from guard_control.triton_wheel import wheel_directory
 from guard_core.conversation import Message, Mode, Role, mode_of
 from guard_core.slot.gpu_host import Container
@@ -70,18 +70,23 @@ def gpu_container(directory: Path) -> Container:
     )
 
 
+def gpu_build(directory: Path) -> EngineBuild:
+    """What is built: the tiny guard's FP8 slot."""
+    return engine_build(directory, slot=directory / "slots" / "blue")
+
+
 def build_gpu_slot(directory: Path) -> Path:
-    """The tiny guard's FP8 slot, as the whole pipeline builds it with stand-ins for its tools."""
+    """The slot as the whole pipeline builds it, with stand-ins for its tools."""
     (directory / "tools").mkdir(parents=True)
-    slot = directory / "slots" / "blue"
+    build = gpu_build(directory)
     build_engine(
-        engine_build(directory, slot=slot),
+        build,
         tools=FakeTools(directory / "tools").tools,
         machine=MACHINE,
         verify=lambda packaged: Manifest.load(packaged).check(packaged),
         progress=lambda stage, done, total: None,
     )
-    return slot
+    return build.slot
 
 
 class Script:
