@@ -20,7 +20,7 @@ import torch
 from check import FORMATS, TINY_GUARD, batches, say, tokenizer
 from transformers import Qwen3ForCausalLM
 
-_CONVERSATION = re.compile(r"(?=<\|im_start\|>user\n# Task)")
+_CONVERSATION = re.compile(r"(?=<\|im_start\|>user\n# )")
 _VERDICT = "Safety:"
 
 
