@@ -98,22 +98,22 @@ def faulty(target: str, fault: Fault) -> Iterator[str]:
         )
 
         def serve(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
+            # All are read first, so that what is stopped is known when the first answer comes.
             asked: dict[str, service_pb2.ModelInferRequest] = {}
             stopped: set[str] = set()
+            changed: list[bytes] = []
+            for encoded in requests:
+                request = service_pb2.ModelInferRequest.FromString(encoded)
+                inputs = Tensors(request.inputs, request.raw_input_contents)
+                if "stop" in inputs:
+                    stopped.add(request.id)
+                    asked.setdefault(request.id, request)
+                else:
+                    asked[request.id] = service_pb2.ModelInferRequest.FromString(encoded)
+                    fault.ask(inputs)
+                changed.append(request.SerializeToString())
 
-            def forward() -> Iterator[bytes]:
-                for encoded in requests:
-                    request = service_pb2.ModelInferRequest.FromString(encoded)
-                    inputs = Tensors(request.inputs, request.raw_input_contents)
-                    if "stop" in inputs:
-                        stopped.add(request.id)
-                        asked.setdefault(request.id, request)
-                    else:
-                        asked[request.id] = service_pb2.ModelInferRequest.FromString(encoded)
-                        fault.ask(inputs)
-                    yield request.SerializeToString()
-
-            for message in upstream(forward()):
+            for message in upstream(iter(changed)):
                 name = message.infer_response.id
                 if fault.reply(Exchange(message, asked[name], name in stopped)) is not False:
                     yield message.SerializeToString()
