@@ -55,6 +55,8 @@ def lazy_group(commands: Mapping[str, LazyCommand]) -> type[TyperGroup]:
             if (both := " ".join(args[:2])) in commands:  # a command of two words
                 args = [both, *args[2:]]
             name, command, rest = super().resolve_command(ctx, args)
-            return name, command and commands[str(name)].load(str(name), ctx.command_path), rest
+            # The program's own name may be another one, such as "python -m guard_cli".
+            group = " ".join(["guard", *ctx.command_path.split()[1:]])
+            return name, command and commands[str(name)].load(str(name), group), rest
 
     return LazyGroup
