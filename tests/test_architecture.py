@@ -76,9 +76,11 @@ INSIDE = {
         "events": set(),
         "rollback_target": set(),
         "child_process": set(),
+        "ownership": set(),
+        "process_table": set(),
         "triton_wheel": set(),
-        "triton_process": {"child_process", "triton_wheel"},
-        "slot_processes": {"events", "triton_process"},
+        "triton_process": {"child_process", "process_table", "triton_wheel"},
+        "slot_processes": {"events", "ownership", "triton_process"},
         "gateway_workers": {"child_process", "events"},
         "fleet": {
             *("errors", "events", "rollback_target"),
@@ -87,7 +89,10 @@ INSIDE = {
         "rollout": {"errors", "events", "fleet", "slot_processes"},
         "messages": {"fleet", "slot_processes", "gateway_workers"},
         "api": {"errors", "fleet", "rollout", "messages"},
-        "supervisor": {"api", "events", "fleet", "slot_processes", "gateway_workers"},
+        "supervisor": {
+            *("api", "events", "fleet", "ownership"),
+            *("slot_processes", "gateway_workers"),
+        },
     },
 }
 SERVER_SIDE = {"guard_server", "guard_control", "qwen3guard", "grpc_health", "grpc_reflection"}

@@ -17,6 +17,7 @@ from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _POLL_S = 0.02
 _FOLLOW_S = 15.0
+_KEEP_S = 1.0
 _DRAIN_S = 120.0
 
 
@@ -158,6 +159,27 @@ class Fleet:
             f"A gateway process still uses {name} after {_DRAIN_S:g} s.",
         )
         await self.slots.stop(name)
+
+    async def keep_traffic_file(self) -> None:
+        """Writes a lost traffic.json again, until cancelled: no worker starts without it."""
+        failed = False
+        while True:
+            await asyncio.sleep(_KEEP_S)
+            if self._path.exists():
+                continue
+            try:
+                await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
+                self._save(self.traffic)
+            except OSError as error:
+                if not failed:
+                    self.events.publish(
+                        f"{self._path} is lost and can't be written again: {error.strerror}.",
+                        alarm=True,
+                    )
+                failed = True
+            else:
+                failed = False
+                self.events.publish(f"{self._path} was lost: it is written again.", alarm=True)
 
     async def _write(self, slots: dict[str, SlotTraffic], shadow: ShadowTraffic | None) -> None:
         """Returns when every worker follows. If one refuses, the traffic stays as it was."""

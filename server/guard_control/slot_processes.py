@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guard_control.events import Events
+from guard_control.ownership import PortClaim, PortTaken
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
@@ -106,7 +107,7 @@ class SlotProcesses:
         self._first_port = first_port
         self._events = events
         self._slots: dict[str, SlotProcess] = {}
-        self._ports: dict[str, int] = {}
+        self._ports: dict[str, PortClaim] = {}
 
     def __iter__(self) -> Iterator[SlotProcess]:
         return iter(self._slots.values())
@@ -120,23 +121,28 @@ class SlotProcesses:
     async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
         """Starts the Triton of a slot whose name is free. Raises TritonFailed or SlotInvalid."""
         name = directory.name
-        used = set(self._ports.values())
+        manifest = Manifest.load(directory)
+        used = {claim.port for claim in self._ports.values()}
         port = next(p for p in range(self._first_port, 65535, 2) if p not in used)
+        try:
+            self._ports[name] = PortClaim(port)
+        except PortTaken as error:
+            raise TritonFailed(str(error)) from None
         log = self._run / f"triton-{name}.log"
         triton = TritonProcess(directory, grpc_port=port, metrics_port=port + 1, log=log)
-        slot = SlotProcess(directory, triton, Manifest.load(directory), self._events)
-        self._slots[name], self._ports[name] = slot, port
+        slot = self._slots[name] = SlotProcess(directory, triton, manifest, self._events)
         try:
             await slot.start(timeout_s)
         except BaseException:
-            del self._slots[name], self._ports[name]
+            del self._slots[name]
+            self._ports.pop(name).release()
             raise
         return slot
 
     async def stop(self, name: str) -> None:
         slot = self._slots.pop(name)
         await slot.stop()
-        del self._ports[name]
+        self._ports.pop(name).release()
 
     async def stop_all(self) -> None:
         await asyncio.gather(*(self.stop(name) for name in list(self._slots)))

@@ -1,7 +1,7 @@
 """What `guard serve` runs: Tritons, gateway workers and DeploymentService, as one.
 
-All state is in one directory: `traffic.json`, with which the next start resumes, `rollback.json`,
-the workers' statuses and metrics, and Tritons' logs.
+All state is in one directory, which no other server uses meanwhile: `traffic.json`, with which the
+next start resumes, `rollback.json`, the workers' statuses and metrics, and Tritons' logs.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from guard_control import api
+from guard_control import api, ownership
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
@@ -74,22 +74,39 @@ async def supervising(
     """
     check_port(settings.host, settings.port)
     check_port(api.HOST, control_port)
-    await asyncio.to_thread(run.mkdir, parents=True, exist_ok=True)
+    with ownership.owned(run):
+        async with _running(initial, settings, run, workers, triton_port, control_port) as fleet:
+            yield fleet
+
+
+@asynccontextmanager
+async def _running(
+    initial: InitialTraffic,
+    settings: Settings,
+    run: Path,
+    workers: int,
+    triton_port: int,
+    control_port: int,
+) -> AsyncIterator[Fleet]:
     events = Events()
     slots = SlotProcesses(run, triton_port, events)
     settings = settings.model_copy(
         update={"traffic": run / traffic.FILE_NAME, "status": run / "gateways"}
     )
     gateways = Workers(workers, settings, events)
+    keeper: asyncio.Task[None] | None = None
     try:
         first = await _start_slots(slots, initial)
         fleet = Fleet(run, first, slots=slots, workers=gateways, events=events)
+        keeper = asyncio.create_task(fleet.keep_traffic_file())
         await gateways.start(_START_S)
         with _metrics(settings, gateways):
             async with api.listening(fleet, control_port):
                 yield fleet
             await gateways.stop()  # last: a rollout that is ended needs the workers
     finally:
+        if keeper is not None:
+            keeper.cancel()
         await gateways.kill()
         await slots.stop_all()
 

@@ -19,6 +19,7 @@ from typing import Self
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_control import process_table
 from guard_control.child_process import kill_with_parent
 from guard_control.triton_wheel import (
     TritonMissing,
@@ -204,13 +205,20 @@ class TritonProcess:
             )
             while True:
                 if not self.running:
+                    self._check_ports()  # the likeliest reason, if another process was faster
                     raise TritonFailed(f"Triton stopped while it started.{self._log_tail()}")
                 if time.monotonic() > deadline:
                     raise TritonFailed(f"Triton was not ready in time.{self._log_tail()}")
                 with contextlib.suppress(grpc.RpcError):
-                    if ask(service_pb2.ModelReadyRequest(name=model), timeout=1).ready:
+                    ready = ask(service_pb2.ModelReadyRequest(name=model), timeout=1).ready
+                    if ready and self._listens():
                         return
                 time.sleep(_POLL_S)
+
+    def _listens(self) -> bool:
+        """Whether it was this Triton that answered, and no other one on its port."""
+        pid = self.pid
+        return pid is not None and process_table.listens(pid, self._ports[0])
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]

@@ -9,7 +9,7 @@ import pytest
 from tests.support.commands import guard
 from tests.support.gateway import Client
 from tests.support.ports import free_port
-from tests.support.serving import RUN, Served
+from tests.support.serving import Served
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 
@@ -142,6 +142,6 @@ async def test_no_content_is_logged(served: Served, client: Client) -> None:
     marker = "xyzzy-marker-of-this-test"
     await client.judge(f"Tell me about {marker}.")
     moderate(served, marker, "--response", "")
-    triton_log = RUN / str(served.port) / "triton-blue.log"
+    triton_log = served.run / "triton-blue.log"
     assert marker not in served.said()
     assert marker not in triton_log.read_text()

@@ -20,7 +20,7 @@ from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling
 from tests.support.gateway import connect
 from tests.support.ports import free_port
-from tests.support.serving import RUN, Served, guard_serve
+from tests.support.serving import Served, guard_serve, run_directory
 
 
 async def slots(control: Any) -> dict[str, pb.SlotInfo]:
@@ -45,7 +45,7 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         async with mixed_calls(target, seed=3) as send:
             load = asyncio.create_task(open_loop(send, rate=80, stop=end, calls=calls))
             await asyncio.sleep(1)
-            os.kill(triton_pid(target, "blue"), signal.SIGKILL)
+            os.kill(triton_pid((await slots(control))["blue"].triton), signal.SIGKILL)
             killed = asyncio.get_running_loop().time()
             assert "Triton died" in (await alarm).text
             while (await slots(control))["blue"].state != pb.SLOT_STATE_READY:
@@ -67,13 +67,13 @@ async def test_kill_9_of_the_active_slots_triton_fails_nobody(
         assert code == 0, said
         assert (await slots(control))["green"].weight == 10
         await control.SetTraffic(pb.SetTrafficRequest(weights={"blue": 100}))
-        await lost_in_mid_shift(control, target)
+        await lost_in_mid_shift(control)
         code, said = await asyncio.to_thread(operate, "drain", "green", "--stop")
         assert code == 0, said
         assert list(await slots(control)) == ["blue"]
 
 
-async def lost_in_mid_shift(control: Any, target: str) -> None:
+async def lost_in_mid_shift(control: Any) -> None:
     """A candidate that dies while it has some of the traffic loses it by itself."""
     shift = pb.Shift(pause=Duration(seconds=60))
     promoting = aiter(control.Promote(pb.PromoteRequest(slot="green", shift=shift)))
@@ -86,7 +86,7 @@ async def lost_in_mid_shift(control: Any, target: str) -> None:
     following = asyncio.create_task(follow())
     while (await slots(control))["green"].weight != 5:
         await asyncio.sleep(0.05)
-    os.kill(triton_pid(target, "green"), signal.SIGKILL)
+    os.kill(triton_pid((await slots(control))["green"].triton), signal.SIGKILL)
     with pytest.raises(grpc.aio.AioRpcError, match="green was lost"):
         await following
     assert "Giving the traffic back to blue" in said[-1]
@@ -113,6 +113,17 @@ async def test_a_gateway_process_that_dies_is_started_again(swapping: Served) ->
     assert f"Gateway process {victim} ended" in swapping.said()
 
 
+async def test_a_traffic_file_that_is_lost_is_written_again(swapping: Served) -> None:
+    path = swapping.run / traffic.FILE_NAME
+    before = traffic.load(path)
+    path.unlink()
+    async with asyncio.timeout(10):
+        while not path.exists():
+            await asyncio.sleep(0.05)
+    assert traffic.load(path) == before
+    assert "traffic.json was lost: it is written again" in swapping.said()
+
+
 @pytest.mark.triton
 async def test_a_server_goes_on_where_it_was_stopped(green: Path, tmp_path: Path) -> None:
     port = free_port()
@@ -123,7 +134,7 @@ async def test_a_server_goes_on_where_it_was_stopped(green: Path, tmp_path: Path
             "gone": SlotTraffic(directory=tmp_path / "gone", triton="127.0.0.1:1", weight=0),
         },
     )
-    run = RUN / str(port)
+    run = run_directory(port)
     run.mkdir(parents=True)
     traffic.save(last, run / "traffic.json")
     with guard_serve(None, tmp_path / "output.txt", port=port) as served:

@@ -16,7 +16,7 @@ from tests.control.conftest import Operate, listed, weights
 from tests.support.commands import GUARD, guard, start
 from tests.support.gateway import connect
 from tests.support.ports import free_port
-from tests.support.serving import RUN, Served, guard_serve
+from tests.support.serving import Served, guard_serve, run_directory
 from tests.support.slots import TINY
 
 QUICK = ("--shadow-share", "0", "--steps", "100", "--pause", "0.2", "--max-factor", "100")
@@ -31,7 +31,7 @@ async def operate_on(served: Served, command: str, *arguments: str) -> tuple[int
 def was_serving(slot: Path, rollback_file: str) -> int:
     """Leaves the state of a server that has ended; returns its port."""
     port = free_port()
-    run = RUN / str(port)
+    run = run_directory(port)
     run.mkdir(parents=True)
     entry = SlotTraffic(directory=slot, triton="127.0.0.1:1", weight=100)
     traffic.save(Traffic(generation=1, slots={slot.name: entry}), run / traffic.FILE_NAME)

@@ -24,6 +24,11 @@ class Served(Running):
     control_port: int
     metrics_port: int
 
+    @property
+    def run(self) -> Path:
+        """Where its state and logs are."""
+        return run_directory(self.port)
+
     def children(self) -> dict[str, int]:
         """The processes below it by name: `tritonserver` and its `triton_python_ba`."""
         found: dict[str, int] = {}
@@ -40,6 +45,15 @@ class Served(Running):
                     found[name] = pid
                     waiting.append(pid)
         return found
+
+
+def run_directory(port: int) -> Path:
+    """Of a server on this port of 127.0.0.1."""
+    return RUN / f"127.0.0.1-{port}"
+
+
+def remove_run_directory(port: int) -> None:
+    shutil.rmtree(run_directory(port), ignore_errors=True)
 
 
 @contextmanager
@@ -59,4 +73,4 @@ def guard_serve(slot: Path | None, output: Path, *options: str, port: int = 0) -
                 time.sleep(0.1)
             yield Served(running.process, output, port, triton_port, control_port, metrics_port)
     finally:
-        shutil.rmtree(RUN / str(port), ignore_errors=True)
+        remove_run_directory(port)

@@ -22,9 +22,10 @@ async def kill_triton(server: GuardServe, slot: str, calls: Sequence[LoadCall]) 
     Raises TimeoutError if it does not come back.
     """
     loop = asyncio.get_running_loop()
-    before = (await server.slot(slot)).counts.retried_elsewhere
+    info = await server.slot(slot)
+    before = info.counts.retried_elsewhere
     first = len(calls)
-    os.kill(triton_pid(server.target, slot), signal.SIGKILL)
+    os.kill(triton_pid(info.triton), signal.SIGKILL)
     killed = loop.time()
     async with asyncio.timeout(_BACK_S):
         while (await server.slot(slot)).state == pb.SLOT_STATE_READY:  # noqa: ASYNC110
@@ -44,15 +45,13 @@ async def kill_triton(server: GuardServe, slot: str, calls: Sequence[LoadCall]) 
     )
 
 
-def triton_pid(target: str, slot: str) -> int:
-    """The process's id, by its command line: every slot's Triton has the same name."""
-    port = target.rpartition(":")[2]
+def triton_pid(target: str) -> int:
+    """The id of the Triton that serves `target`, HOST:PORT, by its command line."""
+    port = f"--grpc-port={target.rpartition(':')[2]}".encode()
     [pid] = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if (line := _read(path)).startswith(b"/")
-        and b"tritonserver\0" in line
-        and f"/.run/{port}/triton-{slot}.backends".encode() in line
+        if (words := _read(path).split(b"\0"))[0].endswith(b"/tritonserver") and port in words
     ]
     return pid
 

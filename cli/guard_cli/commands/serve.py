@@ -15,6 +15,7 @@ from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_s
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
+from guard_control.ownership import run_directory
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, TrafficInvalid
@@ -32,7 +33,7 @@ def serve(
         typer.Option(
             envvar="GUARD_SLOT",
             help="The slot: its name or directory. Not given: what had the traffic when the server "
-            "on this port was stopped, and blue the first time.",
+            "on this address was stopped, and blue the first time.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Gateway processes on one port.", min=1)] = 1,
@@ -49,9 +50,8 @@ def serve(
     **options: Any,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
-    run = RUN / str(options["port"])
     try:
-        settings = gateway_settings(options, run / traffic.FILE_NAME)
+        settings = gateway_settings(options, RUN / traffic.FILE_NAME)
     except SettingsInvalid as error:
         fail(str(error), code=2)
     if not settings.port:
@@ -60,6 +60,7 @@ def serve(
     console = Console(stderr=True)
     server = _Server(console, settings, control_port)
     try:
+        run = run_directory(RUN, settings.host, settings.port)
         initial = InitialTraffic.resume(run) if slot is None else None
         initial = initial or InitialTraffic.single(slot_directory(slot or Path("blue")).resolve())
         asyncio.run(

@@ -1,0 +1,101 @@
+"""One owner: a run directory and a Triton's ports belong to one server at a time."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from guard_control.ownership import PortClaim, PortTaken, owned, run_directory
+from guard_control.process_table import listens
+from tests.support import serving
+from tests.support.commands import guard
+from tests.support.ports import free_port
+
+WriteSlot = Callable[..., Path]
+
+
+def serve(slot: Path, port: int, triton_port: int) -> subprocess.CompletedProcess[str]:
+    ports = ("--port", str(port), "--triton-port", str(triton_port))
+    more = ("--control-port", str(free_port()), "--metrics-port", "0")
+    return guard("serve", "--slot", str(slot), *ports, *more)
+
+
+def test_a_second_server_is_refused_before_the_first_listens(
+    tmp_path: Path, write_tiny_slot: WriteSlot
+) -> None:
+    port = free_port()
+    with owned(serving.run_directory(port)):
+        done = serve(write_tiny_slot(tmp_path), port, free_port())
+    serving.remove_run_directory(port)
+    assert done.returncode == 1
+    assert "Another `guard serve` runs on this address" in done.stderr
+
+
+def test_a_server_does_not_take_the_triton_port_of_another_one(
+    tmp_path: Path, write_tiny_slot: WriteSlot
+) -> None:
+    port, claim = free_port(), PortClaim(free_port())
+    try:
+        done = serve(write_tiny_slot(tmp_path), port, claim.port + 1)
+    finally:
+        claim.release()
+        serving.remove_run_directory(port)
+    assert done.returncode == 1
+    assert f"Port {claim.port + 1} belongs to a Triton of another server" in done.stderr
+
+
+def test_a_directory_is_free_again_when_its_owner_was_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from guard_control.ownership import owned\n"
+        f"with owned(Path({str(tmp_path)!r})):\n    print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(OSError, match="choose another --port"), owned(tmp_path):
+            pass
+        owner.kill()
+    with owned(tmp_path):
+        pass
+
+
+def test_servers_of_one_port_number_have_directories_of_their_own(tmp_path: Path) -> None:
+    hosts = ("127.0.0.1", "127.0.0.2", "::1", "localhost")
+    found = {run_directory(tmp_path, host, 50051) for host in hosts}
+    assert len(found) == len(hosts)
+    assert not any(":" in path.name for path in found)  # it divides the names in PATH
+
+
+def test_the_directory_of_an_earlier_version_gets_the_new_name(tmp_path: Path) -> None:
+    (tmp_path / "50051").mkdir()
+    (tmp_path / "50051" / "traffic.json").write_text("{}")
+    directory = run_directory(tmp_path, "127.0.0.1", 50051)
+    assert (directory / "traffic.json").exists()
+    assert run_directory(tmp_path, "127.0.0.1", 50051) == directory
+    assert not (tmp_path / "50051").exists()
+
+
+def test_a_claim_holds_both_ports_until_it_is_released() -> None:
+    claim = PortClaim(free_port())
+    for port in (claim.port - 1, claim.port, claim.port + 1):
+        with pytest.raises(PortTaken, match="Choose another --triton-port"):
+            PortClaim(port)
+    claim.release()
+    PortClaim(claim.port).release()
+
+
+def test_a_process_listens_only_by_itself() -> None:
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as server:
+            server.bind((host, 0))
+            port = server.getsockname()[1]
+            assert not listens(os.getpid(), port)
+            server.listen()
+            assert listens(os.getpid(), port)
+            with subprocess.Popen(["/bin/sleep", "60"]) as other:
+                assert not listens(other.pid, port)
+                other.kill()
