@@ -8,7 +8,7 @@ fleet            the slots, the gateway workers and the traffic that the workers
 rollback_target  the slot that a rollback goes back to, kept in a file
 slot_processes   one Triton for each slot, restarted when it dies
 triton_process   one Triton
-process_table    whether a process listens
+process_table    what /proc says: whether a process listens, and which children died
 triton_wheel     its binaries, for CPU engines
 gateway_workers  the gateway processes, restarted when they die, and their statuses
 ownership        the run directory and ports that no other server uses

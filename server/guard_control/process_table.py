@@ -1,14 +1,33 @@
 """What /proc says of a process that was started."""
 
+import time
 from pathlib import Path
 
 _LISTENING = "0A"
+_REAPED_S = 1.0
 
 
 def listens(pid: int, port: int) -> bool:
     """Whether this very process listens on a TCP port, and not another one."""
     wanted = {f"socket:[{inode}]" for inode in _listening_inodes(pid, port)}
     return bool(wanted) and any(_link(path) in wanted for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+class Children:
+    """Finds a child that died and that its parent does not miss."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._dead: set[int] = set()
+
+    def dead(self, pid: int) -> bool:
+        """Whether a child of `pid` has been dead for a second and was not waited for."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + _REAPED_S
+        before, self._dead = self._dead, _dead_children(pid)
+        return bool(before & self._dead)
 
 
 def _listening_inodes(pid: int, port: int) -> set[str]:
@@ -30,3 +49,15 @@ def _link(path: Path) -> str:
         return str(path.readlink())
     except OSError:
         return ""
+
+
+def _dead_children(pid: int) -> set[int]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if state == "Z" and int(parent) == pid:
+            found.add(int(path.parent.name))
+    return found

@@ -121,6 +121,7 @@ def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[No
 async def _start_slots(slots: SlotProcesses, initial: InitialTraffic) -> Traffic:
     """Checks the files of every slot, then starts them one by one."""
     for directory in initial.directories.values():
+        traffic.check_name(directory)
         manifest = await asyncio.to_thread(Manifest.load, directory)
         await asyncio.to_thread(manifest.check, directory)
     for directory in initial.directories.values():

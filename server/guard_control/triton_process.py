@@ -34,6 +34,7 @@ from guard_server.listening import check_port
 _HOST = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts its regions
 _SHARED_MEMORY_PREFIX = "qwen3guard"
+_SLOT, _BACKENDS = "slot", "backends"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
 
@@ -56,10 +57,7 @@ class TritonProcess:
         log: Path,
         container: Container = Container(),  # noqa: B008 - it is frozen
     ) -> None:
-        """`slot`: a built slot's directory. `log`: the file for Triton's output.
-
-        While it runs, a directory with its backend is beside the log.
-        """
+        """`slot`: a built slot's directory. `log`: the file for Triton's output."""
         self.target = f"{_HOST}:{grpc_port}"
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
         self._slot = slot.resolve()
@@ -68,7 +66,9 @@ class TritonProcess:
         self.log = log
         self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
         self._process: subprocess.Popen[bytes] | None = None
-        self._backends = log.with_suffix(".backends")
+        # Links with plain names: Triton gives a stub its paths without quotes, and can't read those
+        # that are not ASCII. In memory, so that a full disk stops no start.
+        self._links = _SHARED_MEMORY / f"{self._shared_memory}links"
 
     def __enter__(self) -> Self:
         self.start()
@@ -104,8 +104,7 @@ class TritonProcess:
         self._check_ports()
         _remove_stale_shared_memory()
         try:
-            if not gpu:
-                make_backend_directory(self._backends)
+            self._make_links(gpu=gpu)
             self._spawn(self._command(model, gpu=gpu), {} if gpu else wheel_environment())
             self._wait_until_ready(model, time.monotonic() + timeout_s)
         except TritonMissing as error:
@@ -129,9 +128,8 @@ class TritonProcess:
                 process.wait()
             with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they are left
                 os.killpg(process.pid, signal.SIGKILL)
-        for region in _SHARED_MEMORY.glob(self._shared_memory + "*"):
-            region.unlink(missing_ok=True)
-        shutil.rmtree(self._backends, ignore_errors=True)
+        for left in _SHARED_MEMORY.glob(self._shared_memory + "*"):
+            _remove(left)
 
     def _check_ports(self) -> None:
         for port in self._ports:
@@ -143,13 +141,20 @@ class TritonProcess:
                     "it, or choose another port."
                 ) from None
 
+    def _make_links(self, *, gpu: bool) -> None:
+        shutil.rmtree(self._links, ignore_errors=True)
+        self._links.mkdir()
+        (self._links / _SLOT).symlink_to(self._slot, target_is_directory=True)
+        if not gpu:
+            make_backend_directory(self._links / _BACKENDS)
+
     def _command(self, model: str, *, gpu: bool) -> list[str]:
         grpc_port, metrics_port = self._ports
         server = self._container.tritonserver if gpu else wheel_directory() / "bin" / "tritonserver"
-        backends = self._container.backends if gpu else self._backends.resolve()
+        backends = self._container.backends if gpu else self._links / _BACKENDS
         return [
             str(server),
-            f"--model-repository={self._slot}",
+            f"--model-repository={self._links / _SLOT}",
             "--model-control-mode=explicit",
             f"--load-model={model}",
             f"--backend-directory={backends}",
@@ -203,10 +208,15 @@ class TritonProcess:
                 request_serializer=service_pb2.ModelReadyRequest.SerializeToString,
                 response_deserializer=service_pb2.ModelReadyResponse.FromString,
             )
+            children = process_table.Children()
             while True:
                 if not self.running:
                     self._check_ports()  # the likeliest reason, if another process was faster
                     raise TritonFailed(f"Triton stopped while it started.{self._log_tail()}")
+                if self.pid and children.dead(self.pid):  # Triton itself waits for five minutes
+                    raise TritonFailed(
+                        f"The engine's process died while the model was loaded.{self._log_tail()}"
+                    )
                 if time.monotonic() > deadline:
                     raise TritonFailed(f"Triton was not ready in time.{self._log_tail()}")
                 with contextlib.suppress(grpc.RpcError):
@@ -226,8 +236,15 @@ class TritonProcess:
 
 
 def _remove_stale_shared_memory() -> None:
-    """Removes regions that outlived a killed Triton: those whose parent process is gone."""
-    for region in _SHARED_MEMORY.glob(f"{_SHARED_MEMORY_PREFIX}_*"):
-        parent = region.name.split("_")[1]
+    """Removes what outlived a killed Triton: that whose parent process is gone."""
+    for left in _SHARED_MEMORY.glob(f"{_SHARED_MEMORY_PREFIX}_*"):
+        parent = left.name.split("_")[1]
         if parent.isdecimal() and not Path("/proc", parent).exists():
-            region.unlink(missing_ok=True)
+            _remove(left)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)

@@ -100,12 +100,38 @@ def test_a_broken_model_fails_with_the_log(slot: Slot, tmp_path: Path) -> None:
     shutil.copytree(slot.path, broken)
     (broken / "guard_blue" / "1" / "openvino_model.xml").write_text("<broken/>")
     triton = make(broken, tmp_path / "triton.log")
+    before = set(regions(os.getpid()))
     with pytest.raises(TritonFailed) as caught:
         triton.start()
     assert "Triton stopped while it started" in str(caught.value)
     assert "openvino" in str(caught.value).lower()
     assert not triton.running
     assert not (tmp_path / "triton.backends").exists()
+    assert set(regions(os.getpid())) == before
+
+
+def test_a_slot_at_a_path_with_a_space_and_letters_that_are_not_ascii(
+    slot: Slot, tmp_path: Path
+) -> None:
+    path = tmp_path / "Unsere Prüfung 检查" / "blue"
+    shutil.copytree(slot.path, path)
+    with (
+        make(path, tmp_path / "a log.txt") as triton,
+        Stream(triton.target, MODEL) as stream,
+    ):
+        assert not stream.ask("r", input_ids=[1, 2, 3]).error
+
+
+def test_a_stub_that_dies_while_it_loads_is_noticed_at_once(slot: Slot, tmp_path: Path) -> None:
+    deadly = tmp_path / "deadly"
+    shutil.copytree(slot.path, deadly)
+    (deadly / MODEL / "1" / "model.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    begun = time.monotonic()
+    with pytest.raises(TritonFailed, match="The engine's process died"):
+        make(deadly, tmp_path / "triton.log").start()
+    assert time.monotonic() - begun < 15
 
 
 def test_an_engine_that_stops_ends_its_process(slot: Slot, tmp_path: Path) -> None:

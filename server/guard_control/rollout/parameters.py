@@ -1,11 +1,14 @@
 """What an operator may choose about a rollout, and the names of its steps."""
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from guard_control.errors import InvalidOperation
+from guard_core.errors import SlotInvalid
+from guard_core.slot import traffic
 
 READY_S = 300.0
 
@@ -61,5 +64,21 @@ class Deployment:
     def check(self) -> None:
         """Raises InvalidOperation."""
         self.shift.check()
+        _check_directory(self.directory)
         if not 0 <= self.shadow_share <= 1 or not 0 <= (self.min_agreement or 0) <= 1:
             raise InvalidOperation("Give a share and an agreement between 0 and 1.")
+
+
+def _check_directory(directory: Path) -> None:
+    """A directory that is not there is the check step's to report. Raises InvalidOperation."""
+    try:
+        traffic.check_name(directory)
+        mode = directory.stat().st_mode
+    except FileNotFoundError:
+        return
+    except (SlotInvalid, ValueError) as error:
+        raise InvalidOperation(str(error)) from None
+    except OSError as error:
+        raise InvalidOperation(f"The slot's directory can't be read: {error.strerror}.") from None
+    if not stat.S_ISDIR(mode):
+        raise InvalidOperation(f"{directory} is no directory: give that of a built slot.")

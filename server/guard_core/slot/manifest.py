@@ -117,6 +117,8 @@ class Manifest(Record):
             raise SlotInvalid(
                 f"{path} does not exist. Run `guard build` to make the slot."
             ) from None
+        except OSError as error:
+            raise SlotInvalid(f"{path} can't be read: {error.strerror}.") from None
         except ValidationError as error:
             raise SlotInvalid(
                 f"{path}: {first_problem(error)}. Build the slot again with `guard build`."

@@ -5,20 +5,22 @@ by exchanging the link of a ConfigMap's volume. Each gateway process follows it 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from guard_core.errors import TrafficInvalid
+from guard_core.errors import SlotInvalid, TrafficInvalid, quoted
 from guard_core.files import replace_file
 from guard_core.schema import Record, first_problem
 
 FILE_NAME = "traffic.json"
 _POLL_S = 0.05
 
-SlotName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+SlotName = Annotated[str, Field(pattern=_NAME)]
 
 
 class SlotTraffic(Record):
@@ -66,6 +68,15 @@ class Traffic(Record):
     @property
     def weights(self) -> dict[str, int]:
         return {name: slot.weight for name, slot in self.slots.items()}
+
+
+def check_name(directory: Path) -> None:
+    """Raises SlotInvalid if a slot in this directory could get no traffic for its name."""
+    if not re.fullmatch(_NAME, directory.name):
+        raise SlotInvalid(
+            f"{quoted(directory.name)!r} is no name for a slot: name the directory by at most 63 "
+            "of a-z, 0-9, - and _, a letter or digit first."
+        )
 
 
 def load(path: Path) -> Traffic:
