@@ -19,6 +19,7 @@ GIVEN: Mapping[str, Any] = {
     "triton": None,
     "status": None,
     "reuse_port": False,
+    "supervisor": None,
 }
 _PANEL = "The gateway"
 

@@ -5,14 +5,15 @@ api              DeploymentService: one operation at a time
 messages         builds ListSlotsResponse from the fleet's state
 rollout/         deploy, promote and rollback, with their gates
 fleet            the slots, the gateway workers and the traffic that the workers follow
+traffic_files    what the workers follow, and what the next start resumes
 rollback_target  the slot that a rollback goes back to, kept in a file
 slot_processes   one Triton for each slot, restarted when it dies
 triton_process   one Triton
-process_table    what /proc says: whether a process listens, and which children died
 triton_wheel     its binaries, for CPU engines
 gateway_workers  the gateway processes, restarted when they die, and their statuses
 ownership        the run directory and ports that no other server uses
-child_process    starts a child that can't outlive this process
+child_process    starts a child that can't outlive this process; what /proc says of it
+shared_memory    files in memory that no server leaves behind
 events           what happens, for the log and for watchers
 errors           why an operation failed
 

@@ -1,8 +1,10 @@
-"""Starts children that can't outlive this process, however it ends."""
+"""Starts children that can't outlive this process, however it ends; what /proc says of them."""
 
 import os
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 # Runs between this process and the child: a preexec_fn is not safe in a process with threads, and
 # the kernel's signal survives exec. The parent may be gone before the signal is asked for.
@@ -12,6 +14,8 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
+_LISTENING = "0A"
+_REAPED_S = 1.0
 
 
 def kill_with_parent(command: Sequence[str]) -> list[str]:
@@ -20,3 +24,59 @@ def kill_with_parent(command: Sequence[str]) -> list[str]:
     Its first word must be the path of a program.
     """
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether this very process listens on a TCP port, and not another one."""
+    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(pid, port)}
+    return bool(wanted) and any(_link(path) in wanted for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+class Children:
+    """Finds a child that died and that its parent does not miss."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._dead: set[int] = set()
+
+    def dead(self, pid: int) -> bool:
+        """Whether a child of `pid` has been dead for a second and was not waited for."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + _REAPED_S
+        before, self._dead = self._dead, _dead_children(pid)
+        return bool(before & self._dead)
+
+
+def _listening_inodes(pid: int, port: int) -> set[str]:
+    found = set()
+    for table in ("tcp", "tcp6"):  # gRPC listens on 127.0.0.1 by a socket of IPv6
+        try:
+            rows = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue  # without IPv6, or the process has ended
+        for row in rows:
+            _, local, _, state, *rest = row.split()
+            if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                found.add(rest[5])
+    return found
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def _dead_children(pid: int) -> set[int]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if state == "Z" and int(parent) == pid:
+            found.add(int(path.parent.name))
+    return found

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from guard_control import rollback_target
@@ -10,14 +11,13 @@ from guard_control.events import Events
 from guard_control.gateway_workers import Workers, WorkerSnapshot
 from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
 from guard_control.slot_processes import SlotProcess, SlotProcesses
+from guard_control.traffic_files import TrafficFiles
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, quoted
-from guard_core.slot import traffic as traffic_file
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _POLL_S = 0.02
 _FOLLOW_S = 15.0
-_KEEP_S = 1.0
 _DRAIN_S = 120.0
 
 
@@ -28,19 +28,20 @@ class Fleet:
         self,
         run: Path,
         traffic: Traffic,
+        files: TrafficFiles,
         *,
         slots: SlotProcesses,
         workers: Workers,
         events: Events,
     ) -> None:
-        """Writes `traffic`, for slots that run, to the directory `run`.
+        """Writes `traffic`, for slots that run, to its files. Raises OSError.
 
-        A rollback target is read from there; a file that is damaged is ignored, with an alarm.
+        A rollback target is read from `run`; a file that is damaged is ignored, with an alarm.
         """
         self.slots = slots
         self.workers = workers
         self.events = events
-        self._path = run / traffic_file.FILE_NAME
+        self._files = files
         self._rollback_path = run / rollback_target.FILE_NAME
         self.traffic = traffic
         self._save(traffic)
@@ -160,26 +161,9 @@ class Fleet:
         )
         await self.slots.stop(name)
 
-    async def keep_traffic_file(self) -> None:
-        """Writes a lost traffic.json again, until cancelled: no worker starts without it."""
-        failed = False
-        while True:
-            await asyncio.sleep(_KEEP_S)
-            if self._path.exists():
-                continue
-            try:
-                await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
-                self._save(self.traffic)
-            except OSError as error:
-                if not failed:
-                    self.events.publish(
-                        f"{self._path} is lost and can't be written again: {error.strerror}.",
-                        alarm=True,
-                    )
-                failed = True
-            else:
-                failed = False
-                self.events.publish(f"{self._path} was lost: it is written again.", alarm=True)
+    def keeping_files(self) -> AbstractAsyncContextManager[None]:
+        """Writes a lost traffic.json again while the block runs."""
+        return self._files.keeping(lambda: self.traffic)
 
     async def _write(self, slots: dict[str, SlotTraffic], shadow: ShadowTraffic | None) -> None:
         """Returns when every worker follows. If one refuses, the traffic stays as it was."""
@@ -188,7 +172,10 @@ class Fleet:
             new = Traffic(generation=before.generation + 1, slots=slots, shadow=shadow)
         except ValueError as error:
             raise PreconditionFailed(f"The traffic would be invalid: {error}") from None
-        self._save(new)
+        try:
+            self._save(new)
+        except OSError as error:
+            raise PreconditionFailed(f"The traffic can't be written: {error.strerror}.") from None
         late = "A gateway process does not follow the traffic. Its log has the reason."
         try:
             decided = await self._until(
@@ -202,7 +189,7 @@ class Fleet:
             raise
 
     def _save(self, traffic: Traffic) -> None:
-        traffic_file.save(traffic, self._path)
+        self._files.save(traffic)
         self.traffic = traffic
 
     def _last_rollback_target(self) -> RollbackTarget | None:

@@ -5,18 +5,21 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from guard_control.child_process import kill_with_parent
 from guard_control.events import Events
 from guard_server.settings import Settings
-from guard_server.telemetry import prometheus, worker_status
+from guard_server.telemetry import metric_sums, worker_status
+from guard_server.telemetry.metric_sums import Family
+from guard_server.telemetry.supervisor_link import WorkerLink
 from guard_server.telemetry.worker_status import SlotStatus, WorkerStatus
 
 _RESTART_S = (0.5, 30.0)  # first and longest pause
 _STEADY_S = 60  # a worker that ran for so long restarts after the first pause again
 _POLL_S = 0.05
+_METRICS_S = 1.0  # a worker's time to answer a scrape
 
 
 class WorkersFailed(Exception):
@@ -80,14 +83,12 @@ class Workers:
         """`settings`: of each worker; its `status` must be set."""
         assert settings.status is not None  # noqa: S101  (the supervisor sets it)
         self._status = settings.status
-        self.metrics = settings.status.with_name("metrics")  # where each writes its own
-        self._environment = {
-            **_environment(settings.model_copy(update={"reuse_port": count > 1})),
-            prometheus.SHARED: str(self.metrics),
-        }
+        self._settings = settings.model_copy(update={"reuse_port": count > 1})
         self._count = count
         self._events = events
         self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._links: dict[int, WorkerLink] = {}  # by process id
+        self._ended: Sequence[Family] = ()  # what workers counted that have ended
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -95,9 +96,6 @@ class Workers:
         """Returns when every worker has published its status. Raises WorkersFailed."""
         self._status.mkdir(parents=True, exist_ok=True)
         for old in self._status.glob("*.json"):
-            old.unlink()
-        self.metrics.mkdir(exist_ok=True)
-        for old in self.metrics.glob("*.db"):
             old.unlink()
         first = [await self._spawn() for _ in range(self._count)]
         self._keepers = [asyncio.create_task(self._keep(process)) for process in first]
@@ -120,6 +118,12 @@ class Workers:
             ),
         )
 
+    async def metrics(self) -> Sequence[Family]:
+        """The sum over all workers. A worker that does not answer counts as it did last."""
+        links = list(self._links.values())
+        found = await asyncio.gather(*(link.metrics(_METRICS_S) for link in links))
+        return metric_sums.summed([self._ended, *found])
+
     async def stop(self) -> None:
         """Lets each reject new requests and finish those that it has accepted."""
         await self._end(signal.SIGTERM)
@@ -139,14 +143,30 @@ class Workers:
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            *kill_with_parent([sys.executable, "-m", "guard_server"]),
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # the supervisor gets Ctrl-C and passes it on
-        )
+        link = WorkerLink()
+        end = link.workers_end.fileno()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *kill_with_parent([sys.executable, "-m", "guard_server"]),
+                env=_environment(self._settings.model_copy(update={"supervisor": end})),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(end,),
+                start_new_session=True,  # the supervisor gets Ctrl-C and passes it on
+            )
+        except BaseException:
+            link.close()
+            raise
+        self._links[process.pid] = link.open()
         self._running[process.pid] = process
         return process
+
+    def _forget(self, pid: int) -> None:
+        """A worker has ended: its counters stay in the sum, its gauges do not."""
+        self._running.pop(pid, None)
+        if link := self._links.pop(pid, None):
+            left = metric_sums.without_gauges(link.families)
+            self._ended = metric_sums.summed([self._ended, left])
+            link.close()
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
         """Starts another worker when this one dies, and so on."""
@@ -155,8 +175,7 @@ class Workers:
         while True:
             begun = loop.time()
             code = await process.wait()
-            self._running.pop(process.pid, None)
-            prometheus.forget(self.metrics, process.pid)
+            self._forget(process.pid)
             if self._stopping:
                 return
             if loop.time() - begun > _STEADY_S:
@@ -173,6 +192,7 @@ class Workers:
 
 def _environment(settings: Settings) -> Mapping[str, str]:
     """This process's environment, with `settings` instead of its GUARD_* variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GUARD_")}
+    left_out = ("GUARD_", "PROMETHEUS_MULTIPROC_DIR")  # the other one makes files of the metrics
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     given = settings.model_dump(mode="json", exclude_none=True)
     return kept | {f"GUARD_{name.upper()}": str(value) for name, value in given.items()}

@@ -1,29 +1,36 @@
 """What `guard serve` runs: Tritons, gateway workers and DeploymentService, as one.
 
-All state is in one directory, which no other server uses meanwhile: `traffic.json`, with which the
-next start resumes, `rollback.json`, the workers' statuses and metrics, and Tritons' logs.
+What outlives a run is in one directory, which no other server uses meanwhile: `traffic.json`, with
+which the next start resumes, `rollback.json`, and Tritons' logs. What its processes share while
+they run is in memory, so that a disk that is full or read-only costs no verdict: the `traffic.json`
+that the workers follow, and their statuses.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from guard_control import api, ownership
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
+
+from guard_control import api, ownership, shared_memory
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
 from guard_control.slot_processes import SlotProcesses
+from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import Traffic
 from guard_server.listening import check_port
 from guard_server.settings import Settings
-from guard_server.telemetry import prometheus
+from guard_server.telemetry import metric_sums, prometheus
 
 _START_S = 300.0
+_SCRAPE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,47 +81,44 @@ async def supervising(
     """
     check_port(settings.host, settings.port)
     check_port(api.HOST, control_port)
-    with ownership.owned(run):
-        async with _running(initial, settings, run, workers, triton_port, control_port) as fleet:
-            yield fleet
+    with ownership.owned(run), shared_memory.directory() as memory:
+        settings = settings.model_copy(
+            update={"traffic": memory / traffic.FILE_NAME, "status": memory / "gateways"}
+        )
+        events = Events()
+        slots = SlotProcesses(run, triton_port, events)
+        gateways = Workers(workers, settings, events)
+        try:
+            first = await _start_slots(slots, initial)
+            files = TrafficFiles(memory, run, events)
+            fleet = Fleet(run, first, files, slots=slots, workers=gateways, events=events)
+            await gateways.start(_START_S)
+            with _metrics(settings, gateways):
+                async with fleet.keeping_files(), api.listening(fleet, control_port):
+                    yield fleet
+                await gateways.stop()  # last: a rollout that is ended needs the workers
+        finally:
+            await gateways.kill()
+            await slots.stop_all()
 
 
-@asynccontextmanager
-async def _running(
-    initial: InitialTraffic,
-    settings: Settings,
-    run: Path,
-    workers: int,
-    triton_port: int,
-    control_port: int,
-) -> AsyncIterator[Fleet]:
-    events = Events()
-    slots = SlotProcesses(run, triton_port, events)
-    settings = settings.model_copy(
-        update={"traffic": run / traffic.FILE_NAME, "status": run / "gateways"}
-    )
-    gateways = Workers(workers, settings, events)
-    keeper: asyncio.Task[None] | None = None
-    try:
-        first = await _start_slots(slots, initial)
-        fleet = Fleet(run, first, slots=slots, workers=gateways, events=events)
-        keeper = asyncio.create_task(fleet.keep_traffic_file())
-        await gateways.start(_START_S)
-        with _metrics(settings, gateways):
-            async with api.listening(fleet, control_port):
-                yield fleet
-            await gateways.stop()  # last: a rollout that is ended needs the workers
-    finally:
-        if keeper is not None:
-            keeper.cancel()
-        await gateways.kill()
-        await slots.stop_all()
+class _WorkersMetrics(Collector):
+    """The sum of all workers' metrics, asked for by each scrape in a thread of its own."""
+
+    def __init__(self, gateways: Workers) -> None:
+        self._gateways = gateways
+        self._loop = asyncio.get_running_loop()
+
+    def collect(self) -> Iterator[Metric]:
+        asked = asyncio.run_coroutine_threadsafe(self._gateways.metrics(), self._loop)
+        return metric_sums.exposition(asked.result(_SCRAPE_S))
 
 
 def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[None]:
     if settings.metrics_port is None:
         return nullcontext()
-    registry = prometheus.merged(gateways.metrics)
+    registry = CollectorRegistry()
+    registry.register(_WorkersMetrics(gateways))
     return prometheus.exported(settings.metrics_host, settings.metrics_port, registry)
 
 

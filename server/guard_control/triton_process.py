@@ -5,7 +5,6 @@ container. It can't outlive this process: the kernel stops it when this one is g
 """
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -14,13 +13,13 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import grpc
+import structlog
 from tritonclient.grpc import service_pb2
 
-from guard_control import process_table
-from guard_control.child_process import kill_with_parent
+from guard_control import child_process, shared_memory
 from guard_control.triton_wheel import (
     TritonMissing,
     make_backend_directory,
@@ -32,13 +31,11 @@ from guard_core.slot.manifest import Manifest
 from guard_server.listening import check_port
 
 _HOST = "127.0.0.1"
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the Python backend puts its regions
-_SHARED_MEMORY_PREFIX = "qwen3guard"
 _SLOT, _BACKENDS = "slot", "backends"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
 
-_counter = itertools.count()
+_log = structlog.get_logger(__name__)
 
 
 class TritonFailed(Exception):
@@ -64,11 +61,11 @@ class TritonProcess:
         self._container = container
         self._ports = (grpc_port, metrics_port)
         self.log = log
-        self._shared_memory = f"{_SHARED_MEMORY_PREFIX}_{os.getpid()}_{next(_counter)}_"
+        self._shared_memory = shared_memory.new_prefix()
         self._process: subprocess.Popen[bytes] | None = None
         # Links with plain names: Triton gives a stub its paths without quotes, and can't read those
         # that are not ASCII. In memory, so that a full disk stops no start.
-        self._links = _SHARED_MEMORY / f"{self._shared_memory}links"
+        self._links = shared_memory.DIRECTORY / f"{self._shared_memory}links"
 
     def __enter__(self) -> Self:
         self.start()
@@ -102,7 +99,7 @@ class TritonProcess:
         if gpu:
             check_machine(manifest, read_machine(self._container))
         self._check_ports()
-        _remove_stale_shared_memory()
+        shared_memory.remove_stale()
         try:
             self._make_links(gpu=gpu)
             self._spawn(self._command(model, gpu=gpu), {} if gpu else wheel_environment())
@@ -128,8 +125,7 @@ class TritonProcess:
                 process.wait()
             with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they are left
                 os.killpg(process.pid, signal.SIGKILL)
-        for left in _SHARED_MEMORY.glob(self._shared_memory + "*"):
-            _remove(left)
+        shared_memory.remove(self._shared_memory)
 
     def _check_ports(self) -> None:
         for port in self._ports:
@@ -176,9 +172,9 @@ class TritonProcess:
         def keep() -> None:
             """The kernel sees this thread as the parent: it must live as long as Triton."""
             try:
-                with self.log.open("ab") as log:
+                with self._open_log() as log:
                     process = subprocess.Popen(  # noqa: S603 - our own command
-                        kill_with_parent(command),
+                        child_process.kill_with_parent(command),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -200,6 +196,13 @@ class TritonProcess:
             raise TritonFailed(f"Triton could not be started: {started[0]}.")
         self._process = started[0]
 
+    def _open_log(self) -> BinaryIO:
+        try:
+            return self.log.open("ab")
+        except OSError as error:
+            _log.error("Triton's log can't be written", log=str(self.log), reason=error.strerror)
+            return Path(os.devnull).open("ab")
+
     def _wait_until_ready(self, model: str, deadline: float) -> None:
         options = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.enable_http_proxy", 0)]
         with grpc.insecure_channel(self.target, options) as channel:
@@ -208,7 +211,7 @@ class TritonProcess:
                 request_serializer=service_pb2.ModelReadyRequest.SerializeToString,
                 response_deserializer=service_pb2.ModelReadyResponse.FromString,
             )
-            children = process_table.Children()
+            children = child_process.Children()
             while True:
                 if not self.running:
                     self._check_ports()  # the likeliest reason, if another process was faster
@@ -228,23 +231,11 @@ class TritonProcess:
     def _listens(self) -> bool:
         """Whether it was this Triton that answered, and no other one on its port."""
         pid = self.pid
-        return pid is not None and process_table.listens(pid, self._ports[0])
+        return pid is not None and child_process.listens(pid, self._ports[0])
 
     def _log_tail(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        except OSError:
+            return ""
         return "\n".join(["", f"The end of {self.log}:", *lines])
-
-
-def _remove_stale_shared_memory() -> None:
-    """Removes what outlived a killed Triton: that whose parent process is gone."""
-    for left in _SHARED_MEMORY.glob(f"{_SHARED_MEMORY_PREFIX}_*"):
-        parent = left.name.split("_")[1]
-        if parent.isdecimal() and not Path("/proc", parent).exists():
-            _remove(left)
-
-
-def _remove(left: Path) -> None:
-    if left.is_dir():
-        shutil.rmtree(left, ignore_errors=True)
-    else:
-        left.unlink(missing_ok=True)

@@ -6,9 +6,13 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """A reader finds the old or the new content, whole. Raises OSError."""
+    """A reader finds the old or the new content, whole. Raises OSError, and leaves nothing then."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as new:
-        new.write(content)
-        new.flush()
-        os.fsync(new.fileno())
-    Path(new.name).rename(path)
+        try:
+            new.write(content)
+            new.flush()
+            os.fsync(new.fileno())
+            Path(new.name).rename(path)
+        except OSError:
+            Path(new.name).unlink()
+            raise

@@ -25,7 +25,8 @@ from guard_server.pipeline.shadow import Shadow
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from guard_server.telemetry.kserve_statistics import KServeStatistics
-from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported, shared
+from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
+from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
 from guard_server.tuning import Tuning
 
@@ -164,7 +165,8 @@ async def _drained(gateway: Gateway) -> float:
 @contextmanager
 def _metrics_exported(gateway: Gateway) -> Iterator[None]:
     settings, metrics = gateway.settings, gateway.metrics
-    if metrics is None or settings.metrics_port is None or shared():
+    supervised = settings.supervisor is not None  # then the supervisor serves all workers' metrics
+    if metrics is None or settings.metrics_port is None or supervised:
         yield
         return
     with exported(settings.metrics_host, settings.metrics_port, metrics.registry):
@@ -178,6 +180,9 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
         work.append(router.follow(traffic.changes(settings.traffic)))
     if settings.status is not None:
         work.append(Publisher(settings.status, router).run())
+    if settings.supervisor is not None:
+        registry = gateway.metrics.registry if gateway.metrics else None
+        work.append(SupervisorLink(settings.supervisor, registry).run())
     if gateway.metrics is not None:
         work.append(gateway.metrics.watch(router, gateway.tuning.sample_s))
     tasks = [asyncio.create_task(one) for one in work]

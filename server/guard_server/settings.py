@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     reuse_port: bool = Field(
         default=False, description="Share the port with other workers (SO_REUSEPORT)."
     )
+    supervisor: int | None = Field(
+        default=None,
+        description="File descriptor of a socket to the supervisor, which gets heartbeats and "
+        "serves the metrics of all workers.",
+    )
     log_format: Literal["console", "json"] = Field(
         default="json", description="Format of log lines."
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from guard_control.child_process import listens
 from guard_control.ownership import PortClaim, PortTaken, owned, run_directory
-from guard_control.process_table import listens
 from tests.support import serving
 from tests.support.commands import guard
 from tests.support.ports import free_port

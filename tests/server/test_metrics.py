@@ -1,15 +1,19 @@
 """Prometheus: what is counted, by labels of few values, and summed over processes."""
 
 import asyncio
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import grpc
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
 
+from guard_core.errors import ServerFault
+from guard_server.pipeline.request import Call
+from guard_server.routing.limiter import Caller, ConcurrencyLimiter
+from guard_server.telemetry import metric_sums
 from guard_server.telemetry import prometheus as metrics
+from guard_server.telemetry.metric_sums import Family
 from guard_server.tuning import Tuning
 from tests.server.conftest import TinyServe
 from tests.support.ports import free_port
@@ -96,31 +100,47 @@ async def test_a_port_in_use_is_an_error(tiny_serve: TinyServe) -> None:
             pass
 
 
-_WORKER = """
-import sys
-from guard_core.errors import ServerFault
-from guard_server.pipeline.request import Call
-from guard_server.routing.limiter import Caller, ConcurrencyLimiter
-from guard_server.telemetry.prometheus import Metrics
-counted, limiter = Metrics(), ConcurrencyLimiter(4, 1)
-for _ in range(int(sys.argv[1])):
-    counted.failed(Call("Moderate", Caller()), ServerFault("a defect"))
-limiter.in_flight = 3
-counted.sample("blue", limiter)
-"""
+def counted_by_a_process(failed: int) -> list[Family]:
+    counted, limiter = metrics.Metrics(), ConcurrencyLimiter(4, 1)
+    for _ in range(failed):
+        counted.failed(Call("Moderate", Caller()), ServerFault("a defect"))
+    limiter.in_flight = 3
+    counted.sample("blue", limiter)
+    return metric_sums.decode(metric_sums.encode(counted.registry))
 
 
-@pytest.mark.slow
-def test_processes_are_summed(tmp_path: Path) -> None:
-    for number in (2, 3):
-        environment = {metrics.SHARED: str(tmp_path), "PATH": ""}
-        command = [sys.executable, "-c", _WORKER, str(number)]
-        subprocess.run(command, env=environment, check=True, timeout=60)
-    merged = metrics.merged(tmp_path)
+class _Given(Collector):
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return metric_sums.exposition(self._families)
+
+
+def served(*processes: list[Family]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_Given(metric_sums.summed(processes)))
+    return registry
+
+
+def test_processes_are_summed() -> None:
+    processes = [counted_by_a_process(number) for number in (2, 3)]
+    merged = served(*processes)
     labels = {"method": "Moderate", "code": "INTERNAL", "severity": "", "slot": ""}
     assert merged.get_sample_value("guard_requests_total", labels) == 5
     assert merged.get_sample_value("guard_in_flight", {"slot": "blue"}) == 6
-    for path in tmp_path.glob("gauge_livesum_*.db"):
-        metrics.forget(tmp_path, int(path.stem.rsplit("_", 1)[1]))
-    assert merged.get_sample_value("guard_in_flight", {"slot": "blue"}) is None
-    assert merged.get_sample_value("guard_requests_total", labels) == 5
+    ended = served(*(metric_sums.without_gauges(one) for one in processes))
+    assert ended.get_sample_value("guard_in_flight", {"slot": "blue"}) is None
+    assert ended.get_sample_value("guard_requests_total", labels) == 5
+
+
+def test_a_sum_of_one_process_is_what_it_would_serve_itself() -> None:
+    counted = metrics.Metrics()
+    for code in (ServerFault("a defect"), None):
+        counted.failed(Call("Moderate", Caller()), code)
+    counted.sample("blue", ConcurrencyLimiter(4, 1))
+    families = metric_sums.decode(metric_sums.encode(counted.registry))
+    lines = generate_latest(counted.registry).decode().splitlines()
+    assert generate_latest(served(families)).decode().splitlines() == [
+        line for line in lines if "_created" not in line
+    ]

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,18 @@ def remove_run_directory(port: int) -> None:
 
 
 @contextmanager
-def guard_serve(slot: Path | None, output: Path, *options: str, port: int = 0) -> Iterator[Served]:
-    """Starts it and waits for its banner. Without a slot it goes on where the last one ended."""
+def guard_serve(
+    slot: Path | None,
+    output: Path,
+    *options: str,
+    port: int = 0,
+    within: Sequence[str] = (),
+    state: Path = RUN,
+) -> Iterator[Served]:
+    """Starts it and waits for its banner. Without a slot it goes on where the last one ended.
+
+    `within`: the words of a command that becomes the one after them. `state`: GUARD_RUN.
+    """
     tiers.require("triton")
     port = port or free_port()
     triton_port, control_port, metrics_port = (free_port() for _ in range(3))
@@ -66,7 +76,8 @@ def guard_serve(slot: Path | None, output: Path, *options: str, port: int = 0) -
     ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
     first = ["--slot", str(slot)] if slot else []
     try:
-        with start([GUARD, "serve", *first, *ports, *options], output) as running:
+        command = [*within, GUARD, "serve", *first, *ports, *options]
+        with start(command, output, GUARD_RUN=str(state)) as running:
             deadline = time.monotonic() + _READY_S
             while "is ready" not in running.said():
                 assert not running.ended() and time.monotonic() < deadline, running.said()

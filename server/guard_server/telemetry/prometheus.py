@@ -1,18 +1,11 @@
-"""Prometheus metrics. No label has more values than the contract, the slots or the codes have.
-
-Where PROMETHEUS_MULTIPROC_DIR is set, the process only writes below that directory, and the
-supervisor of all such processes serves their sum.
-"""
+"""Prometheus metrics. No label has more values than the contract, the slots or the codes have."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from guard_core.errors import GuardError, Overloaded, VerdictUngrammatical
 from guard_server.pipeline.observer import Comparison, Observer
@@ -22,7 +15,6 @@ from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.routing.router import Router
 from guard_server.status_codes import STATUS_CODES
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _US = 1e-6
 # From a cached verdict to a large model on a busy CPU, in seconds.
 _BUCKETS = (
@@ -44,7 +36,7 @@ class Metrics(Observer):
             return Histogram(name, text, labels, buckets=_BUCKETS, registry=registry)
 
         def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ("slot",), registry=registry, multiprocess_mode="livesum")
+            return Gauge(name, text, ("slot",), registry=registry)
 
         self._requests = counter(
             "guard_requests",
@@ -177,23 +169,6 @@ class ShadowMetrics(Observer):
 
     def shadow_failed(self, slot: str) -> None:
         self._failed.labels(slot).inc()
-
-
-def shared() -> bool:
-    """Whether this process writes its metrics for another one, which serves them."""
-    return SHARED in os.environ
-
-
-def merged(directory: Path) -> CollectorRegistry:
-    """The sum of what all processes write below `directory`."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
-    return registry
-
-
-def forget(directory: Path, pid: int) -> None:
-    """Takes the gauges of a process that has ended out of the sum; its counters stay."""
-    mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
 
 
 @contextmanager

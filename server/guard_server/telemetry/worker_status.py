@@ -100,16 +100,18 @@ class Publisher:
     def _write(self) -> None:
         new = self._path.with_suffix(".new")
         new.write_text(_status(self._router).model_dump_json())
+        now = time.monotonic()  # instead of the time of day, which may jump
+        os.utime(new, (now, now))
         new.rename(self._path)
 
 
 def _live(directory: Path) -> list[Path]:
     """The files of processes that are alive, in an order that all of them see."""
-    now = time.time()
+    now = time.monotonic()
     return sorted(
         Path(entry.path)
         for entry in os.scandir(directory)
-        if entry.name.endswith(".json") and now - entry.stat().st_mtime < _STALE_S
+        if entry.name.endswith(".json") and 0 <= now - entry.stat().st_mtime < _STALE_S
     )
 
 

@@ -1,0 +1,54 @@
+"""Files in memory that no server leaves behind: a Triton's regions and links, workers' statuses.
+
+They are in /dev/shm, which a Triton needs anyway: a full disk stops neither a start nor a verdict.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DIRECTORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
+_NAME = "qwen3guard"
+
+_counter = itertools.count()
+
+
+def new_prefix() -> str:
+    """The start of names that this process alone uses, once."""
+    return f"{_NAME}_{os.getpid()}_{next(_counter)}_"
+
+
+def remove(prefix: str) -> None:
+    """Removes everything with this prefix."""
+    for left in DIRECTORY.glob(f"{prefix}*"):
+        _remove(left)
+
+
+def remove_stale() -> None:
+    """Removes what outlived its server: that whose process is gone."""
+    for left in DIRECTORY.glob(f"{_NAME}_*"):
+        parent = left.name.split("_")[1]
+        if parent.isdecimal() and not Path("/proc", parent).exists():
+            _remove(left)
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A new directory, removed after the block. Raises OSError."""
+    remove_stale()
+    made = DIRECTORY / f"{new_prefix()}run"
+    made.mkdir(mode=0o700)
+    try:
+        yield made
+    finally:
+        _remove(made)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
