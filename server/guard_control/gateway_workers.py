@@ -20,6 +20,9 @@ _RESTART_S = (0.5, 30.0)  # first and longest pause
 _STEADY_S = 60  # a worker that ran for so long restarts after the first pause again
 _POLL_S = 0.05
 _METRICS_S = 1.0  # a worker's time to answer a scrape
+_LOOK_S = 0.25
+_SILENT_S = 5.0  # without a heartbeat: the worker's event loop stands still
+_STARTING_S = 120.0  # as long until its first one
 
 
 class WorkersFailed(Exception):
@@ -99,6 +102,7 @@ class Workers:
             old.unlink()
         first = [await self._spawn() for _ in range(self._count)]
         self._keepers = [asyncio.create_task(self._keep(process)) for process in first]
+        self._keepers.append(asyncio.create_task(self._end_silent()))
         async with asyncio.timeout(timeout_s):
             while len(self.snapshot().statuses) < self._count:
                 for process in first:
@@ -159,6 +163,34 @@ class Workers:
         self._links[process.pid] = link.open()
         self._running[process.pid] = process
         return process
+
+    async def _end_silent(self) -> None:
+        """Kills a worker without heartbeats, one at a time: its keeper starts another one."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = loop.time()
+            # If more time passed, this process itself did not run, and read no heartbeat.
+            passed_s = min(now - last, 2 * _LOOK_S)
+            last = now
+            links = self._links
+            silent = {pid: link.silent_s(passed_s) for pid, link in links.items()}
+            replacing = len(links) < self._count or not all(link.began for link in links.values())
+            for pid, link in links.items():
+                limit_s = _SILENT_S if link.began else _STARTING_S
+                if silent[pid] >= limit_s and not (replacing and link.began):
+                    await self._kill_silent(pid, limit_s)
+                    break
+
+    async def _kill_silent(self, pid: int, limit_s: float) -> None:
+        self._events.publish(
+            f"Gateway process {pid} has not run for {limit_s:g} s: killing it.", alarm=True
+        )
+        process = self._running[pid]
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
     def _forget(self, pid: int) -> None:
         """A worker has ended: its counters stay in the sum, its gauges do not."""

@@ -1,6 +1,7 @@
 """Engines that fail: a documented status, a server that stays up, a next request that succeeds."""
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,6 +203,22 @@ async def test_a_dead_stub_is_loaded_again_once(tiny_serve: TinyServe, agree: Ag
         engine.answer = agree
         await client.until_serving()
         assert engine.reloads == ["unload", "load"]
+
+
+async def test_a_lock_that_cannot_be_opened_does_not_end_the_watch(
+    tmp_path: Path, tiny_serve: TinyServe, agree: Agree
+) -> None:
+    status = tmp_path / "status"
+    status.mkdir()
+    async with tiny_serve(status=status) as (client, engine):
+        shutil.rmtree(status)
+        status.write_text("a file, so that nothing can be made below it")
+        engine.answer = lambda _: "Stub process 'x' is not healthy."
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        await until(lambda: len(engine.asked) > 3)  # it is tried again, and not loaded without it
+        engine.answer = agree
+        await client.until_serving()
+        assert not engine.reloads
 
 
 async def test_a_loss_is_seen_while_a_probe_waits(tiny_serve: TinyServe) -> None:

@@ -1,7 +1,9 @@
 """Several gateway processes: one traffic file, one port, one engine's limit."""
 
 import asyncio
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import worker_status as status
 from guard_server.telemetry.worker_status import WorkerStatus
+from tests.server.conftest import TinyServe
 from tests.support.commands import Running, start_gateway
 from tests.support.gateway import Client, connect
 from tests.support.ports import free_port
@@ -80,6 +83,18 @@ async def test_two_processes_follow_one_file_and_share_the_limit(
             running[1].signal(signal.SIGTERM)
             assert await running[1].wait(15) == 0
             assert not statuses(file)
+
+
+async def test_a_clock_that_is_moved_makes_no_process_look_dead(
+    tmp_path: Path, tiny_serve: TinyServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "states"
+    async with tiny_serve(status=directory):
+        await until(lambda: len(list(status.read(directory))) == 1)
+        monkeypatch.setattr(time, "time", lambda: time.monotonic() + 1e6)
+        assert list(status.read(directory))
+        shutil.rmtree(directory)  # lost, it is made again
+        await until(lambda: directory.exists() and bool(list(status.read(directory))))
 
 
 def _pid(worker: WorkerStatus) -> str:

@@ -20,6 +20,7 @@ class StubRepair:
         """`directory`: where the processes agree by a lock; None for a single process."""
         self._slot = slot
         self._directory = directory
+        self._unlocked = False  # the lock could not be opened the last time
 
     async def run(self, answers_probe: Callable[[], Awaitable[bool]]) -> None:
         """Reloads the model if its stub died and it does not answer. Failures are not raised."""
@@ -43,7 +44,16 @@ class StubRepair:
         if self._directory is None:
             yield True
             return
-        with (self._directory / f"{self._slot.name}.repair").open("w") as lock:
+        try:
+            lock = (self._directory / f"{self._slot.name}.repair").open("w")
+        except OSError as error:  # without the lock two processes could load it at a time
+            if not self._unlocked:
+                _log.error("a dead stub can't be loaded again: no lock", reason=str(error))
+            self._unlocked = True
+            yield False
+            return
+        self._unlocked = False
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -70,7 +70,8 @@ class WorkerLink:
     def __init__(self) -> None:
         self._ours, self.workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
-        self.beats = 0  # heartbeats that came
+        self.began = False  # whether a heartbeat came, ever
+        self._silent_s = 0.0
         self.families: Sequence[Family] = ()  # the metrics that came last
         self._answered = asyncio.Event()
 
@@ -86,6 +87,11 @@ class WorkerLink:
             asyncio.get_running_loop().remove_reader(self._ours)
             self._ours.close()
         self.workers_end.close()
+
+    def silent_s(self, passed_s: float) -> float:
+        """Seconds since the last heartbeat; `passed_s` of them since this was called last."""
+        self._silent_s += passed_s
+        return self._silent_s
 
     async def metrics(self, timeout_s: float) -> Sequence[Family]:
         """The worker's metrics; those that came last if it does not answer in time."""
@@ -108,7 +114,7 @@ class WorkerLink:
         if not message:  # the worker has ended
             asyncio.get_running_loop().remove_reader(self._ours)
         elif message == _BEAT:
-            self.beats += 1
+            self.began, self._silent_s = True, 0.0
         else:
             self.families = metric_sums.decode(message.removeprefix(_METRICS))
             self._answered.set()

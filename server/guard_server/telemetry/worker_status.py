@@ -4,6 +4,7 @@ The processes that serve one port find each other by these files, and share the 
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -95,9 +96,11 @@ class Publisher:
                     failed = True
                 await asyncio.sleep(_PERIOD_S)
         finally:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         new.write_text(_status(self._router).model_dump_json())
         now = time.monotonic()  # instead of the time of day, which may jump
@@ -108,11 +111,14 @@ class Publisher:
 def _live(directory: Path) -> list[Path]:
     """The files of processes that are alive, in an order that all of them see."""
     now = time.monotonic()
-    return sorted(
-        Path(entry.path)
-        for entry in os.scandir(directory)
-        if entry.name.endswith(".json") and 0 <= now - entry.stat().st_mtime < _STALE_S
-    )
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # the directory is lost: it is made again
+        for entry in os.scandir(directory):
+            if entry.name.endswith(".json"):
+                with contextlib.suppress(FileNotFoundError):  # the process ended just now
+                    if 0 <= now - entry.stat().st_mtime < _STALE_S:
+                        found.append(Path(entry.path))
+    return sorted(found)
 
 
 def _status(router: Router) -> WorkerStatus:
