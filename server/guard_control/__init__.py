@@ -9,11 +9,10 @@ traffic_files    what the workers follow, and what the next start resumes
 rollback_target  the slot that a rollback goes back to, kept in a file
 slot_processes   one Triton for each slot, restarted when it dies
 triton_process   one Triton
+loaded_model     what a Triton says of its model
 triton_wheel     its binaries, for CPU engines
 gateway_workers  the gateway processes, restarted when they die, and their statuses
-ownership        the run directory and ports that no other server uses
-child_process    starts a child that can't outlive this process; what /proc says of it
-shared_memory    files in memory that no server leaves behind
+host/            child processes, files in memory, and what one server alone may use
 events           what happens, for the log and for watchers
 errors           why an operation failed
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from guard_control.child_process import kill_with_parent
 from guard_control.events import Events
+from guard_control.host.child_process import kill_with_parent
 from guard_server.settings import Settings
 from guard_server.telemetry import metric_sums, worker_status
 from guard_server.telemetry.metric_sums import Family

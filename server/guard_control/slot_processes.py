@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guard_control.events import Events
-from guard_control.ownership import PortClaim, PortTaken
+from guard_control.host.ownership import PortClaim, PortTaken
+from guard_control.loaded_model import ModelState
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
@@ -14,6 +15,9 @@ from guard_core.slot.traffic import SlotTraffic
 
 _POLL_S = 0.2
 _RESTART_S = (0.5, 30.0)  # first and longest pause
+_LOOK_S = 1.0
+_ANSWER_S = 2.0  # Triton's time to say whether it has the model
+_LOAD_S = 300.0
 _STEADY_S = 60  # a Triton that ran for so long restarts after the first pause again
 
 
@@ -21,8 +25,15 @@ class SlotProcess:
     """One slot and its Triton."""
 
     def __init__(
-        self, directory: Path, triton: TritonProcess, manifest: Manifest, events: Events
+        self,
+        directory: Path,
+        triton: TritonProcess,
+        manifest: Manifest,
+        events: Events,
+        *,
+        out_s: float,
     ) -> None:
+        """`out_s`: for so long without the model, Triton is made to load it, then restarted."""
         self.name = directory.name
         self.directory = directory
         self.triton = triton
@@ -30,6 +41,7 @@ class SlotProcess:
         self.restarts = 0
         self.starting = True
         self._events = events
+        self._out_s = out_s
         self._keeper: asyncio.Task[None] | None = None
 
     def traffic(self, weight: int) -> SlotTraffic:
@@ -69,18 +81,16 @@ class SlotProcess:
         self.starting = False
 
     async def _keep(self, timeout_s: float) -> None:
-        """Restarts a Triton that died, with longer pauses, until it runs."""
+        """Restarts a Triton that died or stands still, with longer pauses, until it runs."""
         loop = asyncio.get_running_loop()
         pause, longest = _RESTART_S
         while True:
             begun = loop.time()
-            while self.triton.running:  # noqa: ASYNC110  (a process sets no event)
-                await asyncio.sleep(_POLL_S)
+            reason = await self._until_out()
             if loop.time() - begun > _STEADY_S:
                 pause = _RESTART_S[0]
             self._events.publish(
-                f"Triton died; starting it again in {pause:g} s. Its log has the reason: "
-                f"{self.triton.log}",
+                f"{reason}; starting it again in {pause:g} s. Its log has more: {self.triton.log}",
                 slot=self.name,
                 alarm=True,
             )
@@ -95,17 +105,48 @@ class SlotProcess:
             self.restarts += 1
             self._events.publish("Triton runs again.", slot=self.name)
 
+    async def _until_out(self) -> str:
+        """Why Triton has to be started again. A model that was unloaded is loaded first."""
+        loop = asyncio.get_running_loop()
+        out_s, tried, looked = 0.0, False, loop.time()
+        while self.triton.running:
+            await asyncio.sleep(_POLL_S)
+            if loop.time() - looked < _LOOK_S:
+                continue
+            state = await asyncio.to_thread(self.triton.model_state, _ANSWER_S)
+            now = loop.time()
+            # If more time passed, this process itself did not run.
+            passed_s, looked = min(now - looked, _LOOK_S + _ANSWER_S), now
+            if state is ModelState.SERVING:
+                out_s, tried = 0.0, False
+                continue
+            out_s += passed_s
+            if out_s < self._out_s:
+                continue
+            if state is ModelState.SILENT:
+                return f"Triton has not answered for {self._out_s:g} s"
+            if tried:
+                return "Triton did not load the model"
+            self._events.publish(
+                "The model was unloaded: having Triton load it.", slot=self.name, alarm=True
+            )
+            await asyncio.to_thread(self.triton.load_model, _LOAD_S)
+            out_s, tried = 0.0, True
+        return "Triton died"
+
 
 class SlotProcesses:
     """All slots that run or start, by name."""
 
-    def __init__(self, run: Path, first_port: int, events: Events) -> None:
+    def __init__(self, run: Path, first_port: int, events: Events, *, out_s: float = 10.0) -> None:
         """`run`: the directory for Tritons' logs. The first slot's Triton takes `first_port` for
         gRPC and the next port for metrics, the second slot's the two after them, and so on.
+        `out_s`: see SlotProcess.
         """
         self._run = run
         self._first_port = first_port
         self._events = events
+        self._out_s = out_s
         self._slots: dict[str, SlotProcess] = {}
         self._ports: dict[str, PortClaim] = {}
 
@@ -130,7 +171,8 @@ class SlotProcesses:
             raise TritonFailed(str(error)) from None
         log = self._run / f"triton-{name}.log"
         triton = TritonProcess(directory, grpc_port=port, metrics_port=port + 1, log=log)
-        slot = self._slots[name] = SlotProcess(directory, triton, manifest, self._events)
+        slot = SlotProcess(directory, triton, manifest, self._events, out_s=self._out_s)
+        self._slots[name] = slot
         try:
             await slot.start(timeout_s)
         except BaseException:

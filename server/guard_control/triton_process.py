@@ -19,7 +19,8 @@ import grpc
 import structlog
 from tritonclient.grpc import service_pb2
 
-from guard_control import child_process, shared_memory
+from guard_control.host import child_process, shared_memory
+from guard_control.loaded_model import LoadedModel, ModelState
 from guard_control.triton_wheel import (
     TritonMissing,
     make_backend_directory,
@@ -63,6 +64,7 @@ class TritonProcess:
         self.log = log
         self._shared_memory = shared_memory.new_prefix()
         self._process: subprocess.Popen[bytes] | None = None
+        self._model: LoadedModel | None = None  # since the first start
         # Links with plain names: Triton gives a stub its paths without quotes, and can't read those
         # that are not ASCII. In memory, so that a full disk stops no start.
         self._links = shared_memory.DIRECTORY / f"{self._shared_memory}links"
@@ -96,6 +98,7 @@ class TritonProcess:
         """
         manifest = Manifest.load(self._slot)
         model, gpu = manifest.engine.triton_model, manifest.engine.kind == "tensorrt-llm"
+        self._model = LoadedModel(self.target, model)
         if gpu:
             check_machine(manifest, read_machine(self._container))
         self._check_ports()
@@ -105,6 +108,7 @@ class TritonProcess:
             self._spawn(self._command(model, gpu=gpu), {} if gpu else wheel_environment())
             self._wait_until_ready(model, time.monotonic() + timeout_s)
         except TritonMissing as error:
+            self.stop()
             raise TritonFailed(str(error)) from None
         except BaseException:
             self.stop(grace_s=0)
@@ -126,6 +130,16 @@ class TritonProcess:
             with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they are left
                 os.killpg(process.pid, signal.SIGKILL)
         shared_memory.remove(self._shared_memory)
+
+    def model_state(self, timeout_s: float) -> ModelState:
+        """What this very Triton says of the slot's model, and no other one on its port."""
+        state = self._model.state(timeout_s) if self._model else ModelState.SILENT
+        return state if self._listens() else ModelState.SILENT
+
+    def load_model(self, timeout_s: float) -> None:
+        """Loads a model that was unloaded. `model_state` shows whether it could."""
+        if self._model is not None:
+            self._model.load(timeout_s)
 
     def _check_ports(self) -> None:
         for port in self._ports:

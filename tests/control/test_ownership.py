@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from guard_control.child_process import listens
-from guard_control.ownership import PortClaim, PortTaken, owned, run_directory
+from guard_control.host.child_process import listens
+from guard_control.host.ownership import PortClaim, PortTaken, owned, run_directory
 from tests.support import serving
 from tests.support.commands import guard
 from tests.support.ports import free_port
@@ -50,7 +50,7 @@ def test_a_server_does_not_take_the_triton_port_of_another_one(
 
 def test_a_directory_is_free_again_when_its_owner_was_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from guard_control.ownership import owned\n"
+        "import time; from pathlib import Path; from guard_control.host.ownership import owned\n"
         f"with owned(Path({str(tmp_path)!r})):\n    print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as owner:

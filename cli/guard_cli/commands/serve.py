@@ -15,7 +15,7 @@ from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_s
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
-from guard_control.ownership import run_directory
+from guard_control.host.ownership import run_directory
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, TrafficInvalid

@@ -3,6 +3,7 @@
 They are in /dev/shm, which a Triton needs anyway: a full disk stops neither a start nor a verdict.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -51,4 +52,5 @@ def _remove(left: Path) -> None:
     if left.is_dir():
         shutil.rmtree(left, ignore_errors=True)
     else:
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone meanwhile, or another user's
+            left.unlink()

@@ -29,7 +29,10 @@ def kill_with_parent(command: Sequence[str]) -> list[str]:
 def listens(pid: int, port: int) -> bool:
     """Whether this very process listens on a TCP port, and not another one."""
     wanted = {f"socket:[{inode}]" for inode in _listening_inodes(pid, port)}
-    return bool(wanted) and any(_link(path) in wanted for path in Path(f"/proc/{pid}/fd").iterdir())
+    try:
+        return any(_link(path) in wanted for path in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it has ended
+        return False
 
 
 class Children:
