@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ports import free_port
+from tests.support.ports import free_block, free_port
 from tests.test_architecture import PACKAGES
 
 TESTS = Path(__file__).parent
@@ -87,3 +87,8 @@ def test_with_its_marker_it_is_started() -> None:
 def test_a_port_is_given_once() -> None:
     ports = [free_port() for _ in range(500)]
     assert len(set(ports)) == len(ports)
+
+
+def test_a_block_of_ports_is_given_once() -> None:
+    blocks = [free_block() for _ in range(20)]
+    assert len(set(blocks)) == len(blocks)

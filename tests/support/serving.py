@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support import tiers
 from tests.support.commands import GUARD, Running, start
-from tests.support.ports import free_port
+from tests.support.ports import free_block, free_port
 
 RUN = Path(__file__).parents[2] / ".run"
 _READY_S = 120
@@ -71,7 +71,7 @@ def guard_serve(
     """
     tiers.require("triton")
     port = port or free_port()
-    triton_port, control_port, metrics_port = (free_port() for _ in range(3))
+    triton_port, control_port, metrics_port = free_block(), free_port(), free_port()
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
     ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
     first = ["--slot", str(slot)] if slot else []
