@@ -186,6 +186,7 @@ def test_only_training_needs_what_only_training_has() -> None:
                 assert not TRAINING_ONLY & {name.split(".")[0] for name in imported(path)}, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["guard_control.supervisor", "guard_cli.main", "guard_server.app"]
 )

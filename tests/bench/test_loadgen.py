@@ -97,6 +97,7 @@ async def test_items_are_worked_through_once_each() -> None:
     assert sorted(seen) == list(range(100))
 
 
+@pytest.mark.slow
 async def test_an_open_loop_keeps_its_rate_whatever_the_target_does() -> None:
     target = Target(0.5)
     sample = await open_loop(target.send, rate=200, seconds=1)

@@ -33,6 +33,7 @@ async def test_deploy_of_what_is_no_directory_is_an_invalid_argument(
     assert "unexpected error" not in swapping.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["My Slot", "grün", "a" * 100])
 def test_serve_refuses_a_slot_whose_name_can_get_no_traffic(
     tmp_path: Path, write_tiny_slot: Callable[..., Path], name: str

@@ -24,6 +24,7 @@ def serve(slot: Path, port: int, triton_port: int) -> subprocess.CompletedProces
     return guard("serve", "--slot", str(slot), *ports, *more)
 
 
+@pytest.mark.slow
 def test_a_second_server_is_refused_before_the_first_listens(
     tmp_path: Path, write_tiny_slot: WriteSlot
 ) -> None:
@@ -35,6 +36,7 @@ def test_a_second_server_is_refused_before_the_first_listens(
     assert "Another `guard serve` runs on this address" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_does_not_take_the_triton_port_of_another_one(
     tmp_path: Path, write_tiny_slot: WriteSlot
 ) -> None:

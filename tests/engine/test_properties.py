@@ -55,6 +55,7 @@ def greedy(tiny: Tiny) -> Greedy:
     return answer
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batch=st.lists(plans, min_size=1, max_size=12))
 def test_every_request_gets_its_correct_output(

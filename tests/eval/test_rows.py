@@ -142,6 +142,7 @@ def test_a_misspelt_column_is_refused_by_all(tmp_path: Path) -> None:
     assert SECRET not in text
 
 
+@pytest.mark.slow
 def test_all_leave_out_the_keys_that_they_are_given(tmp_path: Path) -> None:
     path = write(tmp_path, '{"prompt": "P", "prompt_label": "safe", "source": "x"}')
     assert verification.load(path, ["source"])

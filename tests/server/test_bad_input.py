@@ -238,6 +238,7 @@ _ANY_REQUEST = st.builds(
 ) | st.builds(ask, st.text(), st.text(max_size=8))
 
 
+@pytest.mark.slow
 @given(requests=st.lists(_ANY_REQUEST, min_size=1, max_size=20))
 @settings(max_examples=100, deadline=None)
 async def test_any_request_gets_a_verdict_or_named_fields(

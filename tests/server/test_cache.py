@@ -190,6 +190,7 @@ async def test_an_old_verdict_is_not_given() -> None:
     assert not await keep(kept, b"a")
 
 
+@pytest.mark.slow
 async def test_it_takes_no_more_memory_than_it_may() -> None:
     size = 4 * 2**20
     kept = VerdictCache(size, 60)

@@ -28,6 +28,7 @@ def test_grpc_knows_every_channel_argument() -> None:
     assert [key for key in keys if key.encode() not in known] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kib", "answered"), [(12, True), (20, False)])
 async def test_metadata_is_taken_or_refused_by_its_size_alone(
     tiny_gateway: Client, kib: int, answered: bool

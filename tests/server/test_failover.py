@@ -72,6 +72,7 @@ async def test_a_slot_whose_stub_is_unhealthy_is_lost_to_nobody(
         await two.until_ready("blue")
 
 
+@pytest.mark.slow
 async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
@@ -96,6 +97,7 @@ async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
         await two.until_ready("blue")
 
 
+@pytest.mark.slow
 async def test_short_deadlines_do_not_take_a_slot_out_that_lives(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:

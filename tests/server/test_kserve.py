@@ -161,6 +161,7 @@ async def test_both_services_are_counted(tiny_serve: TinyServe) -> None:
         assert found.last_inference > 0
 
 
+@pytest.mark.slow
 async def test_overload_is_a_status_here_too(tiny_serve: TinyServe) -> None:
     async with (
         tiny_serve(max_in_flight=1, queue_per_place=0) as (client, engine),

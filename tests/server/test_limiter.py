@@ -189,6 +189,7 @@ async def test_a_message_that_is_too_large_is_refused_and_its_connection_serves_
         assert await client.judge("Q")
 
 
+@pytest.mark.slow
 async def test_a_connection_grows_old_and_no_call_is_cut(tiny_serve: TinyServe) -> None:
     async with tiny_serve(max_connection_age_s=0.5) as (client, _):
         stream = client.stub.StreamModerate()

@@ -50,6 +50,7 @@ async def test_the_standard_health_check_answers(tiny_serve: TinyServe) -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.slow
 async def test_every_watch_hears_the_end_when_another_one_left(
     tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
 ) -> None:
@@ -79,6 +80,7 @@ async def test_an_unknown_service_can_be_watched(tiny_serve: TinyServe) -> None:
         watch.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 async def test_ipv6_loopback_can_be_bound(
     tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
@@ -146,6 +148,7 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+@pytest.mark.slow
 async def test_tls_and_mutual_tls(
     tmp_path: Path,
     authority: trustme.CA,

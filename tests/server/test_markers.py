@@ -259,6 +259,7 @@ async def test_an_error_of_one_judgement_is_the_requests_error(
         assert (await client.judge("b")).action == types_pb2.ACTION_BLOCK
 
 
+@pytest.mark.slow
 async def test_each_judgement_waits_for_its_turn_behind_other_callers(
     tiny_serve: TinyServe, scripted: Scripted
 ) -> None:
@@ -278,6 +279,7 @@ async def test_each_judgement_waits_for_its_turn_behind_other_callers(
         assert timings.engine_us + timings.queue_us < timings.total_us
 
 
+@pytest.mark.slow
 async def test_all_judgements_have_the_requests_one_deadline(
     tiny_serve: TinyServe, scripted: Scripted
 ) -> None:

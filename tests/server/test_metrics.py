@@ -21,6 +21,7 @@ from tests.support.scrape import scrape, value
 from tests.support.stand_ins.fake_engine import until
 
 
+@pytest.mark.slow
 async def test_requests_are_counted_by_method_code_severity_and_slot(
     tiny_serve: TinyServe,
 ) -> None:
@@ -59,6 +60,7 @@ async def test_requests_are_counted_by_method_code_severity_and_slot(
         await scrape(port)
 
 
+@pytest.mark.slow
 async def test_every_rejected_request_is_counted(tiny_serve: TinyServe) -> None:
     port = free_port()
     tuning = Tuning(sample_s=0.05)

@@ -60,6 +60,7 @@ def chosen(router: Router) -> dict[str, str]:
 weights = st.tuples(*[st.integers(0, 100)] * 3).filter(any)
 
 
+@pytest.mark.slow
 @given(before=weights, after=weights)
 @settings(deadline=None)
 def test_a_key_stays_and_moves_only_to_a_slot_that_gained_on_its_own(

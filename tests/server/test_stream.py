@@ -98,6 +98,7 @@ async def test_a_stream_that_ends_without_a_word_is_well(tiny_serve: TinyServe) 
         assert await stream.code() is grpc.StatusCode.OK
 
 
+@pytest.mark.slow
 async def test_an_id_in_flight_is_never_forgotten(
     tiny_serve: TinyServe,
 ) -> None:
