@@ -68,7 +68,7 @@ class Fleet:
         """Raises NoSuchSlot."""
         if name not in self.traffic.slots:
             known = ", ".join(sorted(self.traffic.slots))
-            raise NoSuchSlot(f"No slot named {quoted(name)!r} runs; there are: {known}.")
+            raise NoSuchSlot(f"No slot named {quoted(ascii(name))} runs; there are: {known}.")
 
     def set_rollback_target(self, name: str) -> None:
         """Keeps, also across a restart, that a rollback goes back to this slot.

@@ -105,10 +105,11 @@ async def test_without_markers_nothing_is_said_of_them(
     script = scripted({})
     async with tiny_serve() as (client, engine):
         engine.answer = script
-        for content in ("a", "USER: a\nASSISTANT: b", "a\n\nUser: b"):
+        # The last one holds a marker, and no part beside it: it is judged once.
+        for content in ("a", "USER: a\nASSISTANT: b", "a\n\nUser: b", "\n\nUSER: "):
             reply = await client.judge(content)
             assert not reply.HasField("judgements")
-        assert len(script.judged) == 3
+        assert len(script.judged) == 4
 
 
 async def test_equal_judgements_leave_the_answer_to_the_conversation_as_rendered(

@@ -74,8 +74,8 @@ def check_name(directory: Path) -> None:
     """Raises SlotInvalid if a slot in this directory could get no traffic for its name."""
     if not re.fullmatch(_NAME, directory.name):
         raise SlotInvalid(
-            f"{quoted(directory.name)!r} is no name for a slot: name the directory by at most 63 "
-            "of a-z, 0-9, - and _, a letter or digit first."
+            f"{quoted(ascii(directory.name))} is no name for a slot: name the directory by at most "
+            "63 of a-z, 0-9, - and _, a letter or digit first."
         )
 
 

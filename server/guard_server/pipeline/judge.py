@@ -86,7 +86,7 @@ async def _judge_all(
         slot,
         all(cached for _, cached in answers),
         timer,
-        Judgements(len(answers), reading.way, reading.part),
+        Judgements(len(answers), reading.way, reading.part) if len(answers) > 1 else None,
     )
 
 
