@@ -125,7 +125,13 @@ class Model:
             [self._random(*size).to(dtype) for size in sizes] for _ in range(shape.layers)
         ]
         self.head = self._random(shape.vocabulary, shape.hidden)
-        self._layer = layer if device == "cpu" else torch.compile(layer, dynamic=False)
+        if device == "cpu":
+            self._layer = layer
+        else:
+            # Each of the passes has its own shapes; beyond the limit, layers run uncompiled.
+            torch._dynamo.config.recompile_limit = 256
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+            self._layer = torch.compile(layer, dynamic=False)
 
     def seconds(self, wanted: Pass) -> float:
         """The mean duration of a pass."""

@@ -1,5 +1,6 @@
 """A head tied to the embedding, which convert_checkpoint.py does not take for Qwen3's head."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,30 @@ def test_the_converter_gets_a_head(
         written = Weights(head).get("lm_head.weight", 160, 48)
         assert written.stored == embedding.stored
         np.testing.assert_array_equal(written.read(), embedding.read())
+
+
+@pytest.mark.parametrize("name", ["stage.json", "model-lm_head.safetensors"])
+def test_nothing_is_written_into_the_checkpoint(fake: FakeTools, tmp_path: Path, name: str) -> None:
+    """Its files are linked, and a file of a name that we write would be written through."""
+    where = tmp_path / "checkpoint"
+    write_checkpoint(where, tied=True, shards=1, max_position_embeddings=9000)
+    if name.endswith(".safetensors"):
+        (where / name).write_bytes((where / "model.safetensors").read_bytes())
+    else:
+        (where / name).write_text("MINE")
+    before = {path.name: path.read_bytes() for path in where.iterdir()}
+    run(engine_build(tmp_path, Format.W8A16, checkpoint=Checkpoint(where, "guard")), fake)
+    assert {path.name: path.read_bytes() for path in where.iterdir()} == before
+
+
+def test_a_work_directory_that_can_not_be_made(fake: FakeTools, tmp_path: Path) -> None:
+    where = tmp_path / "checkpoint"
+    write_checkpoint(where, max_position_embeddings=9000)
+    build = engine_build(tmp_path, Format.BF16, checkpoint=Checkpoint(where, "guard"))
+    (tmp_path / "file").write_text("")
+    blocked = replace(build, work=tmp_path / "file" / "work")
+    with pytest.raises(BuildFailed, match="Choose another directory with --work"):
+        run(blocked, fake)
 
 
 def test_a_checkpoint_that_is_cut_short(fake: FakeTools, tmp_path: Path) -> None:

@@ -227,7 +227,12 @@ def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
     """Raises BuildFailed if the disk is too small, before hours are spent on the build."""
     if workspace.path("compile").exists():
         return
-    build.work.mkdir(parents=True, exist_ok=True)
+    try:
+        build.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildFailed(
+            f"{build.work} can't be made: {error.strerror}. Choose another directory with --work."
+        ) from None
     weights = sum(path.stat().st_size for path in build.checkpoint.directory.glob("*.safetensors"))
     head = missing_head(build.checkpoint.directory)
     needed = _DISK_FACTOR * weights + _HEAD_FACTOR * (head.nbytes if head else 0)

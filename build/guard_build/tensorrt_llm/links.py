@@ -33,7 +33,10 @@ def write_links(checkpoint: Path, directory: Path) -> None:
             (directory / path.name).symlink_to(path.resolve())
     head = missing_head(checkpoint)
     if head is not None:
-        _write_shard(head, directory / HEAD_SHARD)
+        shard = directory / HEAD_SHARD
+        while shard.is_symlink():  # it would be written through, into the checkpoint
+            shard = shard.with_name(f"added-{shard.name}")
+        _write_shard(head, shard)
 
 
 def _write_shard(head: Tensor, path: Path) -> None:

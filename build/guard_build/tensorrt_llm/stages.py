@@ -54,6 +54,8 @@ class Workspace:
                 partial.mkdir(parents=True)
                 fill(partial)
                 record = {"inputs": key, "files": _files(partial)}
+                # A link to a file of this name would be written through, into the checkpoint.
+                (partial / _RECORD).unlink(missing_ok=True)
                 (partial / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
                 shutil.rmtree(done, ignore_errors=True)
                 partial.rename(done)

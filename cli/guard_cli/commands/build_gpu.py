@@ -50,7 +50,7 @@ def print_dry_run(wanted: GpuBuild) -> None:
     Raises BuildFailed.
     """
     path = Path(wanted.checkpoint)
-    where = path if path.is_dir() else Path("HUB-CACHE") / path
+    where = path if path.is_dir() else Path("/HUB-CACHE") / path
     build = wanted.engine_build(Checkpoint(where, where.resolve().name))
     for line in dry_run(build, Tools()):
         typer.echo(line)
