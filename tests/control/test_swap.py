@@ -135,8 +135,9 @@ async def test_a_damaged_engine_is_refused(
     # With data too few to show it, what callers send does.
     hello = tmp_path / "hello.jsonl"
     hello.write_text('{"id": "hello", "messages": [{"role": "user", "content": "Hello!"}]}\n')
-    options = ("--shadow-share", "1", "--shadow-seconds", "4")
-    said = await refused(swapping, operate, spoilt, hello, *options, rate=60)
+    # A shadow judges with spare capacity only: the load leaves some on a busy machine too.
+    options = ("--shadow-share", "1", "--shadow-seconds", "10")
+    said = await refused(swapping, operate, spoilt, hello, *options, rate=25)
     assert "Agreement on live requests is 0." in said
 
 
