@@ -123,6 +123,16 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+def part_and_used(package: str, path: Path) -> tuple[str, set[str]]:
+    """The part of the package that a module is in, and the other parts that it imports.
+
+    Parts are the package's folders, and the modules beside them.
+    """
+    part = path.relative_to(PROJECT / PACKAGES[package]).parts[0].removesuffix(".py")
+    inside = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
+    return part, {names[1] for names in inside} - {part}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_follow_the_arrows(package: str) -> None:
     for path in modules(package):
@@ -147,25 +157,18 @@ def test_the_arrows_make_no_circle() -> None:
 
 @pytest.mark.parametrize("package", INSIDE)
 def test_imports_inside_a_package_follow_its_arrows(package: str) -> None:
-    folder = PROJECT / PACKAGES[package]
     for path in modules(package):
-        part = path.relative_to(folder).parts[0].removesuffix(".py")
-        if part == "__init__":
-            continue
-        inside = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
-        found = {names[1] for names in inside} - {part}
-        assert found <= INSIDE[package][part], path
+        part, used = part_and_used(package, path)
+        if part != "__init__":
+            assert used <= INSIDE[package][part], path
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_parts_of_a_package_make_no_circle(package: str) -> None:
-    """Parts are its folders, and the modules beside them."""
-    folder = PROJECT / PACKAGES[package]
     uses: dict[str, set[str]] = defaultdict(set)
     for path in modules(package):
-        part = path.relative_to(folder).parts[0].removesuffix(".py")
-        names = (name.split(".") for name in imported(path) if name.startswith(f"{package}."))
-        uses[part] |= {name[1] for name in names} - {part}
+        part, used = part_and_used(package, path)
+        uses[part] |= used
     while done := {part for part in uses if not uses[part] & set(uses)}:
         for part in done:
             del uses[part]

@@ -1,7 +1,6 @@
 """What a Triton says of its model, asked over a connection of its own each time."""
 
 import contextlib
-from collections.abc import Iterator
 from enum import Enum, auto
 
 import grpc
@@ -28,32 +27,25 @@ class LoadedModel:
         self._name = name
 
     def state(self, timeout_s: float) -> ModelState:
-        with self._channel() as channel:
-            ask = channel.unary_unary(
-                f"{_SERVICE}/RepositoryIndex",
-                request_serializer=service_pb2.RepositoryIndexRequest.SerializeToString,
-                response_deserializer=service_pb2.RepositoryIndexResponse.FromString,
-            )
-            try:
-                index = ask(service_pb2.RepositoryIndexRequest(), timeout=timeout_s)
-            except grpc.RpcError:
-                return ModelState.SILENT
+        try:
+            answer = _call(self._target, "RepositoryIndex", b"", timeout_s)
+        except grpc.RpcError:
+            return ModelState.SILENT
+        index = service_pb2.RepositoryIndexResponse.FromString(answer)
         states = {model.state for model in index.models if model.name == self._name}
         return ModelState.SERVING if states & {"READY", "LOADING"} else ModelState.UNLOADED
 
     def load(self, timeout_s: float) -> None:
         """Has Triton load it. That it could not is seen by its state."""
-        with self._channel() as channel:
-            call = channel.unary_unary(
-                f"{_SERVICE}/RepositoryModelLoad",
-                request_serializer=service_pb2.RepositoryModelLoadRequest.SerializeToString,
-                response_deserializer=service_pb2.RepositoryModelLoadResponse.FromString,
-            )
-            request = service_pb2.RepositoryModelLoadRequest(model_name=self._name)
-            with contextlib.suppress(grpc.RpcError):
-                call(request, timeout=timeout_s)
+        request = service_pb2.RepositoryModelLoadRequest(model_name=self._name)
+        with contextlib.suppress(grpc.RpcError):
+            _call(self._target, "RepositoryModelLoad", request.SerializeToString(), timeout_s)
 
-    @contextlib.contextmanager
-    def _channel(self) -> Iterator[grpc.Channel]:
-        with grpc.insecure_channel(self._target, _OPTIONS) as channel:
-            yield channel
+
+def _call(target: str, method: str, request: bytes, timeout_s: float) -> bytes:
+    """The answer's bytes. Raises grpc.RpcError."""
+    with grpc.insecure_channel(target, _OPTIONS) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            f"{_SERVICE}/{method}"
+        )
+        return call(request, timeout=timeout_s)

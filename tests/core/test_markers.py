@@ -157,7 +157,7 @@ def test_a_marker_is_found_where_content_meets_the_template(
 def test_every_marker_that_the_rendered_text_holds_beside_the_templates_own_is_found(
     name: str, messages: tuple[Message, ...]
 ) -> None:
-    """Against all places of the whole text."""
+    """Against every position of the whole text."""
     prompt, markers = slot(name)
     literals = prompt.literals(tuple(message.role for message in messages))
     contents = [prompt.normal(message.content) for message in messages]

@@ -101,7 +101,7 @@ async def test_a_known_field_in_an_unknown_form_is_unknown(tiny_gateway: Client)
     ("path", "at"), [("conversation[1].content", 1), ("conversation[1].role", 0)]
 )
 async def test_a_field_twice_is_refused(tiny_gateway: Client, path: str, at: int) -> None:
-    """protobuf lets the last one win: the first content would be judged by nobody."""
+    """protobuf lets the last one win: the first content would not be judged."""
     request = asked()
     request[1].value.insert(0, request[0].value[at])
     assert await refused(tiny_gateway, request) == [path]
