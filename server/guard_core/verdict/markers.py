@@ -75,9 +75,6 @@ class _Frame:
 
     literals: tuple[str, ...]  # before, between and after contents, as far as markers reach
     own: int  # markers in the literals
-    # What a content may begin or end with so that it makes a marker with the literal beside it.
-    starts: tuple[tuple[str, ...], ...]
-    ends: tuple[tuple[str, ...], ...]
 
 
 class Markers:
@@ -96,35 +93,29 @@ class Markers:
             )
         self._breaker = dash if any(text[0] == " " for text in self.texts) else f"{dash} "
         self._reach = max(map(len, self.texts), default=1) - 1
+        # str.count leaves out what overlaps with the one before.
+        self._countable = not any(map(_overlaps_itself, self.texts))
         # As many as Prompt keeps.
         self._frame = lru_cache(maxsize=64)(self._make_frame)
 
     def find(self, messages: Sequence[Message]) -> list[MarkedContent]:
         """The contents that hold markers, wholly or in part; most often none.
 
-        This is in every request's way: it takes about 2 us.
+        This is in every request's way: it takes about 2 us, and 70 us for 512 messages.
         """
         if not self.texts:
             return []
         frame = self._frame(tuple([message.role for message in messages]))
         contents = [self._prompt.normal(message.content) for message in messages]
-        if not any(map(self._may_hold, contents, frame.starts, frame.ends)):
-            return []
-        pieces = [frame.literals[0]]
-        for content, literal in zip(contents, frame.literals[1:], strict=True):
-            pieces += (content, literal)
+        pieces = [""] * (2 * len(contents) + 1)
+        pieces[::2] = frame.literals
+        pieces[1::2] = contents
         text = "".join(pieces)
-        found = (span for marker in self.texts for span in _occurrences(text, marker))
-        spans = sorted(found)
-        # The template's own are there whatever the contents are.
+        # Markers of the template's own are there whatever the contents are.
+        if self._countable and sum(map(text.count, self.texts)) == frame.own:
+            return []
+        spans = sorted(span for marker in self.texts for span in _occurrences(text, marker))
         return [] if len(spans) == frame.own else list(self._marked(pieces, spans))
-
-    def _may_hold(self, content: str, starts: tuple[str, ...], ends: tuple[str, ...]) -> bool:
-        for text in self.texts:
-            if text in content:
-                return True
-        # A short content may lie inside of a marker.
-        return len(content) <= self._reach or content.startswith(starts) or content.endswith(ends)
 
     def _marked(
         self, pieces: Sequence[str], spans: Sequence[tuple[int, int]]
@@ -143,18 +134,8 @@ class Markers:
         first, *between, last = map(self._prompt.normal, self._prompt.literals(roles))
         literals = (first[max(0, len(first) - self._reach) :], *between, last[: self._reach])
         empty = self._breaker.join(literals)
-        cuts = [(text[:at], text[at:]) for text in self.texts for at in range(1, len(text))]
-        return _Frame(
-            literals,
-            sum(1 for text in self.texts for _ in _occurrences(empty, text)),
-            tuple(
-                tuple(end for start, end in cuts if one.endswith(start)) for one in literals[:-1]
-            ),
-            tuple(
-                tuple(start for start, end in cuts if one.startswith(end) or end.startswith(one))
-                for one in literals[1:]
-            ),
-        )
+        own = sum(1 for text in self.texts for _ in _occurrences(empty, text))
+        return _Frame(literals, own)
 
 
 def _between_messages(prompt: Prompt) -> tuple[str, ...]:
@@ -171,6 +152,10 @@ def _between_messages(prompt: Prompt) -> tuple[str, ...]:
                 if text.strip() and not any(token in text for token in prompt.added_tokens):
                     found[text] = None
     return tuple(found)
+
+
+def _overlaps_itself(marker: str) -> bool:
+    return any(marker.startswith(marker[at:]) for at in range(1, len(marker)))
 
 
 def _occurrences(text: str, marker: str) -> Iterator[tuple[int, int]]:
