@@ -101,12 +101,12 @@ class Markers:
     def find(self, messages: Sequence[Message]) -> list[MarkedContent]:
         """The contents that hold markers, wholly or in part; most often none.
 
-        This is in every request's way: it takes about 2 us, and 70 us for 512 messages.
+        This is in every request's way: it takes about 2 us, and 65 us for 512 messages.
         """
         if not self.texts:
             return []
         frame = self._frame(tuple([message.role for message in messages]))
-        contents = [self._prompt.normal(message.content) for message in messages]
+        contents = list(map(self._prompt.normal, [message.content for message in messages]))
         pieces = [""] * (2 * len(contents) + 1)
         pieces[::2] = frame.literals
         pieces[1::2] = contents
