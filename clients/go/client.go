@@ -95,6 +95,9 @@ func (c *Client) Close() error { return c.connection.Close() }
 func (c *Client) Moderate(
 	ctx context.Context, request *guardpb.ModerateRequest,
 ) (*guardpb.ModerateResponse, error) {
+	if refused := notText(request); refused != nil {
+		return nil, refused
+	}
 	return withRetries(ctx, c.timeout, func(ctx context.Context) (*guardpb.ModerateResponse, error) {
 		return c.service.Moderate(ctx, request)
 	})
@@ -104,7 +107,7 @@ func (c *Client) Moderate(
 type Outcome struct {
 	Index    int // index of the request, from 0
 	Response *guardpb.ModerateResponse
-	Err      *Error // nil if there is a response
+	Err      error // an *Error; nil if there is a response
 }
 
 // Batch judges up to 256 conversations in one call. It returns one outcome per request, in their
@@ -112,7 +115,12 @@ type Outcome struct {
 func (c *Client) Batch(
 	ctx context.Context, requests ...*guardpb.ModerateRequest,
 ) ([]Outcome, error) {
-	batch := &guardpb.BatchModerateRequest{Items: requests}
+	items := make([]*guardpb.ModerateRequest, len(requests))
+	refused := make([]error, len(requests))
+	for index, request := range requests {
+		items[index], refused[index] = checked(request)
+	}
+	batch := &guardpb.BatchModerateRequest{Items: items}
 	reply, err := withRetries(
 		ctx, c.timeout, func(ctx context.Context) (*guardpb.BatchModerateResponse, error) {
 			return c.service.BatchModerate(ctx, batch)
@@ -123,7 +131,9 @@ func (c *Client) Batch(
 	outcomes := make([]Outcome, len(reply.Items))
 	for index, item := range reply.Items {
 		outcomes[index] = Outcome{Index: index, Response: item.GetResponse()}
-		if item.GetError() != nil {
+		if refused[index] != nil {
+			outcomes[index].Err = refused[index]
+		} else if item.GetError() != nil {
 			outcomes[index].Err = fromStatus(status.FromProto(item.GetError()))
 		}
 	}

@@ -43,21 +43,10 @@ type testCase struct {
 }
 
 func TestConformance(t *testing.T) {
-	path := os.Getenv("GUARD_CONFORMANCE")
-	if path == "" {
-		t.Skip("needs servers: `make clients-test` runs it")
-	}
-	var p plan
-	read, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(read, &p)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := readPlan(t)
 	var passed []string
 	for _, c := range p.Cases {
-		if t.Run(c.Name, func(t *testing.T) { c.run(t, &p) }) {
+		if t.Run(c.Name, func(t *testing.T) { c.run(t, p) }) {
 			passed = append(passed, c.Name)
 		}
 	}
@@ -65,6 +54,23 @@ func TestConformance(t *testing.T) {
 	if err := os.WriteFile(p.Passed, names, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// readPlan skips the test where there is no plan.
+func readPlan(t *testing.T) *plan {
+	path := os.Getenv("GUARD_CONFORMANCE")
+	if path == "" {
+		t.Skip("needs servers: `make clients-test` runs it")
+	}
+	p := new(plan)
+	read, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(read, p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (c *testCase) run(t *testing.T, p *plan) {
@@ -164,7 +170,11 @@ func (c *testCase) call(
 
 func outcome(t *testing.T, o guard.Outcome) map[string]any {
 	if o.Err != nil {
-		return map[string]any{"error": describe(o.Err)}
+		var failed *guard.Error
+		if !errors.As(o.Err, &failed) {
+			t.Fatal(o.Err)
+		}
+		return map[string]any{"error": describe(failed)}
 	}
 	text, err := protojson.Marshal(o.Response)
 	if err != nil {

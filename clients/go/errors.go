@@ -34,6 +34,13 @@ func (e *Error) Is(target error) bool {
 		target == context.Canceled && e.Code == codes.Canceled
 }
 
+// Outage reports whether the service, and not the request, is why there is no verdict in time. Fail
+// open on these only: what a request holds can cause every other error, so that its author would
+// choose what passes unjudged.
+func (e *Error) Outage() bool {
+	return e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded || overloaded(e)
+}
+
 // asError converts an error of gRPC or of a context.
 func asError(err error) *Error {
 	if known := new(Error); errors.As(err, &known) {

@@ -41,8 +41,9 @@ func (c *Client) Stream(
 type item struct {
 	index      int
 	request    *guardpb.ModerateRequest
-	sent       int // number of times it was sent; part of its id, because each id is used once
-	overloaded int // number of times it met an overload
+	refused    error // set if the client itself refused it
+	sent       int   // number of times it was sent; part of its id, because each id is used once
+	overloaded int   // number of times it met an overload
 }
 
 type stream struct {
@@ -111,7 +112,8 @@ func (s *stream) connected(ctx context.Context) error {
 				s.requests = nil
 				break
 			}
-			s.send(call, &item{index: s.taken, request: request})
+			request, refused := checked(request)
+			s.send(call, &item{index: s.taken, request: request, refused: refused})
 			s.taken++
 		case received := <-answers:
 			if received.err != nil {
@@ -160,13 +162,16 @@ func (s *stream) take(answer *guardpb.StreamModerateResponse) {
 	delete(s.inFlight, answer.Id)
 	s.failures = 0
 	outcome := Outcome{Index: item.index, Response: answer.GetResponse()}
-	if answer.GetError() != nil {
-		outcome.Err = fromStatus(status.FromProto(answer.GetError()))
-		if item.overloaded++; overloaded(outcome.Err) && item.overloaded < maxAttempts {
-			s.pause = time.After(jittered(outcome.Err.RetryAfter))
+	if item.refused != nil {
+		outcome.Err = item.refused
+	} else if answer.GetError() != nil {
+		failed := fromStatus(status.FromProto(answer.GetError()))
+		if item.overloaded++; overloaded(failed) && item.overloaded < maxAttempts {
+			s.pause = time.After(jittered(failed.RetryAfter))
 			s.unsent = append(s.unsent, item)
 			return
 		}
+		outcome.Err = failed
 	}
 	s.stopped = !s.yield(outcome, nil)
 }

@@ -3,8 +3,7 @@
 import sys
 
 from qwen3guard.v1.moderation_pb2 import ModerateRequest
-from qwen3guard.v1.types_pb2 import ACTION_ALLOW
-from qwen3guard_client import Client, GuardError, request
+from qwen3guard_client import Action, Client, GuardError, request
 
 
 def model(prompt: str) -> str:
@@ -13,10 +12,10 @@ def model(prompt: str) -> str:
 
 def allowed(guard: Client, asked: ModerateRequest, *, fail_open: bool = False) -> bool:
     try:
-        return guard.moderate(asked).action == ACTION_ALLOW
+        return guard.moderate(asked).action == Action.ACTION_ALLOW
     except GuardError as error:
         print(f"No verdict: {error.code.name}. Fail open: {fail_open}.")
-        return fail_open
+        return fail_open and error.outage
 
 
 def chat(guard: Client, prompt: str, *, fail_open: bool = False) -> str:

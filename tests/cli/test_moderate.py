@@ -46,9 +46,9 @@ def test_the_examples_of_make_demo_are_all_judged(served: Served) -> None:
 def test_standard_input_is_one_prompt_or_json_lines(served: Served) -> None:
     done = moderate(served, "-", "--json", stdin=b"Wie wachsen\nPflanzen?")
     assert len(done.stdout.splitlines()) == 1
-    lines = b'{"prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}]}\n'
+    lines = b'{"id": "a1", "prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}]}\n'
     done = moderate(served, "-", "--jsonl", "--json", stdin=lines)
-    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "1"]
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["a1", "line 3"]
 
 
 def test_the_exit_code_tells_the_strictest_action(served: Served) -> None:
@@ -87,7 +87,7 @@ def test_a_server_that_refuses_says_which_field(served: Served) -> None:
     done = moderate(served, "How do plants grow?", "--response", "", "--json")
     assert done.returncode == 1
     [answer] = map(json.loads, done.stdout.splitlines())
-    assert (answer["id"], answer["error"]["code"]) == ("0", 3)
+    assert (answer["id"], answer["error"]["code"]) == ("text", 3)
     fields = [
         violation["field"]
         for detail in answer["error"]["details"]
@@ -101,6 +101,13 @@ def test_no_server_is_an_error_that_names_the_next_step() -> None:
     done = guard("moderate", "x", "--target", f"127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert "make serve" in done.stderr
+
+
+def test_an_empty_file_is_an_error_and_allows_nothing(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    done = moderate(served, "--file", str(tmp_path / "empty.jsonl"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "empty.jsonl holds no rows" in done.stderr
 
 
 @pytest.mark.slow

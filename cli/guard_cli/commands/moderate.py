@@ -75,18 +75,20 @@ def moderate(
     Exit code: 0 allow, 3 review, 4 block (the strictest of all); 1 if one could not be judged.
     """
     try:
-        requests = _read(text, response, file, ignore or (), jsonl=jsonl)
+        named = _read(text, response, file, ignore or (), jsonl=jsonl)
     except UnicodeError:
         fail("The input is not UTF-8. Send text, not binary data.", code=2)
     except DataInvalid as error:
         fail(str(error), code=2)
+    requests = [asked for _, asked in named]
     for asked in requests:
         asked.policy.controversial = controversial.treatment
         asked.with_scores = scores
     with connect(Client, target, credentials(tls_ca, tls_cert, tls_key)) as client:
         answers = _judge(client, requests, target)
     if json:
-        for answer in answers:
+        for (name, _), answer in zip(named, answers, strict=True):
+            answer.id = name
             compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
             sys.stdout.write(compact + "\n")
     else:
@@ -97,7 +99,7 @@ def moderate(
 def _judge(
     client: Client, requests: Sequence[ModerateRequest], target: str
 ) -> list[StreamModerateResponse]:
-    """The answers in the requests' order. Requests that the stream left unanswered are errors."""
+    """The answers in order, without ids. Requests that the stream left unanswered are errors."""
     answers: dict[int, StreamModerateResponse] = {}
     ended = status_pb2.Status()
     try:
@@ -110,7 +112,6 @@ def _judge(
             disable=len(requests) < 20,
         ):
             answers[outcome.index] = StreamModerateResponse(
-                id=str(outcome.index),
                 response=outcome.response,
                 error=outcome.error and outcome.error.status,
             )
@@ -119,8 +120,7 @@ def _judge(
             fail(f"No server answers at {target} ({error}). Start one: `make serve`.")
         ended = status_pb2.Status(code=error.status.code, message=f"not answered: {error}")
     return [
-        answers.get(index) or StreamModerateResponse(id=str(index), error=ended)
-        for index in range(len(requests))
+        answers.get(index) or StreamModerateResponse(error=ended) for index in range(len(requests))
     ]
 
 
@@ -131,8 +131,11 @@ def _read(
     ignore: Sequence[str],
     *,
     jsonl: bool,
-) -> list[ModerateRequest]:
-    """Raises DataInvalid for rows that can't be used, and UnicodeError for other text."""
+) -> list[tuple[str, ModerateRequest]]:
+    """Requests with their names: a row's own `id`, or its line.
+
+    Raises DataInvalid for rows that can't be used, and UnicodeError for other text.
+    """
     if (text is None) == (file is None):
         fail("Give a text, - for standard input, or --file FILE.", code=2)
     if file is not None and file.suffix in ROW_FILES and not jsonl:
@@ -148,7 +151,7 @@ def _read(
         return _asked(parse_json_lines(raw, source, ignore))
     # An empty prompt is sent as well: the server says what is wrong with it.
     prompt = types_pb2.Message(role=types_pb2.ROLE_USER, content=raw.decode("utf-8"))
-    return [request(conversation=[prompt], response=response)]
+    return [("text", request(conversation=[prompt], response=response))]
 
 
 def _table(requests: Sequence[ModerateRequest], answers: Sequence[StreamModerateResponse]) -> Table:
@@ -195,5 +198,7 @@ def _exit_code(answers: Sequence[StreamModerateResponse]) -> int:
     return max((_EXIT_CODES[answer.response.action] for answer in answers), default=0)
 
 
-def _asked(examples: Iterable[Example]) -> list[ModerateRequest]:
-    return [request(conversation=to_contract(example.messages)) for example in examples]
+def _asked(examples: Iterable[Example]) -> list[tuple[str, ModerateRequest]]:
+    return [
+        (example.id, request(conversation=to_contract(example.messages))) for example in examples
+    ]

@@ -16,7 +16,7 @@ func allowed(client *guard.Client, request *guardpb.ModerateRequest, failOpen bo
 	reply, err := client.Moderate(context.Background(), request)
 	if failed := new(guard.Error); errors.As(err, &failed) {
 		fmt.Printf("No verdict: %s. Fail open: %t.\n", failed.Code, failOpen)
-		return failOpen
+		return failOpen && failed.Outage()
 	}
 	return reply.Action == guardpb.Action_ACTION_ALLOW
 }

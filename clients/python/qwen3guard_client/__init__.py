@@ -2,11 +2,14 @@
 
     with Client("localhost:50051", insecure=True) as guard:
         reply = guard.moderate("How do I boil an egg?")
+        if reply.action != Action.ACTION_ALLOW:
+            print(Action.Name(reply.action), Severity.Name(reply.verdict.severity))
 
 A conversation that could not be judged is a GuardError and never a verdict; whether to fail open
 or closed is the caller's choice. The messages are those of `qwen3guard.v1`.
 """
 
+from qwen3guard.v1.types_pb2 import Action, Category, Mode, Refusal, Role, Severity
 from qwen3guard_client._aio import AsyncClient
 from qwen3guard_client._client import Client
 from qwen3guard_client._errors import (
@@ -22,15 +25,21 @@ from qwen3guard_client._errors import (
 from qwen3guard_client._requests import Outcome, request
 
 __all__ = [
+    "Action",
     "AsyncClient",
+    "Category",
     "Client",
     "DeadlineExceeded",
     "GuardError",
     "InvalidRequest",
+    "Mode",
     "NotAllowed",
     "Outcome",
     "Overloaded",
+    "Refusal",
+    "Role",
     "ServerFailed",
+    "Severity",
     "Unavailable",
     "Violation",
     "request",

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
-from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
+from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._aio_stream import AsyncStream
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, ChannelOptions, RetryBudget, arguments
+from qwen3guard_client._channel import (
+    DEFAULT_TIMEOUT_S,
+    ChannelOptions,
+    Metadata,
+    RetryBudget,
+    arguments,
+)
 from qwen3guard_client._errors import from_rpc
-from qwen3guard_client._requests import Outcome, as_request, outcomes
+from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
 
 if TYPE_CHECKING:
     from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
@@ -31,6 +37,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         options: ChannelOptions = (),
+        metadata: Metadata = (),
     ) -> None:
         """See Client."""
         given = arguments(target, options)
@@ -43,6 +50,7 @@ class AsyncClient:
         )
         self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)
         self._timeout = timeout
+        self._metadata = tuple(metadata)
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,31 +67,30 @@ class AsyncClient:
         """Ends the connection and what is in flight on it."""
         await self._channel.close()
 
-    async def moderate(
-        self, given: str | ModerateRequest, *, timeout: float | None = None
-    ) -> ModerateResponse:
+    async def moderate(self, given: Given, *, timeout: float | None = None) -> ModerateResponse:
         """Judges a user's prompt, or any request; see `request`."""
         asked = as_request(given)
         return await self._with_retries(
-            lambda left: self._stub.Moderate(asked, timeout=left), timeout
+            lambda left: self._stub.Moderate(asked, timeout=left, metadata=self._metadata), timeout
         )
 
-    async def batch(
-        self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
-    ) -> list[Outcome]:
+    async def batch(self, given: Iterable[Given], *, timeout: float | None = None) -> list[Outcome]:
         """Judges up to 256 conversations in one call; returns their outcomes in order."""
-        asked = BatchModerateRequest(items=map(as_request, given))
+        items = list(map(checked, given))
+        asked = BatchModerateRequest(items=[item.request for item in items])
         return outcomes(
+            items,
             await self._with_retries(
-                lambda left: self._stub.BatchModerate(asked, timeout=left), timeout
-            )
+                lambda left: self._stub.BatchModerate(asked, timeout=left, metadata=self._metadata),
+                timeout,
+            ),
         )
 
     def stream(
-        self, given: Iterable[str | ModerateRequest] | AsyncIterable[str | ModerateRequest]
+        self, given: Iterable[Given] | AsyncIterable[Given]
     ) -> AsyncGenerator[Outcome, None]:
         """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
-        return AsyncStream(self._stub).outcomes(given)
+        return AsyncStream(self._stub, self._metadata).outcomes(given)
 
     async def _with_retries(
         self, call: Callable[[float], Awaitable[T]], timeout: float | None

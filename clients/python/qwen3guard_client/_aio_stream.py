@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import grpc
 
 from qwen3guard.v1.moderation_pb2 import (
-    ModerateRequest,
     StreamModerateRequest,
     StreamModerateResponse,
 )
+from qwen3guard_client._channel import Metadata
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
-from qwen3guard_client._requests import Outcome, as_request
+from qwen3guard_client._requests import Given, Outcome, checked
 
 if TYPE_CHECKING:
     from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
 
-_Given = Iterable[str | ModerateRequest] | AsyncIterable[str | ModerateRequest]
+_Given = Iterable[Given] | AsyncIterable[Given]
 _Outbox = asyncio.Queue[StreamModerateRequest | None]  # None: the end
 _Call = grpc.aio.StreamStreamCall[StreamModerateRequest, StreamModerateResponse]
 
@@ -27,8 +27,9 @@ _Call = grpc.aio.StreamStreamCall[StreamModerateRequest, StreamModerateResponse]
 class AsyncStream:
     """For one use."""
 
-    def __init__(self, stub: "ModerationServiceAsyncStub") -> None:
+    def __init__(self, stub: "ModerationServiceAsyncStub", metadata: Metadata) -> None:
         self._stub = stub
+        self._metadata = tuple(metadata)
         self._room = asyncio.Semaphore(WINDOW)
         self._flight = Flight()
         self._outbox: _Outbox = asyncio.Queue()
@@ -38,7 +39,7 @@ class AsyncStream:
         """In order of completion. Raises a GuardError on giving up, and what `given` raises."""
         pump = asyncio.create_task(self._pump(given))
         try:
-            while True:
+            while not self._done():
                 try:
                     async with aclosing(self._connected()) as outcomes:
                         async for outcome in outcomes:
@@ -56,7 +57,7 @@ class AsyncStream:
             index = 0
             async for request in _each(given):
                 await self._room.acquire()
-                self._outbox.put_nowait(self._flight.send(Pending(index, as_request(request))))
+                self._outbox.put_nowait(self._flight.send(Pending(index, checked(request))))
                 index += 1
         finally:
             self._exhausted = True
@@ -67,7 +68,7 @@ class AsyncStream:
         for message in self._flight.left_behind():
             outbox.put_nowait(message)
         self._end_if_done()
-        call = self._stub.StreamModerate()
+        call = self._stub.StreamModerate(metadata=self._metadata)
         writer = asyncio.create_task(_write(call, outbox))
         try:
             async for answer in call:
@@ -85,12 +86,15 @@ class AsyncStream:
     def _send_again(self, resend: Resend) -> None:
         self._outbox.put_nowait(self._flight.send_again(resend))
 
+    def _done(self) -> bool:
+        return self._exhausted and self._flight.empty
+
     def _end_if_done(self) -> None:
-        if self._exhausted and self._flight.empty:
+        if self._done():
             self._outbox.put_nowait(None)
 
 
-async def _each(given: _Given) -> AsyncIterator[str | ModerateRequest]:
+async def _each(given: _Given) -> AsyncIterator[Given]:
     if isinstance(given, AsyncIterable):
         async for request in given:
             yield request

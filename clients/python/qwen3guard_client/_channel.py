@@ -14,6 +14,9 @@ MAX_ATTEMPTS = 5
 ChannelOptions = Sequence[tuple[str, str | int]]
 """gRPC channel arguments."""
 
+Metadata = Sequence[tuple[str, str]]
+"""Keys in lower case, and their values."""
+
 # Round robin over the target's addresses, and retries of what failed with UNAVAILABLE.
 _OPTIONS: ChannelOptions = [
     (

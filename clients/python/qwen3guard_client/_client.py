@@ -7,11 +7,17 @@ from typing import Self, TypeVar
 
 import grpc
 
-from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest, ModerateResponse
+from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
-from qwen3guard_client._channel import DEFAULT_TIMEOUT_S, ChannelOptions, RetryBudget, arguments
+from qwen3guard_client._channel import (
+    DEFAULT_TIMEOUT_S,
+    ChannelOptions,
+    Metadata,
+    RetryBudget,
+    arguments,
+)
 from qwen3guard_client._errors import from_rpc
-from qwen3guard_client._requests import Outcome, as_request, outcomes
+from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
 from qwen3guard_client._stream import ThreadStream
 
 T = TypeVar("T")
@@ -32,12 +38,14 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         options: ChannelOptions = (),
+        metadata: Metadata = (),
     ) -> None:
         """`target`: "localhost:50051", or "dns:///guard:50051" for all its addresses in turn.
 
         `insecure`: plain text, for loopback or where a mesh encrypts. Otherwise TLS, by the
         `credentials` or the system's authorities. `timeout`: seconds for a call with its retries.
-        `options`: gRPC channel arguments beside the client's own.
+        `options`: gRPC channel arguments beside the client's own. `metadata`: pairs that go with
+        every call, such as ("x-trace", "7").
         """
         given = arguments(target, options)
         self._channel = (
@@ -47,6 +55,7 @@ class Client:
         )
         self._stub = ModerationServiceStub(self._channel)
         self._timeout = timeout
+        self._metadata = tuple(metadata)
 
     def __enter__(self) -> Self:
         return self
@@ -63,23 +72,26 @@ class Client:
         """Ends the connection and what is in flight on it."""
         self._channel.close()
 
-    def moderate(
-        self, given: str | ModerateRequest, *, timeout: float | None = None
-    ) -> ModerateResponse:
+    def moderate(self, given: Given, *, timeout: float | None = None) -> ModerateResponse:
         """Judges a user's prompt, or any request; see `request`."""
         asked = as_request(given)
-        return self._with_retries(lambda left: self._stub.Moderate(asked, timeout=left), timeout)
-
-    def batch(
-        self, given: Iterable[str | ModerateRequest], *, timeout: float | None = None
-    ) -> list[Outcome]:
-        """Judges up to 256 conversations in one call; returns their outcomes in order."""
-        asked = BatchModerateRequest(items=map(as_request, given))
-        return outcomes(
-            self._with_retries(lambda left: self._stub.BatchModerate(asked, timeout=left), timeout)
+        return self._with_retries(
+            lambda left: self._stub.Moderate(asked, timeout=left, metadata=self._metadata), timeout
         )
 
-    def stream(self, given: Iterable[str | ModerateRequest]) -> Generator[Outcome, None, None]:
+    def batch(self, given: Iterable[Given], *, timeout: float | None = None) -> list[Outcome]:
+        """Judges up to 256 conversations in one call; returns their outcomes in order."""
+        items = list(map(checked, given))
+        asked = BatchModerateRequest(items=[item.request for item in items])
+        return outcomes(
+            items,
+            self._with_retries(
+                lambda left: self._stub.BatchModerate(asked, timeout=left, metadata=self._metadata),
+                timeout,
+            ),
+        )
+
+    def stream(self, given: Iterable[Given]) -> Generator[Outcome, None, None]:
         """Judges many conversations over one stream, up to 64 at a time.
 
         Yields the outcomes as they come. After an overload a request is sent again later; requests
@@ -87,7 +99,7 @@ class Client:
         cancels what is in flight. `given` is read by a thread. The timeout does not apply: the
         server bounds each request.
         """
-        return ThreadStream(self._stub).outcomes(map(as_request, given))
+        return ThreadStream(self._stub, self._metadata).outcomes(map(checked, given))
 
     def _with_retries(self, call: Callable[[float], T], timeout: float | None) -> T:
         budget = RetryBudget(self._timeout if timeout is None else timeout)

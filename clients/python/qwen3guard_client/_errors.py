@@ -53,6 +53,17 @@ class GuardError(Exception):
             status = status_pb2.Status(code=code.value[0], message=message)
         self.status = status
 
+    @property
+    def outage(self) -> bool:
+        """Whether the service, and not the request, is why there is no verdict in time.
+
+        Fail open on these only: what a request holds can bring about every other error, so that
+        its author would choose what passes unjudged.
+        """
+        return isinstance(self, (Unavailable, DeadlineExceeded)) or (
+            isinstance(self, Overloaded) and bool(self.retry_after)
+        )
+
 
 class InvalidRequest(GuardError):
     """The request can't be judged as it is; `violations` says what to change."""

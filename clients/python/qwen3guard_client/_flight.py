@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from qwen3guard.v1.moderation_pb2 import (
-    ModerateRequest,
     StreamModerateRequest,
     StreamModerateResponse,
 )
 from qwen3guard_client._channel import MAX_ATTEMPTS, jittered
 from qwen3guard_client._errors import GuardError, Overloaded, Unavailable, from_status
-from qwen3guard_client._requests import Outcome
+from qwen3guard_client._requests import Checked, Outcome
 
 WINDOW = 64  # in flight in one stream: the server reads no further
 _RECONNECT_BACKOFF_S = 0.1
@@ -20,7 +19,7 @@ class Pending:
     """One request until it has its outcome."""
 
     index: int
-    request: ModerateRequest
+    asked: Checked
     overloaded: int = 0
 
 
@@ -48,7 +47,7 @@ class Flight:
     def send(self, pending: Pending) -> StreamModerateRequest:
         """The message to send, with an id of its own each time."""
         self._sent += 1
-        message = StreamModerateRequest(id=str(self._sent), request=pending.request)
+        message = StreamModerateRequest(id=str(self._sent), request=pending.asked.request)
         self._in_flight[message.id] = pending
         return message
 
@@ -61,7 +60,7 @@ class Flight:
         self._failures = 0
         if answer.WhichOneof("outcome") == "response":
             return Outcome(pending.index, answer.response)
-        error = from_status(answer.error)
+        error = pending.asked.refused or from_status(answer.error)
         pending.overloaded += 1
         if (
             isinstance(error, Overloaded)

@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterator
 
 import grpc
 
-from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateRequest
+from qwen3guard.v1.moderation_pb2 import StreamModerateRequest
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
+from qwen3guard_client._channel import Metadata
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
-from qwen3guard_client._requests import Outcome
+from qwen3guard_client._requests import Checked, Outcome
 
 _Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
 
@@ -19,8 +20,9 @@ _Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
 class ThreadStream:
     """For one use."""
 
-    def __init__(self, stub: ModerationServiceStub) -> None:
+    def __init__(self, stub: ModerationServiceStub, metadata: Metadata) -> None:
         self._stub = stub
+        self._metadata = tuple(metadata)
         self._room = threading.Semaphore(WINDOW)
         self._lock = threading.Lock()  # of all that follows
         self._flight = Flight()
@@ -29,11 +31,11 @@ class ThreadStream:
         self._over = False
         self._failed: BaseException | None = None  # of the caller's own iterable
 
-    def outcomes(self, requests: Iterator[ModerateRequest]) -> Generator[Outcome, None, None]:
+    def outcomes(self, requests: Iterator[Checked]) -> Generator[Outcome, None, None]:
         """In order of completion. Raises a GuardError on giving up, and what `requests` raises."""
         threading.Thread(target=self._pump, args=[requests], daemon=True).start()
         try:
-            while True:
+            while not self._done():
                 try:
                     yield from self._connected()
                     break
@@ -46,7 +48,7 @@ class ThreadStream:
         if self._failed:
             raise self._failed
 
-    def _pump(self, requests: Iterator[ModerateRequest]) -> None:
+    def _pump(self, requests: Iterator[Checked]) -> None:
         try:
             for index, request in enumerate(requests):
                 self._room.acquire()
@@ -66,7 +68,7 @@ class ThreadStream:
             for message in self._flight.left_behind():
                 outbox.put(message)
             self._end_if_done()
-        call = self._stub.StreamModerate(iter(outbox.get, None))
+        call = self._stub.StreamModerate(iter(outbox.get, None), metadata=self._metadata)
         try:
             for answer in call:
                 with self._lock:
@@ -88,6 +90,9 @@ class ThreadStream:
         with self._lock:
             self._outbox.put(self._flight.send_again(resend))
 
+    def _done(self) -> bool:
+        return self._exhausted and self._flight.empty
+
     def _end_if_done(self) -> None:
-        if self._exhausted and self._flight.empty:
+        if self._done():
             self._outbox.put(None)

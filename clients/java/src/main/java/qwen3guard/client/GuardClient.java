@@ -3,6 +3,7 @@ package qwen3guard.client;
 import com.google.gson.Gson;
 import com.google.gson.reflect.TypeToken;
 import io.grpc.ChannelCredentials;
+import io.grpc.ClientInterceptor;
 import io.grpc.Deadline;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
@@ -14,8 +15,10 @@ import java.io.InputStreamReader;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
@@ -39,9 +42,11 @@ public final class GuardClient implements AutoCloseable {
   private final ManagedChannel channel;
   private final ModerationServiceGrpc.ModerationServiceFutureStub stub;
   private final Duration timeout;
+  private final boolean ownsChannel;
 
-  private GuardClient(ManagedChannel channel, Duration timeout) {
+  private GuardClient(ManagedChannel channel, Duration timeout, boolean ownsChannel) {
     this.channel = channel;
+    this.ownsChannel = ownsChannel;
     this.stub = ModerationServiceGrpc.newFutureStub(channel);
     this.timeout = timeout;
   }
@@ -51,6 +56,7 @@ public final class GuardClient implements AutoCloseable {
     private final String target;
     private ChannelCredentials credentials = TlsChannelCredentials.create();
     private Duration timeout = DEFAULT_TIMEOUT;
+    private final List<ClientInterceptor> interceptors = new ArrayList<>();
 
     private Builder(String target) {
       this.target = target;
@@ -73,14 +79,21 @@ public final class GuardClient implements AutoCloseable {
       return this;
     }
 
+    /** Adds an interceptor, such as {@code MetadataUtils.newAttachHeadersInterceptor(headers)}. */
+    public Builder intercept(ClientInterceptor interceptor) {
+      interceptors.add(interceptor);
+      return this;
+    }
+
     public GuardClient build() {
       ManagedChannel channel =
           Grpc.newChannelBuilder(target, credentials)
               .defaultServiceConfig(serviceConfig())
               .keepAliveTime(30, TimeUnit.SECONDS)
               .keepAliveTimeout(10, TimeUnit.SECONDS)
+              .intercept(interceptors)
               .build();
-      return new GuardClient(channel, timeout);
+      return new GuardClient(channel, timeout, true);
     }
   }
 
@@ -89,9 +102,12 @@ public final class GuardClient implements AutoCloseable {
     return new Builder(target);
   }
 
-  /** Returns a client with another timeout that shares this connection. */
+  /**
+   * Returns a client with another timeout that shares this connection. Only closing the client that
+   * was built ends the connection.
+   */
   public GuardClient withTimeout(Duration timeout) {
-    return new GuardClient(channel, timeout);
+    return new GuardClient(channel, timeout, false);
   }
 
   /** Judges what a user wrote. */
@@ -109,6 +125,10 @@ public final class GuardClient implements AutoCloseable {
    * the call.
    */
   public CompletableFuture<ModerateResponse> moderateAsync(ModerateRequest request) {
+    Optional<GuardException> refusal = Texts.refusal(request);
+    if (refusal.isPresent()) {
+      return CompletableFuture.failedFuture(refusal.get());
+    }
     Deadline deadline = deadline();
     return Retry.withRetries(deadline, () -> stub.withDeadline(deadline).moderate(request));
   }
@@ -118,10 +138,24 @@ public final class GuardClient implements AutoCloseable {
    * exception concerns the whole batch.
    */
   public List<Outcome> batch(List<ModerateRequest> requests) {
-    BatchModerateRequest batch = BatchModerateRequest.newBuilder().addAllItems(requests).build();
+    List<Optional<GuardException>> refusals = requests.stream().map(Texts::refusal).toList();
+    BatchModerateRequest.Builder batch = BatchModerateRequest.newBuilder();
+    for (int i = 0; i < requests.size(); i++) {
+      // The server refuses an empty request, so the others keep their order.
+      batch.addItems(
+          refusals.get(i).isEmpty() ? requests.get(i) : ModerateRequest.getDefaultInstance());
+    }
     Deadline deadline = deadline();
-    var reply = join(Retry.withRetries(deadline, () -> stub.withDeadline(deadline).batchModerate(batch)));
-    return reply.getItemsList().stream().map(GuardClient::outcome).toList();
+    var reply =
+        join(
+            Retry.withRetries(
+                deadline, () -> stub.withDeadline(deadline).batchModerate(batch.build())));
+    List<Outcome> outcomes = new ArrayList<>();
+    for (BatchModerateItem item : reply.getItemsList()) {
+      Optional<GuardException> refusal = refusals.get(outcomes.size());
+      outcomes.add(refusal.map(error -> new Outcome(null, error)).orElseGet(() -> outcome(item)));
+    }
+    return outcomes;
   }
 
   /** Opens a pipelined stream. The timeout does not apply to it. */
@@ -132,6 +166,9 @@ public final class GuardClient implements AutoCloseable {
   /** Ends the connection once its calls in flight are done, or after five seconds. */
   @Override
   public void close() {
+    if (!ownsChannel) {
+      return;
+    }
     channel.shutdown();
     try {
       if (!channel.awaitTermination(5, TimeUnit.SECONDS)) {

@@ -45,6 +45,17 @@ public final class GuardException extends RuntimeException {
     return retryAfter;
   }
 
+  /**
+   * Whether the service, and not the request, is why there is no verdict in time. Fail open on these
+   * only: what a request holds can cause every other error, so that its author would choose what
+   * passes unjudged.
+   */
+  public boolean outage() {
+    return code == Status.Code.UNAVAILABLE
+        || code == Status.Code.DEADLINE_EXCEEDED
+        || overloaded();
+  }
+
   /** Distinguishes an overload from a message that is too large, which has no RetryInfo. */
   boolean overloaded() {
     return code == Status.Code.RESOURCE_EXHAUSTED && !retryAfter.isZero();

@@ -8,6 +8,7 @@ import java.time.Duration;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Semaphore;
 import qwen3guard.v1.ModerateRequest;
@@ -53,6 +54,10 @@ public final class GuardStream implements AutoCloseable {
    */
   public CompletableFuture<ModerateResponse> moderate(ModerateRequest request)
       throws InterruptedException {
+    Optional<GuardException> refusal = Texts.refusal(request);
+    if (refusal.isPresent()) {
+      return CompletableFuture.failedFuture(refusal.get());
+    }
     window.acquire();
     Item item = new Item(request);
     send(item);

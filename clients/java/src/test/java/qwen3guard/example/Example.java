@@ -17,7 +17,7 @@ record Example(GuardClient guard, boolean failOpen) {
       return guard.moderate(request).getAction() == Action.ACTION_ALLOW;
     } catch (GuardException e) {
       System.out.printf("No verdict: %s. Fail open: %s.%n", e.code(), failOpen);
-      return failOpen;
+      return failOpen && e.outage();
     }
   }
 

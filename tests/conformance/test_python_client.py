@@ -1,0 +1,129 @@
+"""What the Python client does with values before they are sent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from qwen3guard_client import (
+    Action,
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    GuardError,
+    InvalidRequest,
+    Overloaded,
+    Role,
+    ServerFailed,
+    Unavailable,
+    request,
+)
+from tests.support.serving import Served
+
+HISTORY = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How do I boil an egg?"},
+]
+
+
+@pytest.fixture
+def guard(served: Served) -> Any:
+    with Client(f"127.0.0.1:{served.port}", insecure=True) as client:
+        yield client
+
+
+def test_an_empty_new_message_is_sent_and_refused_and_not_left_out(guard: Client) -> None:
+    asked = request("", conversation=HISTORY)
+    assert [message.content for message in asked.conversation] == [
+        *(message["content"] for message in HISTORY),
+        "",
+    ]
+    with pytest.raises(InvalidRequest) as failed:
+        guard.moderate(asked)
+    assert "conversation[2].content" in [one.field for one in failed.value.violations]
+
+
+@pytest.mark.parametrize(
+    "given", [None, b"How?", {"role": "user", "content": "How?"}, 5, ["How?"], [None]]
+)
+def test_what_is_no_request_is_a_type_error_and_no_failed_judgement(given: Any) -> None:
+    """A caller who fails open on a GuardError must not let a mistake in types pass."""
+    with Client("127.0.0.1:1", insecure=True) as guard:
+        for call in (guard.moderate, lambda one: guard.batch([one])):
+            with pytest.raises(TypeError, match=r"is a .*, not "):
+                call(given)
+        with pytest.raises(TypeError, match=r"is a .*, not "):
+            list(guard.stream([given]))
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": b"How?"}, {"prompt": "How?", "response": 5}])
+def test_a_prompt_or_response_that_is_no_text_is_a_type_error(arguments: Any) -> None:
+    with pytest.raises(TypeError, match="is a str, not"):
+        request(**arguments)
+
+
+def test_a_chat_programs_messages_are_taken_as_they_are(guard: Client) -> None:
+    asked = request(conversation=HISTORY)
+    assert [message.role for message in asked.conversation] == [Role.ROLE_SYSTEM, Role.ROLE_USER]
+    assert guard.moderate(HISTORY).action == guard.moderate(asked).action == Action.ACTION_ALLOW
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "why"),
+    [
+        ({"role": "tool", "content": "7"}, "role", "is none of system, user, assistant"),
+        ({"content": "How?"}, "role", "is none of"),
+        ({"role": "assistant", "content": None}, "content", "is NoneType and no text"),
+        ({"role": "user", "content": [{"type": "text"}]}, "content", "parts can't be judged"),
+        ({"role": "user", "content": "How?", "tool_calls": []}, "tool_calls", "can't be judged"),
+        ({"role": "user", "content": "\ud83d"}, "content", "half a surrogate pair"),
+    ],
+)
+def test_a_message_that_cannot_be_judged_names_its_field(
+    message: dict[str, Any], field: str, why: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=why) as failed:
+        request(conversation=[*HISTORY, message])
+    [violation] = failed.value.violations
+    assert violation.field == f"conversation[2].{field}"
+    assert not failed.value.outage
+
+
+MIXED: list[Any] = ["How do I boil an egg?", "\ud83d", HISTORY, [{"role": "user", "content": []}]]
+
+
+def check_mixed(outcomes: list[Any]) -> None:
+    by_index = sorted(outcomes, key=lambda outcome: outcome.index)
+    assert [isinstance(one.error, InvalidRequest) for one in by_index] == [False, True] * 2
+    assert "half a surrogate" in str(by_index[1].error)
+    assert all(one.result().action == Action.ACTION_ALLOW for one in by_index[::2])
+
+
+def test_of_several_requests_one_that_cannot_be_judged_fails_alone(guard: Client) -> None:
+    check_mixed(guard.batch(MIXED))
+    check_mixed(list(guard.stream(MIXED)))
+
+
+async def test_so_it_does_for_asyncio(served: Served) -> None:
+    async with AsyncClient(f"127.0.0.1:{served.port}", insecure=True) as guard:
+        check_mixed(await guard.batch(MIXED))
+        check_mixed([outcome async for outcome in guard.stream(MIXED)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "retry_after", "outage"),
+    [
+        (Unavailable, None, True),
+        (DeadlineExceeded, None, True),
+        (Overloaded, 0.1, True),
+        (Overloaded, None, False),  # the message is too large
+        (InvalidRequest, None, False),
+        (ServerFailed, None, False),  # what the model wrote is no verdict
+        (GuardError, None, False),
+    ],
+)
+def test_what_a_request_can_bring_about_is_no_outage(
+    kind: Callable[..., GuardError], retry_after: float | None, outage: bool
+) -> None:
+    assert kind(grpc.StatusCode.UNKNOWN, "", retry_after=retry_after).outage is outage
