@@ -1,6 +1,8 @@
 """What several commands share: options, where files lie, and how a command fails."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -27,6 +29,37 @@ IgnoreOption = Annotated[
         "keys are refused.",
     ),
 ]
+
+
+def report_file(path: Path | None) -> Path | None:
+    """Refuses, before the work, a file that could not be written after it."""
+    if path is None:
+        return None
+    if path.is_dir():
+        fail(f"{path} is a directory: give a file for the report.", code=2)
+    if not path.parent.is_dir():
+        fail(f"{path.parent} is no directory: the report could not be written there.", code=2)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        fail(f"You may not write {path}: give another file for the report.", code=2)
+    return path
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", callback=report_file, help="Write the whole report to this file, too."),
+]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Ends the command with one sentence if what is written in the block can't be."""
+    try:
+        yield
+    except OSError as error:
+        fail(
+            f"{error.filename or path} could not be written: {error.strerror}. Mend that, or name "
+            "another path, and run the command again."
+        )
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:

@@ -9,7 +9,7 @@ from rich.console import Console
 from guard_bench.engine_table import show_engine
 from guard_bench.scenarios.engine_throughput import measure
 from guard_bench.targets.cpu_engine import prepare
-from guard_cli.options import RUN, fail
+from guard_cli.options import RUN, JsonOption, fail, writing
 
 
 def engine(
@@ -22,7 +22,7 @@ def engine(
     seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=0)] = 15,
     kv_mib: Annotated[int, typer.Option(help="The KV pool's size.", min=1)] = 2048,
     step_tokens: Annotated[int, typer.Option(help="A step's token budget.", min=64)] = 512,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    json: JsonOption = None,
     cache: Annotated[Path, typer.Option(help="Keeps the random models.")] = RUN / "bench",
 ) -> None:
     """The CPU engine alone, with random weights of true shapes and the real token counts."""
@@ -43,4 +43,5 @@ def engine(
         fail(str(error))
     show_engine(report, out)
     if json is not None:
-        report.save(json)
+        with writing(json):
+            report.save(json)

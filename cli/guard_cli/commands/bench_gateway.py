@@ -20,7 +20,7 @@ from guard_bench.scenarios import (
 from guard_bench.scenarios.gateway_run import GatewayRun
 from guard_bench.scenarios.perf_analyzer import PerfAnalyzer, PerfFailed
 from guard_bench.targets.processes import free_ports
-from guard_cli.options import RUN, fail, slot_directory
+from guard_cli.options import RUN, JsonOption, fail, report_file, slot_directory, writing
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_control.triton_wheel import TritonMissing, wheel_directory
 from guard_core.errors import SlotInvalid
@@ -45,12 +45,12 @@ def gateway(
     slot: Annotated[Path, typer.Option(help="The slot of the part `engine`.")] = Path("blue"),
     seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=0.1)] = 5,
     rounds: Annotated[int, typer.Option(help="Measurements of each point.", min=1)] = 3,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """The gateway before a null engine and beside a bare proxy, under overload, and before the
     slot's own engine."""
     out, err = Console(), Console(stderr=True)
-    _RUN.mkdir(parents=True, exist_ok=True)
+    _make_directory(_RUN)
     directory, parts = slot_directory(slot), parts or list(Part)
 
     try:
@@ -72,7 +72,8 @@ def gateway(
         fail(str(error))
     show_gateway(run.report, out)
     if json is not None:
-        run.report.save(json)
+        with writing(json):
+            run.report.save(json)
 
 
 def perf(
@@ -80,15 +81,17 @@ def perf(
     json: Annotated[Path, typer.Option(help="Where the result goes.")],
 ) -> None:
     """Sweep the gateway and Triton with perf_analyzer (`make perf` gets it, and draws)."""
-    _RUN.mkdir(parents=True, exist_ok=True)
-    json.parent.mkdir(parents=True, exist_ok=True)
+    _make_directory(_RUN)
+    _make_directory(json.parent)
+    report_file(json)
     try:
         with Console(stderr=True).status("starting") as status:
             run = GatewayRun(_RUN, _triton, seconds=1, rounds=1, progress=status.update)
             found = perf_analyzer.measure(run, PerfAnalyzer(analyzer, _libraries()))
     except (OSError, RuntimeError, TritonFailed, TritonMissing, PerfFailed) as error:
         fail(str(error))
-    json.write_text(jsonlib.dumps(found, indent=2) + "\n")
+    with writing(json):
+        json.write_text(jsonlib.dumps(found, indent=2) + "\n")
 
 
 def soak(
@@ -99,7 +102,7 @@ def soak(
     """Calls with random deadlines and cancels on a gateway before a slot's CPU engine, and what is
     left of them: requests in flight and queued, the engine's blocks, memory."""
     directory = slot_directory(slot)
-    _RUN.mkdir(parents=True, exist_ok=True)
+    _make_directory(_RUN)
     try:
         with Console(stderr=True).status("starting") as status:
             found = gateway_soak.soak(
@@ -115,6 +118,11 @@ def soak(
         console.print(line)
     if not found.clean:
         raise typer.Exit(1)
+
+
+def _make_directory(path: Path) -> None:
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _libraries() -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console
 from guard_bench.scenarios.swap_report import SwapPlan
 from guard_bench.scenarios.swaps import measure
 from guard_bench.swap_table import show_swaps
-from guard_cli.options import RUN, fail
+from guard_cli.options import RUN, JsonOption, fail, writing
 
 
 def swap(
@@ -30,13 +30,14 @@ def swap(
     pause: Annotated[float, typer.Option(help="Seconds of each of a swap's steps.", min=0)] = 1.5,
     load: Annotated[float, typer.Option(help="Share of the capacity.", min=0.05, max=1)] = 0.5,
     workers: Annotated[int, typer.Option(help="Gateway processes.", min=1)] = 2,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    json: JsonOption = None,
     directory: Annotated[Path, typer.Option(help="Where the slots are kept.")] = RUN / "swap",
 ) -> None:
     """Swaps between INT8 and f32 of the tiny guard under an open-loop load, nothing retried."""
     out, err = Console(), Console(stderr=True)
     plan = SwapPlan(swaps, deploys, kills, calls, before, pause, load, workers)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     try:
         with err.status("starting") as status:
             report = asyncio.run(measure(plan, directory, status.update))
@@ -46,6 +47,7 @@ def swap(
         fail(str(error))
     show_swaps(report, out)
     if json is not None:
-        report.save(json)
+        with writing(json):
+            report.save(json)
     if report.failed or report.lost or report.wrong_slot:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from guard_cli.commands.verify import Side, running
-from guard_cli.options import fail, shown, slot_directory
+from guard_cli.options import JsonOption, fail, shown, slot_directory, writing
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.slot_files import SlotFiles
@@ -22,12 +22,10 @@ def contract(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Its Triton, if it runs already."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference."""
     log.configure("console")
-    if json is not None and not json.parent.is_dir():
-        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
     slot = slot_directory(target)
     out, findings = Console(highlight=False, soft_wrap=True), []
     try:
@@ -45,7 +43,8 @@ def contract(
             "passed": not failed,
             "findings": [finding.model_dump() for finding in findings],
         }
-        json.write_text(json_format.dumps(report, indent=2) + "\n", encoding="utf-8")
+        with writing(json):
+            json.write_text(json_format.dumps(report, indent=2) + "\n", encoding="utf-8")
     if failed:
         fail(
             f"{shown(slot)} does not keep the contract: {failed} of {len(findings)} checks failed."

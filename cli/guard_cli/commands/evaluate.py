@@ -19,7 +19,7 @@ from guard_cli.connection import (
     connect,
     credentials,
 )
-from guard_cli.options import RUN, IgnoreOption, fail, shown
+from guard_cli.options import RUN, IgnoreOption, fail, shown, writing
 from guard_eval.datasets import DataSet, load_labelled
 from guard_eval.errors import DataInvalid, EvaluationFailed
 from guard_eval.evaluation import Evaluation
@@ -68,6 +68,8 @@ def evaluate(
     except DataInvalid as error:
         fail(str(error), code=2)
     trusted = credentials(tls_ca, tls_cert, tls_key)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
 
     async def run() -> Evaluation:
         parts = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -85,7 +87,8 @@ def evaluate(
                 )
 
     try:
-        evaluation = asyncio.run(run())
+        with writing(out):
+            evaluation = asyncio.run(run())
     except EvaluationFailed as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -108,7 +111,7 @@ def _report(
 
     console = Console()
     report = make_report(evaluation, sets, command=["guard", *sys.argv[1:]], target=target)
-    with Console(stderr=True).status("Resampling and drawing"):
+    with Console(stderr=True).status("Resampling and drawing"), writing(out):
         write(report, evaluation, out, paper=paper)
     for grid in (*report.summary(), *(paper_grids(report.quality) if paper else ())):
         console.print(grid.table())

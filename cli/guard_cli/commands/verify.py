@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from guard_cli.bars import Progress, bars
-from guard_cli.options import RUN, IgnoreOption, fail, shown, slot_directory
+from guard_cli.options import (
+    RUN,
+    IgnoreOption,
+    JsonOption,
+    fail,
+    shown,
+    slot_directory,
+    writing,
+)
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
@@ -77,12 +85,10 @@ def verify(
     in_flight: Annotated[
         int, typer.Option(help="Conversations in flight at once.", min=1)
     ] = IN_FLIGHT,
-    json: Annotated[Path | None, typer.Option(help="Write the whole report to this file.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
     log.configure("console")
-    if json is not None and not json.parent.is_dir():
-        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
     ours = Side(slot_directory(candidate), triton)
     theirs = Side(slot_directory(against), against_triton)
     try:
@@ -104,9 +110,10 @@ def verify(
         reasons=gate(report, same_checkpoint=same, min_agreement=min_agreement),
         report=report,
     )
-    if json is not None:
-        json.write_text(verified.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _show(verified)
+    if json is not None:
+        with writing(json):
+            json.write_text(verified.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if not verified.passed:
         raise typer.Exit(1)
 
