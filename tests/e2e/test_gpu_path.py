@@ -26,9 +26,9 @@ from guard_core.slot.slot_files import load_prompt
 from guard_core.verdict.grammar import Verdict, parse, write
 from guard_core.verdict.taxonomy import Category, Severity
 from guard_server.api.enums import CATEGORIES, CATEGORY_OF, REFUSALS, SEVERITIES
-from qwen3guard.v1 import types_pb2
+from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import Client, ask, detail, fields, gateway, reason, rich_status
-from tests.support.stand_ins.native_engine import Script, conversation, stopped
+from tests.support.stand_ins.native_engine import Script, conversation, stops
 from tests.support.streams import ALL_OUTPUTS, Stream
 
 pytestmark = pytest.mark.slow
@@ -179,13 +179,67 @@ async def test_a_caller_that_goes_away_stops_the_engines_work(
 ) -> None:
     script.holds(SAFE, "Take your time")
     script.answers(SAFE, "And now?")
+    before = stops(gpu_triton.log)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await gpu.stub.Moderate(ask("Take your time"), timeout=0.3)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     async with asyncio.timeout(10):
-        while not stopped(gpu_triton.log):
+        while stops(gpu_triton.log) == before:
             await asyncio.sleep(0.01)
     assert (await gpu.judge("And now?")).usage.engine_calls == 1
+
+
+async def test_a_stream_of_conversations(gpu: Client, script: Script) -> None:
+    """Each ends as it does alone, whatever becomes of the others."""
+    unsafe = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
+    conversations = {
+        "safe": ["Streamed"],
+        "unsafe": ["Streamed", "With an answer"],
+        "fails": ["Streamed, and it breaks"],
+        "no verdict": ["Streamed, and no verdict"],
+        "too long": ["Q " * 9000],
+    }
+    script.answers(SAFE, *conversations["safe"])
+    script.answers(unsafe, *conversations["unsafe"])
+    script.fails("Executor failed process requestId 7 due to ...", *conversations["fails"])
+    script.answers("I would rather not say.", *conversations["no verdict"])
+    requests = (streamed(name, *contents) for name, contents in conversations.items())
+    answers = {answer.id: answer async for answer in gpu.stub.StreamModerate(requests)}
+    assert answers.keys() == conversations.keys()
+    judged = {name: one.response for name, one in answers.items() if one.HasField("response")}
+    assert {name: one.verdict.severity for name, one in judged.items()} == {
+        "safe": types_pb2.SEVERITY_SAFE,
+        "unsafe": types_pb2.SEVERITY_UNSAFE,
+    }
+    assert judged["unsafe"].verdict.categories == [types_pb2.CATEGORY_VIOLENT]
+    assert [judged[name].usage.engine_calls for name in ("safe", "unsafe")] == [1, 2]
+    assert {name: reason(one.error) for name, one in answers.items() if one.HasField("error")} == {
+        "fails": "ENGINE_FAILED",
+        "no verdict": "VERDICT_UNGRAMMATICAL",
+        "too long": "REQUEST_INVALID",
+    }
+
+
+async def test_a_stream_that_goes_away_stops_the_engines_work(
+    gpu: Client, script: Script, gpu_triton: TritonProcess
+) -> None:
+    """It does not wait for its first request: the second is answered before."""
+    script.holds(SAFE, "Streamed and held")
+    script.answers(SAFE, "Streamed after it")
+    before = stops(gpu_triton.log)
+    stream = gpu.stub.StreamModerate()
+    await stream.write(streamed("held", "Streamed and held"))
+    await stream.write(streamed("second", "Streamed after it"))
+    assert (await stream.read()).id == "second"
+    assert stops(gpu_triton.log) == before
+    stream.cancel()
+    async with asyncio.timeout(10):
+        while stops(gpu_triton.log) == before:
+            await asyncio.sleep(0.01)
+
+
+def streamed(name: str, *contents: str) -> moderation_pb2.StreamModerateRequest:
+    return moderation_pb2.StreamModerateRequest(id=name, request=ask(*contents))
 
 
 async def test_the_longest_prompt_is_judged_and_a_longer_one_refused(

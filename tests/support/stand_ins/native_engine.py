@@ -126,9 +126,9 @@ class Script:
         unfinished.rename(self._path)  # in one piece: it may be read at any time
 
 
-def stopped(triton_log: Path) -> bool:
-    """Whether a request that was held has been stopped."""
-    return "stand-in: stopped" in triton_log.read_text(errors="replace")
+def stops(triton_log: Path) -> int:
+    """How many requests that were held have been stopped."""
+    return triton_log.read_text(errors="replace").count("stand-in: stopped")
 
 
 def conversation(*contents: str) -> tuple[Message, ...]:
