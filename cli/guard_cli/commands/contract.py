@@ -12,7 +12,7 @@ from guard_cli.options import JsonOption, fail, shown, slot_directory, writing
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.slot_files import SlotFiles
-from guard_eval.contract import Finding, check_contract
+from guard_eval.contract import EngineUnreachable, Finding, check_contract
 from guard_server import log
 
 
@@ -27,16 +27,23 @@ def contract(
     """Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference."""
     log.configure("console")
     slot = slot_directory(target)
-    out, findings = Console(highlight=False, soft_wrap=True), []
+    out = Console(highlight=False, soft_wrap=True)
+    findings: list[Finding] = []
     try:
         files = SlotFiles.load(slot)
         with running(Console(stderr=True), Side(slot, triton), "contract") as address:
             for finding in check_contract(address, files):
                 findings.append(finding)
                 _show(out, finding)
+    except EngineUnreachable as error:
+        fail(
+            f"{error} Give --triton the gRPC address of this slot's Triton, or leave --triton out: "
+            "then one is started."
+        )
     except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
-    failed = sum(not finding.passed for finding in findings)
+    failed = sum(finding.passed is False for finding in findings)
+    unknown = sum(finding.passed is None for finding in findings)
     if json is not None:
         report = {
             "slot": files.manifest.fingerprint,
@@ -49,13 +56,14 @@ def contract(
         fail(
             f"{shown(slot)} does not keep the contract: {failed} of {len(findings)} checks failed."
         )
-    out.print(f"[green]Passed[/]: {len(findings)} checks")
+    left = f"; {unknown} more had nothing to compare with" if unknown else ""
+    out.print(f"[green]Passed[/]: {len(findings) - unknown} checks{left}")
 
 
 def _show(out: Console, finding: Finding) -> None:
+    result = {True: "pass", False: "FAIL", None: "----"}[finding.passed]
+    out.print(f"{result}  {finding.check}", markup=False)
     if finding.passed:
-        out.print(f"pass  {finding.check}", markup=False)
         return
-    out.print(f"FAIL  {finding.check}", markup=False)
     out.print(f"      wanted: {finding.wanted}", markup=False)
     out.print(f"      found:  {finding.found}", markup=False)

@@ -3,6 +3,7 @@
 All else is the real Triton's: the requests and messages are passed on as they are.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.support.ports import free_port
 
-_SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelStreamInfer"
+_SERVICE = "inference.GRPCInferenceService"
 _LIMIT = [("grpc.max_receive_message_length", 1 << 26), ("grpc.max_send_message_length", 1 << 26)]
 _DTYPES = {"INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "BOOL": "?"}
 
@@ -35,6 +36,9 @@ class Tensors:
             self._raw[at], _DTYPES[self._tensors[at].datatype]
         ).tolist()
         return values
+
+    def get(self, name: str) -> list[Any] | None:
+        return self[name] if name in self._names() else None
 
     def __setitem__(self, name: str, values: list[Any]) -> None:
         tensor = self._tensors[at := self._names().index(name)]
@@ -59,7 +63,9 @@ class Exchange:
 
     message: service_pb2.ModelStreamInferResponse
     request: service_pb2.ModelInferRequest
+    beside: list[service_pb2.ModelInferRequest]  # all requests of the same stream
     stopped: bool  # the request's id was also sent with `stop`
+    repeated: bool  # the same was asked before
 
     @property
     def outputs(self) -> Tensors:
@@ -68,21 +74,56 @@ class Exchange:
 
     @property
     def inputs(self) -> Tensors:
-        return Tensors(self.request.inputs, self.request.raw_input_contents)
+        return inputs(self.request)
+
+    @property
+    def draft(self) -> list[int]:
+        return self.inputs.get("draft_input_ids") or []
+
+    @property
+    def ids(self) -> list[int] | None:
+        """The tokens; None for an error or an acknowledgement."""
+        return self.outputs.get("output_ids")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it acknowledges a `stop`."""
+        return self.ids is None and not self.message.error_message
 
     def answer(self, ids: list[int]) -> None:
-        """Returns these tokens instead; not for an error or an acknowledgement."""
-        if "output_ids" in self.outputs:
-            self.outputs["output_ids"] = ids
-            self.outputs["sequence_length"] = [len(ids)]
+        """Returns these tokens instead, also instead of an error."""
+        response = self.message.infer_response
+        if self.ids is None:
+            self.message.error_message = ""
+            response.id = self.request.id
+            for name in ("output_ids", "sequence_length"):
+                response.outputs.add(name=name, datatype="INT32", shape=[1, 1])
+                response.raw_output_contents.append(b"")
+        self.outputs["output_ids"] = ids
+        self.outputs["sequence_length"] = [len(ids)]
+
+    def fail(self, error: str) -> None:
+        """Returns an error instead."""
+        self.message.ClearField("infer_response")
+        self.message.infer_response.id = self.request.id
+        self.message.error_message = error
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fault:
     """`ask` changes the tensors of a request; `reply` an answer, and False leaves it out."""
 
     ask: Callable[[Tensors], None] = lambda inputs: None
     reply: Callable[[Exchange], bool | None] = lambda exchange: None
+
+    @property
+    def name(self) -> str:
+        names = (self.ask.__name__, self.reply.__name__)
+        return next(name for name in names if name != "<lambda>")
+
+
+def inputs(request: service_pb2.ModelInferRequest) -> Tensors:
+    return Tensors(request.inputs, request.raw_input_contents)
 
 
 @contextmanager
@@ -93,9 +134,11 @@ def faulty(target: str, fault: Fault) -> Iterator[str]:
         ThreadPoolExecutor() as threads,
     ):
         upstream: Any = channel.stream_stream(
-            f"/{_SERVICE}/{_METHOD}",
+            f"/{_SERVICE}/ModelStreamInfer",
             response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
         )
+        ready: Any = channel.unary_unary(f"/{_SERVICE}/ModelReady")
+        before: Counter[bytes] = Counter()
 
         def serve(requests: Iterator[bytes], _: object) -> Iterator[bytes]:
             # All are read first, so that what is stopped is known when the first answer comes.
@@ -104,25 +147,32 @@ def faulty(target: str, fault: Fault) -> Iterator[str]:
             changed: list[bytes] = []
             for encoded in requests:
                 request = service_pb2.ModelInferRequest.FromString(encoded)
-                inputs = Tensors(request.inputs, request.raw_input_contents)
-                if "stop" in inputs:
+                if "stop" in inputs(request):
                     stopped.add(request.id)
                     asked.setdefault(request.id, request)
                 else:
                     asked[request.id] = service_pb2.ModelInferRequest.FromString(encoded)
-                    fault.ask(inputs)
+                    fault.ask(inputs(request))
                 changed.append(request.SerializeToString())
 
+            repeated = {name: before[_content(request)] > 0 for name, request in asked.items()}
+            before.update(map(_content, asked.values()))
             for message in upstream(iter(changed)):
                 name = message.infer_response.id
-                if fault.reply(Exchange(message, asked[name], name in stopped)) is not False:
+                exchange = Exchange(
+                    *(message, asked[name], list(asked.values())),
+                    stopped=name in stopped,
+                    repeated=repeated[name],
+                )
+                if fault.reply(exchange) is not False:
                     yield message.SerializeToString()
 
         server = grpc.server(threads, options=_LIMIT)
-        handler: Any = grpc.stream_stream_rpc_method_handler(serve)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),)
-        )
+        handlers: Any = {
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(serve),
+            "ModelReady": grpc.unary_unary_rpc_method_handler(lambda asked, _: ready(asked)),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         address = f"127.0.0.1:{free_port()}"
         server.add_insecure_port(address)
         server.start()
@@ -130,3 +180,12 @@ def faulty(target: str, fault: Fault) -> Iterator[str]:
             yield address
         finally:
             server.stop(None).wait()
+
+
+def _content(request: service_pb2.ModelInferRequest) -> bytes:
+    """All but the id."""
+    copy = service_pb2.ModelInferRequest()
+    copy.CopyFrom(request)
+    copy.ClearField("id")
+    content: bytes = copy.SerializeToString()
+    return content

@@ -11,6 +11,9 @@
 //     answer COUNT PROMPT... ANSWER...  without the end token
 //     hold COUNT PROMPT... ANSWER...    answered only when it is stopped
 //     fail COUNT PROMPT... TEXT         an error
+//
+// A request with end_id -1, which no token ends, would write on for long. It is answered only when it
+// is stopped, too.
 
 #include <algorithm>
 #include <chrono>
@@ -186,7 +189,7 @@ struct Answer {
   int64_t vocabulary = 0;
   int32_t drafted = 0, accepted = 0, blocks = 0, reused = 0;
   int64_t arrival = 0;
-  bool logits = false, metrics = false, held = false;
+  bool logits = false, log_probs = false, metrics = false, held = false;
 };
 
 // ---- the model
@@ -239,7 +242,6 @@ void decode(Answer& answer, Tokens rest, const Tokens& draft, int32_t end, size_
   rest.push_back(end);
   for (size_t at = 0; at < rest.size() && answer.ids.size() < most; ++at) {
     bool agreed = at < draft.size() && draft[at] == rest[at];
-    answer.accepted += agreed;
     answer.chosen.push_back(rest[at]);
     if (rest[at] == end) return;
     answer.ids.push_back(rest[at]);
@@ -282,9 +284,12 @@ Answer answer_to(Instance& instance, TRITONBACKEND_Request* request) {
     answer.reused = (entry.prompt.size() - 1) / kBlock;
   answer.logits = outputs.count("generation_logits") && flag(request, "return_generation_logits");
   answer.metrics = flag(request, "return_perf_metrics");
-  answer.held = entry.kind == "hold";
+  answer.log_probs = outputs.count("output_log_probs") && flag(request, "return_log_probs");
+  answer.held = entry.kind == "hold" || (!end.empty() && end[0] < 0);
   decode(answer, {entry.answer.begin() + begun.size(), entry.answer.end()}, draft,
          end.empty() ? -1 : end[0], most);
+  // All returned tokens but the last, also where the last one was drafted.
+  if (!draft.empty()) answer.accepted = std::max<int32_t>(answer.ids.size(), 1) - 1;
   if (!instance.exclude_input)
     answer.ids.insert(answer.ids.begin(), prompt.begin(), prompt.end());
   return answer;
@@ -319,6 +324,11 @@ void put(TRITONBACKEND_Response* response, const Answer& answer) {
       logits.at(row * answer.vocabulary + answer.chosen[row]) = 1;
     put(response, "generation_logits", kFloat32, {1, 1, rows, answer.vocabulary}, logits.data(),
         4 * logits.size());
+  }
+  if (answer.log_probs) {
+    // Zeros: where drafts are allowed, the decoder writes none into its cleared buffer.
+    std::vector<float> none(length);
+    put(response, "output_log_probs", kFloat32, {1, 1, length}, none.data(), 4 * none.size());
   }
   if (!answer.metrics) return;
   // Written whichever are requested: Triton takes them only if config.pbtxt declares them all.
