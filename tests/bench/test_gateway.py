@@ -12,6 +12,7 @@ from guard_bench.scenarios.perf_analyzer import conversations_file, tensors_file
 from guard_core.engine.tensors import Generation
 from perf.sweep_page import make_page
 from tests.support.commands import guard
+from tests.support.ports import free_port
 from tests.support.serving import Served
 
 
@@ -59,10 +60,43 @@ def test_every_status_is_read(served: Served, tmp_path: Path, options: list[str]
     file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     target = f"127.0.0.1:{served.port}"
     load = ["--rate", "50", "--seconds", "1", "--file", str(file)]
-    done = guard("bench", "load", target, *load, *options)
+    report = tmp_path / "load.json"
+    done = guard("bench", "load", target, *load, *options, "--json", str(report))
     assert done.returncode == 0, done.stderr
     assert "OK" in done.stdout
     assert "INVALID_ARGUMENT" in done.stdout
+    found = json.loads(report.read_text())
+    assert set(found["statuses"]) == {"OK", "INVALID_ARGUMENT"}
+    assert f"{found['rate']:.1f} verdicts/s" in done.stdout
+    assert f"{found['statuses']['OK']['p99_s'] * 1e3:.2f}" in done.stdout
+    assert sum(found["errors"].values()) == found["statuses"]["INVALID_ARGUMENT"]["calls"]
+    assert (found["asked_rate"], found["stream"]) == (50, "--stream" in options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--stream"]])
+def test_a_load_without_a_verdict_fails(tmp_path: Path, options: list[str]) -> None:
+    report = tmp_path / "load.json"
+    load = ["--rate", "20", "--seconds", "0.5", "--json", str(report), *options]
+    done = guard("bench", "load", f"127.0.0.1:{free_port()}", *load)
+    assert done.returncode == 1
+    [(status, found)] = json.loads(report.read_text())["statuses"].items()
+    assert status.endswith("UNAVAILABLE") and status in done.stdout
+    assert f"No call got a verdict. {found['calls']} of them ended so: {status}: " in done.stderr
+
+
+@pytest.mark.slow
+def test_a_load_without_a_call_fails() -> None:
+    done = guard("bench", "load", "127.0.0.1:1", "--rate", "0.1", "--seconds", "0.1")
+    assert done.returncode == 1
+    assert "give a higher --rate or more --seconds" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_report_that_could_not_be_written_is_known_before_the_load(tmp_path: Path) -> None:
+    done = guard("bench", "load", "127.0.0.1:1", "--json", str(tmp_path / "none" / "load.json"))
+    assert done.returncode == 2
+    assert "is no directory" in done.stderr and not done.stdout
 
 
 def test_no_two_conversations_are_equal() -> None:

@@ -9,11 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from guard_bench.loadgen.connections import sending
-from guard_bench.loadgen.encoded_calls import EncodedCalls, moderate, stream_moderate
-from guard_bench.loadgen.open_loop import open_loop
-from guard_bench.loadgen.sample import Sample
+from guard_bench.loadgen.encoded_calls import moderate, stream_moderate
 from guard_bench.loadgen.synthetic_prompts import WORDS, prompts
+from guard_bench.scenarios.server_load import ServerLoadReport, measure
 from guard_cli.options import fail
 from guard_eval.datasets import parse_json_lines
 from guard_eval.errors import DataInvalid
@@ -29,11 +27,15 @@ def load(
     file: Annotated[
         Path | None, typer.Option(help="JSON Lines of conversations; default: random words.")
     ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
 ) -> None:
     """Calls at random moments to a running server, in plain text, and how each of them ended.
 
-    It does not wait for answers before it goes on, and no status ends it.
+    It does not wait for answers before it goes on, and no status ends it. Exit code 1 if no call
+    got a verdict.
     """
+    if json is not None and not json.parent.is_dir():
+        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
     encoded = stream_moderate if stream else moderate
     try:
         if file is None:
@@ -45,17 +47,30 @@ def load(
     except (OSError, DataInvalid) as error:
         fail(str(error))
     with Console(stderr=True).status(f"{rate:g} calls a second for {seconds:g} s"):
-        sample = asyncio.run(_random_calls(target, calls, rate, seconds, connections))
-    table = Table("status", "calls", "p50, ms", "p99, ms", title=f"{sample.rate:.1f} verdicts/s")
-    for status, number in sorted(sample.statuses.items()):
-        quantiles = (f"{sample.quantile_s(q, status) * 1e3:.2f}" for q in (0.5, 0.99))
-        table.add_row(status, str(number), *quantiles)
+        report = asyncio.run(
+            measure(target, calls, rate=rate, seconds=seconds, connections=connections)
+        )
+    _show(report)
+    if json is not None:
+        report.save(json)
+    if not report.verdicts:
+        fail(f"No call got a verdict. {_reason(report)}")
+
+
+def _show(report: ServerLoadReport) -> None:
+    table = Table("status", "calls", "p50, ms", "p99, ms", title=f"{report.rate:.1f} verdicts/s")
+    for status, found in report.statuses.items():
+        table.add_row(status, str(found.calls), _ms(found.p50_s), _ms(found.p99_s))
     Console().print(table)
-    Console().print(f"99% were sent at most {sample.late_s * 1e3:.2f} ms late.")
+    Console().print(f"99% were sent at most {_ms(report.late_s)} ms late.")
 
 
-async def _random_calls(
-    target: str, calls: EncodedCalls, rate: float, seconds: float, connections: int
-) -> Sample:
-    async with sending(target, calls, connections=connections) as send:
-        return await open_loop(send, rate=rate, seconds=seconds)
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
+
+
+def _reason(report: ServerLoadReport) -> str:
+    if not report.errors:
+        return "No call was made in this time: give a higher --rate or more --seconds."
+    error, number = max(report.errors.items(), key=lambda item: item[1])
+    return f"{number} of them ended so: {error}"
