@@ -66,6 +66,11 @@ def test_a_container_without_triton(gpu_slot: Path, tmp_path: Path) -> None:
         (["--engine", "tensorrt-llm", "--format", "fp8", "--weights", "int8"], "no --weights"),
         (["--format", "fp8"], "go with --engine tensorrt-llm"),
         (["--plan"], "go with --engine tensorrt-llm"),
+        (["--json", "report.json"], "go with --engine tensorrt-llm"),
+        (
+            ["--engine", "tensorrt-llm", "--format", "fp8", "--json", "report.json"],
+            "--json needs --against",
+        ),
         (
             ["--engine", "tensorrt-llm", "--format", "w8a8", "--kv-cache", "int8"],
             "does not support --kv-cache int8",

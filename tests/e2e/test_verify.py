@@ -69,12 +69,15 @@ def test_a_build_is_refused_by_the_same_gate(
         work=tmp_path,
         calibration=CALIBRATION_SET,
         against=blue,
+        json=tmp_path / "report.json",
     )
     packaged = damaged(blue, tmp_path)
     with pytest.raises(
         BuildFailed, match=r"The new engine is refused, .*green is as it was: Agree"
     ):
         build_gpu.verify_packaged(wanted, Console(quiet=True), packaged)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["reasons"] and found["report"]["differing"]
 
 
 def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from guard_build import BuildFailed, WeightFormat, build_slot, find_checkpoint
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, KvCache, recipe
 from guard_cli.bars import bars
-from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_cli.options import RUN, fail, report_file, shown, slot_directory
 
 _GPU = "For --engine tensorrt-llm"
 _TINY_GUARD = Path("checkpoints", "tiny-guard")
@@ -66,6 +66,14 @@ def build(
         Path | None,
         typer.Option(help="A slot to verify the new one against.", rich_help_panel=_GPU),
     ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            callback=report_file,
+            help="Write the whole report of that verification to this file.",
+            rich_help_panel=_GPU,
+        ),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Where stages are kept, to go on from.", rich_help_panel=_GPU),
@@ -87,18 +95,14 @@ def build(
     gpu = engine == "tensorrt-llm"
     if gpu and (gpu_format is None or weights is not None):
         fail("A GPU engine takes --format fp8, w8a8, w8a16 or bf16, and no --weights.", code=2)
-    if not gpu and (gpu_format, kv_cache, against, work, dry_run) != (
-        None,
-        None,
-        None,
-        None,
-        False,
-    ):
+    if not gpu and (dry_run or {gpu_format, kv_cache, against, json, work} != {None}):
         fail(
-            "--format, --kv-cache, --against, --work and --dry-run go with --engine tensorrt-llm; "
-            "the CPU engine takes --weights.",
+            "--format, --kv-cache, --against, --json, --work and --dry-run go with --engine "
+            "tensorrt-llm; the CPU engine takes --weights.",
             code=2,
         )
+    if json is not None and against is None:
+        fail("--json needs --against: it is the report of that verification.", code=2)
     try:
         if gpu_format:
             # Triton and the comparison of slots, which a CPU build does not use.
@@ -113,6 +117,7 @@ def build(
                 work=(work or RUN / "build" / f"{directory.name}-{gpu_format}").absolute(),
                 calibration=calibration,
                 against=slot_directory(against) if against else None,
+                json=json,
             )
             if dry_run:
                 print_dry_run(wanted)

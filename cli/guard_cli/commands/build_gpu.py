@@ -10,14 +10,14 @@ from rich.console import Console
 from guard_build import BuildFailed, Checkpoint, find_checkpoint
 from guard_build.tensorrt_llm import EngineBuild, Format, Recipe, Tools, build_engine, dry_run
 from guard_cli.bars import bars
-from guard_cli.commands.verify import Side, compare_slots
-from guard_cli.options import shown
+from guard_cli.commands.verify import Side, VerifyReport, compare_slots
+from guard_cli.options import shown, writing
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.gpu_host import Container, find_python, read_machine
 from guard_core.slot.manifest import Manifest
 from guard_eval.datasets import GOLDEN_SET, load_examples
-from guard_eval.verify import JudgeLost, gate, same_checkpoint
+from guard_eval.verify import JudgeLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class GpuBuild:
     work: Path
     calibration: Path
     against: Path | None
+    json: Path | None = None
+    """For the report of the comparison with `against`."""
 
     def engine_build(self, found: Checkpoint) -> EngineBuild:
         return EngineBuild(
@@ -88,9 +90,13 @@ def verify_packaged(wanted: GpuBuild, err: Console, packaged: Path) -> None:
     examples = load_examples(GOLDEN_SET)
     manifests = Manifest.load(packaged), Manifest.load(wanted.against)
     report = compare_slots(err, examples, Side(packaged), Side(wanted.against))
-    reasons = gate(report, same_checkpoint=same_checkpoint(*manifests))
-    if reasons:
+    verified = VerifyReport.judge(manifests, GOLDEN_SET, report)
+    if wanted.json is not None:
+        with writing(wanted.json):
+            verified.save(wanted.json)
+    if not verified.passed:
         raise BuildFailed(
-            f"The new engine is refused, and {shown(wanted.slot)} is as it was: {' '.join(reasons)}"
+            f"The new engine is refused, and {shown(wanted.slot)} is as it was: "
+            f"{' '.join(verified.reasons)}"
         )
     err.print(f"Agreement with {shown(wanted.against)}: {report.agreement}")

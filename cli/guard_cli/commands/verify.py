@@ -45,7 +45,7 @@ from guard_server import log
 _MOST_SHOWN = 20  # differing conversations; the JSON report has all of them
 
 
-class _VerifyReport(BaseModel):
+class VerifyReport(BaseModel):
     """The JSON report: what was compared, by which rule, and the result."""
 
     candidate: str
@@ -57,9 +57,34 @@ class _VerifyReport(BaseModel):
     reasons: list[str]
     report: AgreementReport
 
+    @classmethod
+    def judge(
+        cls,
+        manifests: tuple[Manifest, Manifest],
+        data: Path,
+        report: AgreementReport,
+        min_agreement: float | None = None,
+    ) -> "VerifyReport":
+        """Applies the rule for these two slots, the candidate's manifest first."""
+        same = same_checkpoint(*manifests)
+        return cls(
+            candidate=manifests[0].fingerprint,
+            reference=manifests[1].fingerprint,
+            data=data.name,
+            release_gate=report.conversations >= RELEASE_SIZE,
+            same_checkpoint=same,
+            min_agreement=min_agreement,
+            reasons=gate(report, same_checkpoint=same, min_agreement=min_agreement),
+            report=report,
+        )
+
     @property
     def passed(self) -> bool:
         return not self.reasons
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, over what was there."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def verify(
@@ -99,21 +124,11 @@ def verify(
         report = compare_slots(Console(stderr=True), examples, ours, theirs, in_flight=in_flight)
     except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
-    same = same_checkpoint(*manifests)
-    verified = _VerifyReport(
-        candidate=manifests[0].fingerprint,
-        reference=manifests[1].fingerprint,
-        data=data.name,
-        release_gate=len(examples) >= RELEASE_SIZE,
-        same_checkpoint=same,
-        min_agreement=min_agreement,
-        reasons=gate(report, same_checkpoint=same, min_agreement=min_agreement),
-        report=report,
-    )
+    verified = VerifyReport.judge(manifests, data, report, min_agreement)
     _show(verified)
     if json is not None:
         with writing(json):
-            json.write_text(verified.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            verified.save(json)
     if not verified.passed:
         raise typer.Exit(1)
 
@@ -184,7 +199,7 @@ async def _compare(
         )
 
 
-def _show(verified: _VerifyReport) -> None:
+def _show(verified: VerifyReport) -> None:
     """On standard output; the first line names a set that is too small for a release."""
     out = Console(highlight=False, soft_wrap=True)
     report = verified.report
