@@ -135,7 +135,7 @@ gpu-build: ## Build a GPU engine in NVIDIA's container (FORMAT=fp8|w8a8|w8a16|bf
 	  --format $(FORMAT) --checkpoint $(CHECKPOINT) --slot $(SLOT_NAME) $(GPU_OPTIONS)
 
 gpu-serve: ## Serve the GPU slot SLOT_NAME on 127.0.0.1:50051 (needs docker with a GPU)
-	@SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
+	@BASE=$(BASE) SLOT=$(SLOT_NAME) docker compose -f deploy/compose.yaml --profile gpu up --build
 
 gpu-rehearsal: $(VENV)/.dev ## Rehearse the GPU path on a machine without a GPU, step by step (needs g++)
 	@$(BIN)/python -m tests.support.stand_ins.gpu_rehearsal

@@ -184,3 +184,5 @@ def test_the_engine_alone(blue: Path, tmp_path: Path) -> None:
         running.signal(signal.SIGTERM)
         assert running.process.wait(60) == 0
     assert "Stopped." in running.said()
+    # deploy/gpu-acceptance.sh copies the engine's log from there.
+    assert f".run/triton-{blue.name}.log" in running.said()
