@@ -38,9 +38,7 @@ STEPS = {
     "w8a8": "4B in INT8 SmoothQuant agrees with BF16",
     "w8a16": "4B in INT8 weights agrees with BF16",
 }
-_NEVER_RAN = re.compile(
-    r"\*\*never\*\*|[Nn]ot (?:been )?run (?:on a GPU )?yet|has run on a GPU yet"
-)
+_NEVER_RAN = re.compile(r"\*\*never\*\*|[Nn]ot (?:been )?run yet|run on a GPU yet")
 
 _Step = dict[str, Any]
 
