@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard_build.errors import BuildFailed
+from guard_build.errors import BuildFailed, reason
 from guard_core.slot.manifest import TEMPLATE, TOKENIZER
 from guard_engine import weight_files
 
@@ -22,6 +22,7 @@ _CONFIGS = (
 HUB_FILES = (*_CONFIGS, "model*.safetensors")
 """File name patterns of everything that a build reads and a download needs."""
 _CHUNK = 1 << 22
+_AGAIN = "Fetch the checkpoint again, or name another with --checkpoint."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +39,35 @@ class Packaging:
 def read_packaging(checkpoint: Path, name: str) -> Packaging:
     """Reads `checkpoint`, called `name`. Raises BuildFailed for a missing or damaged file."""
     config = _json(checkpoint / "config.json")
+    template, tokenizer = _template(checkpoint), _text(checkpoint / TOKENIZER)
     return Packaging(
         name=name,
         # The tiny guard in the repository is always a demonstration, whatever its config.json says.
         demonstration=bool(config.get("guard_demonstration")) or name == "tiny-guard",
         end_ids=_end_ids(checkpoint, config),
-        template=_template(checkpoint),
-        tokenizer=_tokenizer(checkpoint),
+        template=template,
+        tokenizer=tokenizer.encode(),
     )
 
 
 def hash_files(checkpoint: Path, progress: Callable[[int, int], None]) -> dict[str, str]:
-    """SHA-256 of each file that a build reads. `progress(done, total)` counts bytes."""
+    """SHA-256 of each file that a build reads. `progress(done, total)` counts bytes.
+
+    Raises BuildFailed.
+    """
     paths = [checkpoint / name for name in _CONFIGS if (checkpoint / name).is_file()]
     paths = sorted({*paths, *weight_files(checkpoint)})
     done, total = 0, sum(path.stat().st_size for path in paths)
     hashes = {}
     for path in paths:
         digest = hashlib.sha256()
-        for chunk in _chunks(path):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done, total)
+        try:
+            for chunk in _chunks(path):
+                digest.update(chunk)
+                done += len(chunk)
+                progress(done, total)
+        except OSError as error:
+            raise _unreadable(error) from None
         hashes[path.name] = digest.hexdigest()
     return hashes
 
@@ -85,7 +93,7 @@ def _end_ids(checkpoint: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 def _template(checkpoint: Path) -> str:
     if (checkpoint / TEMPLATE).is_file():
-        return (checkpoint / TEMPLATE).read_text(encoding="utf-8")
+        return _text(checkpoint / TEMPLATE)
     config = checkpoint / "tokenizer_config.json"
     template = _json(config).get("chat_template") if config.is_file() else None
     if not isinstance(template, str):
@@ -96,22 +104,26 @@ def _template(checkpoint: Path) -> str:
     return template
 
 
-def _tokenizer(checkpoint: Path) -> bytes:
-    path = checkpoint / TOKENIZER
-    if not path.is_file():
-        raise BuildFailed(f"{path} does not exist. Fetch the checkpoint again.")
-    return path.read_bytes()
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BuildFailed(
-            f"{path} does not exist. Name a directory with a Hugging Face checkpoint."
-        ) from None
+        value = json.loads(_text(path))
     except ValueError as error:
-        raise BuildFailed(f"{path} is not JSON: {error}.") from None
+        raise BuildFailed(f"{path} is not JSON: {error}. {_AGAIN}") from None
     if not isinstance(value, dict):
-        raise BuildFailed(f"{path} is not a JSON object.")
+        raise BuildFailed(f"{path} is not a JSON object. {_AGAIN}")
     return value
+
+
+def _unreadable(error: OSError) -> BuildFailed:
+    return BuildFailed(f"The checkpoint can't be read ({reason(error)}). {_AGAIN}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise BuildFailed(f"{path} does not exist. {_AGAIN}") from None
+    except OSError as error:
+        raise _unreadable(error) from None
+    except UnicodeDecodeError:
+        raise BuildFailed(f"{path} is not UTF-8. {_AGAIN}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from guard_engine._errors import CheckpointInvalid
 
 ARCHITECTURE = "Qwen3ForCausalLM"
+_AGAIN = "Fetch the checkpoint again, or use another."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,11 @@ def read_config(checkpoint: Path) -> ModelConfig:
             f"{path} does not exist. Name a directory with a Hugging Face checkpoint."
         ) from None
     except ValueError as error:
-        raise CheckpointInvalid(f"{path} is not JSON: {error}.") from None
+        raise CheckpointInvalid(f"{path} is not JSON: {error}. {_AGAIN}") from None
+    except OSError as error:
+        raise CheckpointInvalid(f"{path} can't be read: {error.strerror}. {_AGAIN}") from None
     if not isinstance(raw, dict):
-        raise CheckpointInvalid(f"{path} is not a JSON object.")
+        raise CheckpointInvalid(f"{path} is not a JSON object. {_AGAIN}")
     _check_supported(path, raw)
     rope = raw.get("rope_parameters") or {}  # transformers 5 moved rope_theta there
     try:
@@ -62,18 +65,20 @@ def read_config(checkpoint: Path) -> ModelConfig:
             max_positions=int(raw["max_position_embeddings"]),
         )
     except KeyError as error:
-        raise CheckpointInvalid(f"{path} lacks {error}.") from None
+        raise CheckpointInvalid(f"{path} lacks {error}. {_AGAIN}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointInvalid(f"{path} holds a value that can't be used: {error}.") from None
+        raise CheckpointInvalid(
+            f"{path} holds a value that can't be used: {error}. {_AGAIN}"
+        ) from None
     for name in ("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"):
         if getattr(config, name) < 1:
             raise CheckpointInvalid(
-                f"{path}: {name} is {getattr(config, name)}; it must be 1 or more."
+                f"{path}: {name} is {getattr(config, name)}; it must be 1 or more. {_AGAIN}"
             )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise CheckpointInvalid(
             f"{path}: {config.heads} heads don't divide into {config.kv_heads} KV heads, "
-            f"or the head dimension {config.head_dim} is odd."
+            f"or the head dimension {config.head_dim} is odd. {_AGAIN}"
         )
     return config
 
@@ -82,11 +87,13 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
     if ARCHITECTURE not in (raw.get("architectures") or ()):
         raise CheckpointInvalid(
             f"{path}: the architecture is {raw.get('architectures')}; "
-            f"this engine runs {ARCHITECTURE} only."
+            f"this engine runs {ARCHITECTURE} only. Use a Qwen3Guard-Gen checkpoint."
         )
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise CheckpointInvalid(f"{path}: the rotary parameters are {rope}, not a JSON object.")
+        raise CheckpointInvalid(
+            f"{path}: the rotary parameters are {rope}, not a JSON object. {_AGAIN}"
+        )
     unsupported = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(raw.get("attention_bias")),

@@ -4,6 +4,7 @@ The graph is stateful and uses plain scaled dot-product attention, because that 
 and read back. `runtime` turns it into paged attention at load.
 """
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +60,11 @@ def build_graph(
 
 
 def save_graph(model: ov.Model, xml: Path) -> None:
-    """Writes `xml` and the `.bin` beside it."""
-    ov.save_model(model, xml, compress_to_fp16=False)
+    """Writes `xml` and the `.bin` beside it. Raises OSError."""
+    try:
+        ov.save_model(model, xml, compress_to_fp16=False)
+    except RuntimeError as error:  # which doesn't say why
+        raise OSError(errno.EIO, "OpenVINO can't write it; is the disk full?", str(xml)) from error
 
 
 class _Builder:

@@ -81,7 +81,13 @@ class Weights:
         self._checkpoint = checkpoint
         self._tensors: dict[str, Tensor] = {}
         for path in weight_files(checkpoint):
-            self._tensors |= _read_header(path)
+            try:
+                self._tensors |= _read_header(path)
+            except OSError as error:
+                raise CheckpointInvalid(
+                    f"{path} can't be read: {error.strerror}. Make it readable, or fetch the "
+                    "checkpoint again."
+                ) from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -97,7 +103,8 @@ class Weights:
         if tensor.shape != shape:
             raise CheckpointInvalid(
                 f"{self._checkpoint}: the tensor {name} is {list(tensor.shape)}, "
-                f"but config.json says {list(shape)}. The two files don't belong together."
+                f"but config.json says {list(shape)}. The two files don't belong together: fetch "
+                "the checkpoint again."
             )
         return tensor
 

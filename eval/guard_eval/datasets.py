@@ -84,13 +84,17 @@ def _data_set(path: Path, columns: Mapping[str, str], ignore: Collection[str]) -
 
 def _read(path: Path) -> bytes:
     if path.suffix not in _READERS:
-        raise DataInvalid(f"{path} is neither .jsonl nor .csv.")
+        raise DataInvalid(f"{path} is neither .jsonl nor .csv. Name a file of one of these kinds.")
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataInvalid(f"{path} can't be read: it does not exist.") from None
+        raise DataInvalid(
+            f"{path} can't be read: it does not exist. Name another file, or write it."
+        ) from None
     except OSError as error:
-        raise DataInvalid(f"{path} can't be read: {error.strerror}.") from None
+        raise DataInvalid(
+            f"{path} can't be read: {error.strerror}. Name a file that can."
+        ) from None
 
 
 def _rows(
@@ -116,7 +120,7 @@ def _checked(source: Path | str, lines: _Lines, ignore: Collection[str]) -> _Row
             raise _invalid(source, line, f"id: {row.id!r} is the id of line {first} too")
         yield line, row
     if not line:
-        raise DataInvalid(f"{source} holds no rows.")
+        raise DataInvalid(f"{source} holds no rows. Give at least one.")
 
 
 def _id(line: int, row: Row) -> str:

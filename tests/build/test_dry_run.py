@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_dry_run_names_every_file_and_writes_nothing(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path)
-    text = "\n".join(dry_run(build, fake.tools))
+    text = "\n".join(dry_run(build, fake.container))
     assert not build.work.exists() and not build.slot.exists() and fake.ran() == []
     run(build, fake)
     for path in (path for path in build.slot.rglob("*") if path.is_file()):
@@ -33,7 +33,7 @@ def test_a_dry_run_names_every_file_and_writes_nothing(fake: FakeTools, tmp_path
 
 def test_a_dry_run_says_that_a_tied_head_is_written(fake: FakeTools, tmp_path: Path) -> None:
     build = engine_build(tmp_path, Format.BF16)
-    text = "\n".join(dry_run(build, fake.tools))
+    text = "\n".join(dry_run(build, fake.container))
     run(build, fake)
     linked = build.work / "links"
     assert f"--model_dir {linked} " in text

@@ -85,10 +85,19 @@ def test_without_a_network(build: Build, tmp_path: Path) -> None:
     done = build(address, "--checkpoint", REPOSITORY)
     assert done.returncode == 1
     assert f"Could not download {REPOSITORY} at revision main" in done.stderr
-    assert address in done.stderr
+    assert f"{address} could not be reached" in done.stderr
+    assert "(ConnectError: Connection refused)" in done.stderr
     assert "guard build --checkpoint DIR" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "blue").exists()
+
+
+def test_a_cache_that_can_not_be_written(address: str, build: Build, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    done = build(address, "--checkpoint", REPOSITORY)
+    assert done.returncode == 1
+    assert f"({tmp_path / 'home'}/token: Not a directory)" in done.stderr
+    assert "or name another directory with HF_HOME" in done.stderr
 
 
 def test_a_repository_or_revision_that_the_hub_lacks(address: str, build: Build) -> None:
@@ -98,7 +107,7 @@ def test_a_repository_or_revision_that_the_hub_lacks(address: str, build: Build)
     assert "HF_TOKEN" in done.stderr
     done = build(address, "--checkpoint", REPOSITORY, "--revision", "v9")
     assert done.returncode == 1
-    assert f"{REPOSITORY} at {address} has no revision v9" in done.stderr
+    assert f"{REPOSITORY} at {address} has no revision v9. Name one" in done.stderr
 
 
 def test_a_shard_that_the_hub_lacks(hub: Hub, address: str, build: Build) -> None:

@@ -194,9 +194,9 @@ def test_fields_of_a_conversation_can_be_renamed_too(write: Write) -> None:
 
 def test_a_file_without_rows_or_of_another_kind_is_refused(write: Write, tmp_path: Path) -> None:
     for path, what in (
-        (write(name="empty.jsonl"), "holds no rows"),
+        (write(name="empty.jsonl"), "holds no rows. Give at least one."),
         (write(GOOD, name="set.json"), "neither"),
-        (tmp_path / "absent.jsonl", "can't be read"),
+        (tmp_path / "absent.jsonl", "it does not exist. Name another file"),
     ):
         with pytest.raises(DataInvalid, match=what):
             load_labelled([path])

@@ -9,7 +9,7 @@ from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.openvino.triton_model import engine_options, write_model
 from guard_build.progress import Progress
-from guard_build.slot_directory import file_entries, replacing, triton_model_name
+from guard_build.slot_directory import check_slot, file_entries, replacing
 from guard_core.slot import manifest as m
 from guard_engine import (
     BLOCK_TOKENS,
@@ -39,7 +39,7 @@ def build_slot(
     the build fails or is interrupted. `max_input_tokens` (prompt and draft) is lowered to what the
     model's positions allow. Raises BuildFailed, which says what to do.
     """
-    triton_model = triton_model_name(slot)
+    triton_model = check_slot(slot)
     if isinstance(checkpoint, Path):
         checkpoint = Checkpoint(checkpoint, checkpoint.resolve().name)
     directory = checkpoint.directory
@@ -84,7 +84,8 @@ def _options(config: ModelConfig, weights: WeightFormat, max_input_tokens: int) 
     if room < 1 or max_input_tokens < 1:
         raise BuildFailed(
             f"No prompt fits: the model has {config.max_positions} positions, output takes "
-            f"{_MAX_OUTPUT_TOKENS} of them, and the limit for input is {max_input_tokens} tokens."
+            f"{_MAX_OUTPUT_TOKENS} of them, and the limit for input is {max_input_tokens} tokens. "
+            "Use a model with more positions, or a higher limit."
         )
     return engine_options(
         config,

@@ -4,10 +4,11 @@ docs/gpu.md says which parts ran on which machine, and which never ran.
 """
 
 from guard_build.tensorrt_llm.calibrate import CALIBRATION_SET
-from guard_build.tensorrt_llm.commands import Tools
+from guard_build.tensorrt_llm.commands import Tools, find_tools
 from guard_build.tensorrt_llm.dry_run import dry_run
-from guard_build.tensorrt_llm.engine_build import EngineBuild, build_engine
+from guard_build.tensorrt_llm.engine_build import build_engine
 from guard_build.tensorrt_llm.formats import Format, KvCache, Recipe, recipe
+from guard_build.tensorrt_llm.plan import EngineBuild, make_plan
 
 __all__ = [
     "CALIBRATION_SET",
@@ -18,5 +19,7 @@ __all__ = [
     "Tools",
     "build_engine",
     "dry_run",
+    "find_tools",
+    "make_plan",
     "recipe",
 ]

@@ -18,6 +18,7 @@ from guard_build.errors import BuildFailed
 from guard_build.tensorrt_llm.commands import MAX_CALIBRATION_ROWS, MAX_CALIBRATION_TOKENS
 from guard_build.tensorrt_llm.packing import pack, padding
 from guard_core.conversation import Mode
+from guard_core.errors import SlotInvalid
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
 from guard_eval.rows import Example
@@ -79,10 +80,13 @@ def _rendered(examples: Sequence[Example], packaging: Packaging) -> list[str]:
         )
     found = []
     for example in examples:
+        try:
+            read = prompt.ids(example.messages)
+        except SlotInvalid as error:
+            raise BuildFailed(f"Calibration row {example.id}: {error}") from error
         turns = [asdict(message) for message in example.messages]
         rendered: str = rendering.render(messages=turns, add_generation_prompt=True)
-        ids = tokens.encode(rendered, add_special_tokens=False).ids
-        if ids != prompt.ids(example.messages):
+        if tokens.encode(rendered, add_special_tokens=False).ids != read:
             raise BuildFailed(
                 f"Calibration row {example.id} spells a special token, which quantize.py would "
                 "encode as that token. Remove the row."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from guard_build.tensorrt_llm import flags, paths
 from guard_build.tensorrt_llm.formats import Recipe
+from guard_core.slot.gpu_host import Container, find_python
 
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 MAX_IN_FLIGHT = 64
@@ -22,14 +23,16 @@ _CALIBRATION_BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Paths of TensorRT-LLM's tools; the defaults are those of NVIDIA's container.
+    """TensorRT-LLM's tools: the Python that has it, its examples, and `trtllm-build`."""
 
-    A build takes `python` from the container itself: `guard_core.slot.gpu_host.find_python`.
-    """
+    python: str
+    examples: Path
+    trtllm_build: str
 
-    python: str = "/opt/venv-tritonserver/bin/python3"
-    examples: Path = Path("/app/examples")
-    trtllm_build: str = "trtllm-build"
+
+def find_tools(container: Container) -> Tools:
+    """The tools of a container. Raises MachineUnfit."""
+    return Tools(find_python(container), container.examples, container.trtllm_build)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,60 +9,30 @@ package    write config.pbtxt, template, tokenizer and manifest
 verify     compare the packaged slot with a reference, before it replaces the slot of its name
 """
 
-import errno
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from guard_build.checkpoint import Packaging, hash_files, read_packaging
+from guard_build.checkpoint import Packaging, hash_files
 from guard_build.errors import BuildFailed
-from guard_build.hub import Checkpoint
 from guard_build.progress import Progress
-from guard_build.slot_directory import replacing, triton_model_name
+from guard_build.slot_directory import replacing
 from guard_build.tensorrt_llm import engine_config
 from guard_build.tensorrt_llm.calibrate import FILE_NAME, calibration_rows
-from guard_build.tensorrt_llm.commands import (
-    IMAGE,
-    MAX_CALIBRATION_TOKENS,
-    MAX_INPUT_TOKENS,
-    MAX_OUTPUT_TOKENS,
-    Command,
-    Tools,
-    compile_engine,
-    quantize,
-)
-from guard_build.tensorrt_llm.flags import VERSION
-from guard_build.tensorrt_llm.formats import RECIPES, Format, Recipe
+from guard_build.tensorrt_llm.commands import MAX_CALIBRATION_TOKENS, Command, Tools
+from guard_build.tensorrt_llm.formats import Recipe
 from guard_build.tensorrt_llm.links import missing_head, write_links
 from guard_build.tensorrt_llm.package import package
+from guard_build.tensorrt_llm.plan import EngineBuild, load_packaging, make_plan
 from guard_build.tensorrt_llm.stages import Workspace
 from guard_core.slot import manifest as m
 from guard_core.slot.gpu_host import Machine
-from guard_engine import CheckpointInvalid, read_config
-from guard_eval.datasets import load_examples
-from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
 
 _DISK_FACTOR = 2  # times the weights: quantized checkpoint and engine, each at most in bf16
 _HEAD_FACTOR = 3  # times a tied head, which both hold apart, and the stage links
-
-
-@dataclass(frozen=True, slots=True)
-class EngineBuild:
-    """A slot to build: its checkpoint, format and directories.
-
-    `work` keeps the results of the stages. `calibration` is a JSON Lines file of conversations.
-    """
-
-    checkpoint: Checkpoint
-    slot: Path
-    kind: Format
-    recipe: Recipe
-    work: Path
-    calibration: Path
 
 
 def build_engine(
@@ -78,59 +48,39 @@ def build_engine(
     `verify` gets the directory of the packaged slot and raises BuildFailed to reject it. After a
     failure, a second call resumes at the stage that failed. Raises BuildFailed.
     """
-    triton_model = triton_model_name(build.slot)
-    _check_machine(build, machine)
+    plan = make_plan(build, tools, machine)
     workspace = Workspace(build.work, progress)
-    commands = stage_commands(build, tools, workspace)
-    examples, packaging = load_calibration(build), load_packaging(build)
+    packaging = load_packaging(build)
     hashes = hash_files(build.checkpoint.directory, partial(progress, "fetch"))
     _check_disk(build, workspace)
     if build.recipe.calibrated:
-        _calibrate(build, workspace, examples, packaging)
+        _calibrate(build, workspace, plan.examples, packaging)
     else:
         links = partial(write_links, build.checkpoint.directory)
         workspace.stage("links", {"checkpoint": hashes}, links)
-    engine = _quantize_and_compile(build, commands, machine, workspace, hashes)
+    engine = _quantize_and_compile(build, plan.commands, machine, workspace, hashes)
     model = m.Model(
         name=packaging.name,
         demonstration=packaging.demonstration,
         checkpoint=hashes,
         source=build.checkpoint.source,
     )
-    try:
-        with replacing(build.slot) as new:
-            progress("package", 0, 1)
-            manifest = package(
-                new,
-                engine,
-                triton_model=triton_model,
-                kind=build.kind,
-                recipe=build.recipe,
-                machine=machine,
-                packaging=packaging,
-                model=model,
-            )
-            progress("package", 1, 1)
-            verify(new)
-    except OSError as error:
-        advice = " Free some space there." if error.errno == errno.ENOSPC else ""
-        raise BuildFailed(f"{build.slot} could not be written: {error}.{advice}") from error
+    with replacing(build.slot) as new:
+        progress("package", 0, 1)
+        manifest = package(
+            new,
+            engine,
+            triton_model=plan.triton_model,
+            config=plan.config,
+            kind=build.kind,
+            recipe=build.recipe,
+            machine=machine,
+            packaging=packaging,
+            model=model,
+        )
+        progress("package", 1, 1)
+        verify(new)
     return manifest
-
-
-def stage_commands(build: EngineBuild, tools: Tools, workspace: Workspace) -> dict[str, Command]:
-    """The commands of the stages quantize and compile. Raises BuildFailed for an invalid one."""
-    if build.recipe.calibrated:
-        checkpoint = build.checkpoint.directory.resolve()
-    else:
-        checkpoint = workspace.path("links")
-    partial_of, calibration = workspace.partial, workspace.path("calibrate")
-    return {
-        "quantize": quantize(tools, build.recipe, checkpoint, partial_of("quantize"), calibration),
-        "compile": compile_engine(
-            tools, build.recipe, workspace.path("quantize"), partial_of("compile")
-        ),
-    }
 
 
 def _quantize_and_compile(
@@ -181,58 +131,11 @@ def _calibrate(
     workspace.stage("calibrate", inputs, fill)
 
 
-def load_calibration(build: EngineBuild) -> tuple[Example, ...]:
-    """The conversations to calibrate on; empty if the format needs none. Raises BuildFailed."""
-    if not build.recipe.calibrated:
-        return ()
-    try:
-        return load_examples(build.calibration)
-    except DataInvalid as error:
-        raise BuildFailed(str(error)) from error
-
-
-def load_packaging(build: EngineBuild) -> Packaging:
-    """The checkpoint's text side. Raises BuildFailed, also if the model's context is too short."""
-    directory = build.checkpoint.directory
-    needed = MAX_INPUT_TOKENS + MAX_OUTPUT_TOKENS
-    try:
-        positions = read_config(directory).max_positions
-    except CheckpointInvalid as error:
-        raise BuildFailed(str(error)) from error
-    if positions < needed:
-        raise BuildFailed(
-            f"The model has {positions} positions; a GPU engine is built for {needed}."
-        )
-    return read_packaging(directory, build.checkpoint.name)
-
-
-def _check_machine(build: EngineBuild, machine: Machine) -> None:
-    if machine.tensorrt_llm != VERSION:
-        raise BuildFailed(
-            f"This container has TensorRT-LLM {machine.tensorrt_llm}; engines are built and served "
-            f"with {VERSION} only. Use {IMAGE}."
-        )
-    major, minor = map(int, machine.gpu.compute_capability.split("."))
-    if (major, minor) < build.recipe.least_compute_capability:
-        least = ".".join(map(str, build.recipe.least_compute_capability))
-        fitting = [k for k, r in RECIPES.items() if r.least_compute_capability <= (major, minor)]
-        advice = f"Use {' or '.join(fitting)}." if fitting else "No format fits it."
-        raise BuildFailed(
-            f"--format {build.kind} needs a GPU of compute capability {least} or more; "
-            f"{machine.gpu.name} has {machine.gpu.compute_capability}. {advice}"
-        )
-
-
 def _check_disk(build: EngineBuild, workspace: Workspace) -> None:
     """Raises BuildFailed if the disk is too small, before hours are spent on the build."""
     if workspace.path("compile").exists():
         return
-    try:
-        build.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildFailed(
-            f"{build.work} can't be made: {error.strerror}. Choose another directory with --work."
-        ) from None
+    build.work.mkdir(parents=True, exist_ok=True)
     weights = sum(path.stat().st_size for path in build.checkpoint.directory.glob("*.safetensors"))
     head = missing_head(build.checkpoint.directory)
     needed = _DISK_FACTOR * weights + _HEAD_FACTOR * (head.nbytes if head else 0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from guard_build.errors import BuildFailed
+from guard_build.errors import BuildFailed, reason
 from guard_build.tensorrt_llm import commands
 from guard_build.tensorrt_llm.flags import VERSION
 from guard_build.tensorrt_llm.formats import KvCache, Recipe
@@ -48,8 +48,14 @@ _Differences = Iterator[tuple[str, Any, str]]  # name, value, expected value
 def _config(directory: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError) as error:
-        raise BuildFailed(f"The tool wrote no {CONFIG}: {error}. See the stage's log.") from None
+    except OSError as error:
+        raise BuildFailed(
+            f"The tool's {CONFIG} can't be read ({reason(error)}). See the stage's log."
+        ) from None
+    except ValueError as error:
+        raise BuildFailed(
+            f"{directory / CONFIG} is not JSON: {error}. See the stage's log."
+        ) from None
     return found
 
 

@@ -78,19 +78,22 @@ def package(
     engine: Path,
     *,
     triton_model: str,
+    config: str,
     kind: Format,
     recipe: Recipe,
     machine: Machine,
     packaging: Packaging,
     model: m.Model,
 ) -> m.Manifest:
-    """Fills `slot`, an empty directory. Raises BuildFailed if the engine is not the recipe's."""
+    """Fills `slot`, an empty directory; `config` is the text of config.pbtxt.
+
+    Raises BuildFailed if the engine is not the recipe's, and OSError.
+    """
     limits = engine_config.read_engine(engine, recipe)
     version = slot / triton_model / "1"
     version.mkdir(parents=True)
     for name in (engine_config.ENGINE, engine_config.CONFIG):
         _link_or_copy(engine / name, version / name)
-    config = render_model(triton_model, limits.max_in_flight)
     (slot / triton_model / "config.pbtxt").write_text(config)
     (slot / m.TEMPLATE).write_text(packaging.template, encoding="utf-8")
     (slot / m.TOKENIZER).write_bytes(packaging.tokenizer)

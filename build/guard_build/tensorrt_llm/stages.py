@@ -4,7 +4,6 @@ A stage works in NAME.partial, which is renamed at the end. So a stage that fail
 leaves nothing that a later run could take for complete, and earlier stages are kept.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from guard_build.errors import BuildFailed
+from guard_build.errors import BuildFailed, is_full, reason
 from guard_build.progress import Progress
 from guard_build.tensorrt_llm.commands import Command
 
@@ -23,12 +22,11 @@ _WARNINGS = 5  # of the lines before the tail: ModelOpt names a cause only in a 
 _FULL_BYTES = 1 << 28  # if a command fails with less free space, the full disk is the cause
 
 
-class Workspace:
-    """The directory that keeps the results of a build's stages, and their logs below logs/."""
+class StagePaths:
+    """Where the results of a build's stages are kept, and their logs."""
 
-    def __init__(self, directory: Path, progress: Progress) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._progress = progress
 
     def path(self, stage: str) -> Path:
         return self.directory / stage
@@ -38,6 +36,14 @@ class Workspace:
 
     def log(self, stage: str) -> Path:
         return self.directory / "logs" / f"{stage}.log"
+
+
+class Workspace(StagePaths):
+    """Runs a build's stages."""
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        super().__init__(directory)
+        self._progress = progress
 
     def stage(self, name: str, inputs: Mapping[str, object], fill: Callable[[Path], None]) -> Path:
         """Runs a stage, unless its result for the same `inputs` exists. Returns its directory.
@@ -90,9 +96,12 @@ class Workspace:
             )
 
     def _failed(self, stage: str, error: OSError) -> BuildFailed:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             return self._full()
-        return BuildFailed(f"Stage {stage} could not write in {self.directory}: {error}.")
+        return BuildFailed(
+            f"Stage {stage} failed in {self.directory} ({reason(error)}). Correct that and run the "
+            "same command again: finished stages are kept."
+        )
 
     def _check_disk(self) -> None:
         if shutil.disk_usage(self.directory).free < _FULL_BYTES:

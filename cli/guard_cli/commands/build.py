@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from guard_build import BuildFailed, WeightFormat, build_slot, find_checkpoint
+from guard_build import BuildFailed, WeightFormat, build_slot, check_slot, find_checkpoint
 from guard_build.tensorrt_llm import CALIBRATION_SET, Format, KvCache, recipe
 from guard_cli.bars import bars
 from guard_cli.options import RUN, fail, report_file, shown, slot_directory
+from guard_core.slot.gpu_host import Container
 
 _GPU = "For --engine tensorrt-llm"
 _TINY_GUARD = Path("checkpoints", "tiny-guard")
@@ -120,10 +121,11 @@ def build(
                 json=json,
             )
             if dry_run:
-                print_dry_run(wanted)
+                print_dry_run(wanted, Container())
                 return
-            manifest = build_gpu(wanted)
+            manifest = build_gpu(wanted, Container())
         else:
+            check_slot(directory)  # before gigabytes are downloaded
             found = find_checkpoint(checkpoint, revision)
             with bars(err) as progress:
                 manifest = build_slot(

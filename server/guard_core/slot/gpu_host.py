@@ -4,6 +4,7 @@ An engine loads only in the TensorRT-LLM that built it, and on the GPU architect
 built for; elsewhere it fails late and obscurely.
 """
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ class Container:
 
     trtllm_build: str = "trtllm-build"  # a path, or looked up on PATH
     nvidia_smi: str = "nvidia-smi"
+    examples: Path = Path("/app/examples")
     tritonserver: Path = Path("/opt/tritonserver/bin/tritonserver")
     backends: Path = Path("/opt/tritonserver/backends")
 
@@ -116,6 +118,11 @@ def _gpu(container: Container) -> Gpu:
         raise MachineUnfit(
             "No NVIDIA GPU can be seen here (nvidia-smi names none). Run the container with "
             "--gpus all, on a machine with a GPU and its driver."
+        )
+    if not re.fullmatch(r"\s*[0-9]+\.[0-9]+\s*", capability):
+        raise MachineUnfit(
+            f"nvidia-smi gives {name.strip()} no compute capability, but {capability.strip()!r}. "
+            "Use a machine whose driver does."
         )
     return Gpu(name=name.strip(), compute_capability=capability.strip())
 

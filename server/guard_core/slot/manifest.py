@@ -118,7 +118,9 @@ class Manifest(Record):
                 f"{path} does not exist. Run `guard build` to make the slot."
             ) from None
         except OSError as error:
-            raise SlotInvalid(f"{path} can't be read: {error.strerror}.") from None
+            raise SlotInvalid(
+                f"{path} can't be read: {error.strerror}. Make it readable, or name another slot."
+            ) from None
         except ValidationError as error:
             raise SlotInvalid(
                 f"{path}: {first_problem(error)}. Build the slot again with `guard build`."
@@ -136,7 +138,13 @@ class Manifest(Record):
             expected = self.files.get(name)
             if expected is None:
                 raise SlotInvalid(f"{slot / FILE_NAME} does not list {name}. Build the slot again.")
-            if describe(slot / name) != expected:
+            try:
+                found = describe(slot / name)
+            except OSError as error:
+                raise SlotInvalid(
+                    f"{slot / name} can't be read: {error.strerror}. Make it readable."
+                ) from None
+            if found != expected:
                 raise SlotInvalid(
                     f"{slot / name} is not the file that the slot was built with. "
                     "Build the slot again with `guard build`."

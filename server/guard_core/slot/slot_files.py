@@ -33,3 +33,11 @@ def load_prompt(directory: Path) -> Prompt:
         )
     except FileNotFoundError as error:
         raise SlotInvalid(f"{error.filename} does not exist. Run `guard build`.") from None
+    except OSError as error:
+        raise SlotInvalid(
+            f"{error.filename} can't be read: {error.strerror}. Make the slot's files readable."
+        ) from None
+    except UnicodeDecodeError:
+        raise SlotInvalid(
+            f"{TEMPLATE} or {TOKENIZER} in {directory} is not UTF-8. Run `guard build`."
+        ) from None

@@ -84,7 +84,9 @@ def load(path: Path) -> Traffic:
     try:
         return _parse(path, path.read_bytes())
     except OSError as error:
-        raise TrafficInvalid(f"{path} can't be read: {error.strerror}.") from None
+        raise TrafficInvalid(
+            f"{path} can't be read: {error.strerror}. Write it, or name another with GUARD_TRAFFIC."
+        ) from None
 
 
 def save(traffic: Traffic, path: Path) -> None:
@@ -121,4 +123,4 @@ def _parse(path: Path, text: bytes) -> Traffic:
     try:
         return Traffic.model_validate_json(text)
     except ValidationError as error:
-        raise TrafficInvalid(f"{path}: {first_problem(error)}.") from None
+        raise TrafficInvalid(f"{path}: {first_problem(error)}. Correct the file.") from None

@@ -27,6 +27,7 @@ from guard_core.verdict.stable_cuts import head_length, tail_start
 # Private-use characters: they stand in no template, and content is never rendered.
 _PLACEHOLDER = "\ue000{}\ue001"
 _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
+_ADVICE = "Use a guard's own template and tokenizer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,15 @@ class Prompt:
         """`template`: jinja2 source. `tokenizer`: the text of a tokenizer.json."""
         # The ecosystem renders chat templates with just these settings.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        description = json.loads(tokenizer)
-        added = description.pop("added_tokens", [])
         try:
+            description = json.loads(tokenizer)
+            added = description.pop("added_tokens", [])
             self._template = environment.from_string(template)
             self._tokenizer = Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
         except Exception as error:  # jinja2's own errors; tokenizers raises bare Exception
-            raise SlotInvalid(f"The slot's template or tokenizer can't be read: {error}") from error
+            raise SlotInvalid(
+                f"The template or tokenizer can't be read: {error}. {_ADVICE}"
+            ) from error
         self.normal = self._normalization(description.get("normalizer"))
         self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
         longest_first = sorted(self.added_tokens, key=len, reverse=True)
@@ -122,10 +125,12 @@ class Prompt:
         try:
             rendered = self._template.render(messages=messages, add_generation_prompt=True)
         except TemplateError as error:
-            raise SlotInvalid(f"The slot's template does not render {roles}: {error}") from error
+            raise SlotInvalid(
+                f"The template does not render {roles}: {error}. {_ADVICE}"
+            ) from error
         found = [int(index) for index in _PLACEHOLDERS.findall(rendered)]
         if found != list(range(len(roles))):
-            raise SlotInvalid(f"The slot's template drops or reorders messages of {roles}.")
+            raise SlotInvalid(f"The template drops or reorders messages of {roles}. {_ADVICE}")
         return rendered
 
     def _render(self, roles: tuple[Role, ...]) -> tuple[_Piece, ...]:
@@ -169,4 +174,4 @@ class Prompt:
         ids = frozenset(self.added_tokens.values())
         for token in self.added_tokens:
             if not ids.isdisjoint(self.encode(f"a{token}b {token}")):
-                raise SlotInvalid(f"The slot's tokenizer makes {token} out of plain text.")
+                raise SlotInvalid(f"The tokenizer makes {token} out of plain text. {_ADVICE}")

@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 
 from guard_build import BuildFailed
-from guard_build.tensorrt_llm import Tools, dry_run
+from guard_build.tensorrt_llm import dry_run
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.engine.tensors import PERF_OUTPUTS
-from guard_core.slot.gpu_host import check_machine, read_machine
+from guard_core.slot.gpu_host import Container, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.slot_files import SlotFiles
 from guard_eval.contract import check_contract, longest_conversation
@@ -64,7 +64,7 @@ async def rehearse(directory: Path) -> None:
     """Raises what a step fails with."""
     say("1. Check flags, tensors and parameters against TensorRT-LLM's (guard build --dry-run)")
     build = gpu_build(directory)
-    rendered = list(dry_run(build, Tools()))
+    rendered = list(dry_run(build, Container()))
     say(f"   {len(rendered)} lines, from the commands to config.pbtxt: every name is known")
 
     say("2. Build the tiny guard as an FP8 slot (stand-ins: quantize.py, trtllm-build)")

@@ -17,11 +17,11 @@ from guard_build.tensorrt_llm import (
     CALIBRATION_SET,
     EngineBuild,
     Format,
-    Tools,
     build_engine,
+    find_tools,
     recipe,
 )
-from guard_core.slot.gpu_host import Container, Machine, find_python
+from guard_core.slot.gpu_host import Container, Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from tests.support.slots import TINY
 
@@ -120,8 +120,8 @@ class FakeTools:
 
     def __post_init__(self) -> None:
         self.container = fake_container(self.directory)
-        python = find_python(self.container)
-        examples = self.directory / "app" / "examples"
+        self.tools = find_tools(self.container)
+        python, examples = self.tools.python, self.container.examples
         scripts = {
             examples / "quantization" / "quantize.py": _QUANTIZE,
             examples / "models" / "core" / "qwen" / "convert_checkpoint.py": _CONVERT,
@@ -132,7 +132,6 @@ class FakeTools:
             common = _COMMON.format(python=python, directory=str(self.directory))
             path.write_text(common + text)
             path.chmod(0o755)
-        self.tools = Tools(python, examples, self.container.trtllm_build)
         self.faults()
 
     def faults(self, **faults: Any) -> None:
@@ -202,4 +201,6 @@ def fake_container(
     (smi.parent / "python3").symlink_to(sys.executable)  # a Python without TensorRT-LLM
     for path in (build, smi):
         path.chmod(0o755)
-    return Container(trtllm_build=str(build), nvidia_smi=str(smi))
+    return Container(
+        trtllm_build=str(build), nvidia_smi=str(smi), examples=directory / "app" / "examples"
+    )
