@@ -12,6 +12,27 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
+INPUTS = {
+    "input_ids": "INT32",
+    "input_lengths": "INT32",
+    "request_output_len": "INT32",
+    "end_id": "INT32",
+    "runtime_top_k": "INT32",
+    "return_perf_metrics": "BOOL",
+    "draft_input_ids": "INT32",
+    "return_generation_logits": "BOOL",
+    "stop": "BOOL",
+}
+"""All that requests send, by name with its type: no other name can be sent."""
+
+OUTPUTS = {
+    "output_ids": "INT32",
+    "sequence_length": "INT32",
+    "kv_cache_reused_blocks": "INT32",
+    "generation_logits": "FP32",
+}
+"""All that requests ask for; the last one only with logits."""
+
 PERF_OUTPUTS = {
     "kv_cache_alloc_new_blocks": "INT32",
     "kv_cache_reused_blocks": "INT32",
@@ -75,8 +96,8 @@ def stop_request(model: str, request_id: str) -> bytes:
     """Ends the live request of that id; answered by an empty response, which is no output."""
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name in ("input_ids", "input_lengths", "request_output_len"):
-        _add(request, name, "INT32", [1])
-    _add(request, "stop", "BOOL", [True])
+        _add(request, name, [1])
+    _add(request, "stop", [True])
     return _encoded(request)
 
 
@@ -108,18 +129,17 @@ def _constant(
 ) -> bytes:
     """All but the id and the prompt."""
     request = service_pb2.ModelInferRequest(model_name=model)
-    _add(request, "request_output_len", "INT32", [max_tokens])
-    _add(request, "end_id", "INT32", [end_id])
-    _add(request, "runtime_top_k", "INT32", [1])
-    _add(request, "return_perf_metrics", "BOOL", [True])
+    _add(request, "request_output_len", [max_tokens])
+    _add(request, "end_id", [end_id])
+    _add(request, "runtime_top_k", [1])
+    _add(request, "return_perf_metrics", [True])
     if draft:
-        _add(request, "draft_input_ids", "INT32", draft)
-    outputs = ["output_ids", "sequence_length", "kv_cache_reused_blocks"]
+        _add(request, "draft_input_ids", draft)
     if logits:
-        _add(request, "return_generation_logits", "BOOL", [True])
-        outputs.append("generation_logits")
-    for name in outputs:
-        request.outputs.add(name=name)
+        _add(request, "return_generation_logits", [True])
+    for name in OUTPUTS:
+        if logits or name != "generation_logits":
+            request.outputs.add(name=name)
     return _encoded(request)
 
 
@@ -127,8 +147,8 @@ def _constant(
 def _prompt_head(tokens: int) -> bytes:
     """What stands before the bytes of so many prompt tokens."""
     request = service_pb2.ModelInferRequest()
-    _add(request, "input_lengths", "INT32", [tokens])
-    request.inputs.add(name="input_ids", datatype="INT32", shape=[1, tokens])
+    _add(request, "input_lengths", [tokens])
+    request.inputs.add(name="input_ids", datatype=INPUTS["input_ids"], shape=[1, tokens])
     size = tokens * _INT32_BYTES
     raw = _encoded(service_pb2.ModelInferRequest(raw_input_contents=[bytes(size)]))
     return _encoded(request) + raw[: len(raw) - size]
@@ -139,9 +159,8 @@ def _encoded(request: service_pb2.ModelInferRequest) -> bytes:
     return encoded
 
 
-def _add(
-    request: service_pb2.ModelInferRequest, name: str, datatype: str, values: Sequence[int]
-) -> None:
+def _add(request: service_pb2.ModelInferRequest, name: str, values: Sequence[int]) -> None:
+    datatype = INPUTS[name]
     request.inputs.add(name=name, datatype=datatype, shape=[1, len(values)])
     request.raw_input_contents.append(bytes(values) if datatype == "BOOL" else _int32s(values))
 
