@@ -10,6 +10,7 @@ from guard_control.fleet import Fleet
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.gateway import fields, rich_status
 
+SERVICE = "/qwen3guard.v1.DeploymentService"
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["DeploymentService"].methods]
 NO_FLEET = cast(Fleet, None)  # what is refused reaches none
 
@@ -29,8 +30,26 @@ async def test_a_request_is_read_whole_or_refused(
     ):
         untyped: Any = channel
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in untyped.unary_stream(f"/qwen3guard.v1.DeploymentService/{method}")(data):
+            async for _ in untyped.unary_stream(f"{SERVICE}/{method}")(data):
                 pass
         assert not any(capfd.readouterr())
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert fields(rich_status(caught.value)) == [field]
+
+
+@pytest.mark.parametrize("bare", [0, 5], ids=["alone", "beside weights without a number"])
+async def test_a_weight_twice_is_refused(bare: int) -> None:
+    """protobuf lets the last one win; entries without a value would hide it by their size."""
+    twice = b"".join(
+        pb.SetTrafficRequest(weights={"blue": weight}).SerializeToString() for weight in (30, 70)
+    )
+    others = b"".join(b"\x0a\x03\x0a\x01%d" % number for number in range(bare))
+    async with (
+        listening(NO_FLEET, 0) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        untyped: Any = channel
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await untyped.unary_unary(f"{SERVICE}/SetTraffic")(twice + others)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert fields(rich_status(caught.value)) == ["weights[1].key"]

@@ -24,6 +24,7 @@ from tests.support.wire_fields import (
     encode,
     mutate,
     parse,
+    says_twice,
 )
 
 MODERATION = "/qwen3guard.v1.ModerationService"
@@ -169,6 +170,55 @@ async def test_kserve_refuses_unknown_fields_too(tiny_gateway: Client) -> None:
         assert fields(rich_status(caught.value)) == [path]
 
 
+async def test_a_faulty_item_of_a_large_batch_fails_alone(tiny_gateway: Client) -> None:
+    """Sound items of 50,000 fields take nothing of what may be looked at closely."""
+    batch = tree(pb.BatchModerateRequest(items=[ask(*["a"] * 512) for _ in range(34)]))
+    batch[7].value[-1].value.append(NEWER)
+    channel: Any = tiny_gateway.channel
+    data = await channel.unary_unary(f"{MODERATION}/BatchModerate")(encode(batch))
+    items = pb.BatchModerateResponse.FromString(data).items
+    failed = {n: item for n, item in enumerate(items) if item.WhichOneof("outcome") == "error"}
+    assert list(failed) == [7]
+    assert fields(failed[7].error) == ["conversation[511].1000"]
+
+
+PARAMETER = Field(1, DELIMITED, b"priority")
+MAPS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "parameters[1].key": lambda request: request,
+    "inputs[0].parameters[1].key": lambda request: request[1].value,
+    "outputs[0].parameters[1].key": lambda request: request[2].value,
+}
+
+
+@pytest.mark.parametrize("path", MAPS)
+@pytest.mark.parametrize("bare", [0, 8], ids=["alone", "beside entries without values"])
+async def test_a_map_key_twice_is_refused(tiny_gateway: Client, path: str, bare: int) -> None:
+    """protobuf lets the last one win. What lacks a value would hide it: protobuf writes one."""
+    request = service_pb2.ModelInferRequest(model_name="qwen3guard")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    request.outputs.add(name="severity")
+    infer = tree(request)
+    number = {"p": 4, "i": 4, "o": 2}[path[0]]
+    entry = Field(number, DELIMITED, [PARAMETER, Field(2, DELIMITED, b"\x08\x01")])
+    others = [Field(number, DELIMITED, [Field(1, DELIMITED, b"%d" % n)]) for n in range(bare)]
+    MAPS[path](infer).extend([entry, entry, *others])
+    channel: Any = tiny_gateway.channel
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(encode(infer))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert fields(rich_status(caught.value)) == [path]
+
+
+def test_different_map_keys_are_all_read() -> None:
+    request = service_pb2.ModelInferRequest(model_name="qwen3guard")
+    for name in ("a", "b"):
+        request.parameters[name].bool_param = True
+    data = request.SerializeToString()
+    received = receiver(service_pb2.ModelInferRequest)(data + b"\x22\x03\x0a\x01c")
+    assert not received.faults
+    assert set(received.readable().parameters) == {"a", "b", "c"}
+
+
 def below(message: Any) -> list[Any]:
     """The messages in a message, maps' values among them."""
     found: list[Any] = []
@@ -185,7 +235,7 @@ def has_unknown(message: Any) -> bool:
 
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), changes=st.integers(0, 4))
 @settings(max_examples=300, deadline=None)
-def test_a_request_without_faults_has_nothing_unknown(kind: Any, seed: int, changes: int) -> None:
+def test_a_request_without_faults_is_as_it_was_written(kind: Any, seed: int, changes: int) -> None:
     message = kind()
     if kind is service_pb2.ModelInferRequest:
         message.inputs.add(name="text", shape=[1]).contents.bytes_contents.append(b"x")
@@ -204,4 +254,5 @@ def test_a_request_without_faults_has_nothing_unknown(kind: Any, seed: int, chan
     if not received.faults:
         assert received.message == kind.FromString(data)
         assert not has_unknown(kind.FromString(data))
+        assert not says_twice(parse(data, kind.DESCRIPTOR), kind.DESCRIPTOR)
     assert received.faults or changes or received.message == message

@@ -45,6 +45,21 @@ def parse(data: bytes, kind: Any) -> list[Field]:
     return found
 
 
+def says_twice(fields: list[Field], kind: Any) -> bool:
+    """Whether a field that is not repeated, or a key of a map, is there twice, at any depth."""
+    seen: list[Any] = []
+    for field in fields:
+        known = kind.fields_by_number[field.number]
+        below = known.message_type
+        if below and says_twice(field.value, below):  # type: ignore[arg-type]
+            return True
+        if below and below.GetOptions().map_entry:
+            seen.append((known.name, *(one.value for one in field.value if one.number == 1)))  # type: ignore[union-attr]
+        elif not known.is_repeated:
+            seen.append(known.containing_oneof.name if known.containing_oneof else known.name)
+    return len(set(seen)) < len(seen)
+
+
 def encode(fields: list[Field]) -> bytes:
     return b"".join(map(_encoded, fields))
 

@@ -10,11 +10,14 @@ from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from guard_core.errors import Violation
+from guard_server.api.as_written import is_as_written, is_map
 
 UNKNOWN = "is a field that this server does not know. Upgrade the server, or leave the field out."
 REPEATED = "is in the message more than once."
+KEY_REPEATED = "is a key that an entry before it has. Send each key once."
 NOT_UTF8 = "holds bytes that are not UTF-8. Send text, not binary data."
 
 # To look at more of them would hold up the requests of others: 20,000 take 20 to 40 ms.
@@ -36,7 +39,7 @@ _TYPES_WITH_SIZES = {
 
 
 class TooManyFields(Exception):
-    """The message has more than MAX_FIELDS fields."""
+    """More than MAX_FIELDS fields would have to be looked at."""
 
 
 def faults(kind: type[Message], data: bytes) -> tuple[list[Violation], bytes]:
@@ -60,6 +63,7 @@ class _Field:
     repeated: bool
     is_text: bool
     message: Descriptor | None
+    is_map: bool
     once: str  # fields with the same name here exclude each other
 
 
@@ -77,6 +81,7 @@ def _field(field: FieldDescriptor) -> _Field:
         field.is_repeated,
         field.type == FieldDescriptor.TYPE_STRING,
         field.message_type,
+        is_map(field),
         field.containing_oneof.name if field.containing_oneof else field.name,
     )
 
@@ -91,6 +96,7 @@ class _Reader:
         """Reads one message between two positions."""
         fields = _fields(kind)
         seen: dict[str, int] = {}
+        entries: set[tuple[str, bytes]] = set()
         while at < end:
             number, wire_type, at = self._key(at)
             start, at = self._value(number, wire_type, at, end)
@@ -103,11 +109,34 @@ class _Reader:
             if index and not field.repeated:
                 self.faults.append(Violation(f"{path}{field.name}", REPEATED))
             here = f"{path}{field.name}[{index}]" if field.repeated else f"{path}{field.name}"
-            if field.message:
+            # A batch's items that are as written leave MAX_FIELDS to those that are not.
+            if field.message and (path or not self._is_as_written(field.message, start, at)):
                 self.read(field.message, start, at, f"{here}.")
             elif field.is_text and not _is_utf8(self.data[start:at]):
                 self.faults.append(Violation(here, NOT_UTF8))
                 self.data[start:at] = b"?" * (at - start)
+            if field.is_map:
+                entry = field.name, self._map_key(start, at)
+                if entry in entries:
+                    self.faults.append(Violation(f"{here}.key", KEY_REPEATED))
+                entries.add(entry)
+
+    def _is_as_written(self, kind: Descriptor, at: int, end: int) -> bool:
+        data = bytes(self.data[at:end])
+        try:
+            return is_as_written(GetMessageClass(kind).FromString(data), data)
+        except DecodeError:
+            return False
+
+    def _map_key(self, at: int, end: int) -> bytes:
+        """The key of a map's entry, which is a text."""
+        key = b""
+        while at < end:
+            number, wire_type, at = self._key(at)
+            start, at = self._value(number, wire_type, at, end)
+            if number == 1:
+                key = bytes(self.data[start:at])
+        return key
 
     def _key(self, at: int) -> tuple[int, int, int]:
         """The next field's number and wire type, and where its value begins."""
