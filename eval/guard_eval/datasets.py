@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,8 @@ def _json_lines(source: Path | str, raw: bytes) -> _Lines:
         if not line.strip():
             continue
         try:
-            row = json.loads(
-                line.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
-            )
+            text = line.decode("utf-8")
+            row = _unpaired(json.loads(text, object_pairs_hook=tuple, parse_constant=_constant))
         except UnicodeDecodeError:
             raise _invalid(source, number, "is not UTF-8") from None
         except RowInvalid as error:
@@ -149,20 +148,22 @@ def _json_lines(source: Path | str, raw: bytes) -> _Lines:
         yield number, row
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json.loads would take the last of equal keys, and other readers the first."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        _raise_repeated(key for key, _ in pairs)
+def _unpaired(value: Any, at: str = "") -> Any:
+    """The value with its objects, tuples of pairs, as dicts. Raises RowInvalid for a key twice.
+
+    json.loads would take the last of equal keys, and other readers the first.
+    """
+    if isinstance(value, list):
+        return [_unpaired(one, f"{at}{index}.") for index, one in enumerate(value)]
+    if not isinstance(value, tuple):
+        return value
+    made: dict[str, Any] = {}
+    for key, one in value:
+        path = f"{at}{shown_key(key)}"
+        if key in made:
+            raise RowInvalid(f"{path}: the key appears twice")
+        made[key] = _unpaired(one, f"{path}.")
     return made
-
-
-def _raise_repeated(keys: Iterable[str]) -> None:
-    seen = set()
-    for key in keys:
-        if key in seen:
-            raise RowInvalid(f"{shown_key(key)}: the key appears twice")
-        seen.add(key)
 
 
 def _constant(name: str) -> None:
@@ -178,7 +179,7 @@ def _csv_rows(path: Path | str, raw: bytes) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
-        _raise_repeated(header)
+        _unpaired(tuple((key, None) for key in header))
         for cells in reader:
             line = reader.line_num - sum(cell.count("\n") for cell in cells)
             if not cells:
