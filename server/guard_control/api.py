@@ -17,7 +17,7 @@ from guard_control.fleet import Fleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Deployment, Shift
 from guard_control.rollout.rollout import ReportStep, Rollout
-from guard_core.errors import fitting
+from guard_core.errors import fitting, quoted
 from guard_core.slot.traffic import ShadowTraffic
 from guard_server.api.decoding import Received
 from guard_server.api.handlers import faultless, generic_handler
@@ -93,7 +93,7 @@ class DeploymentService:
         async def deploy(report: ReportStep) -> None:
             await operations.deploy(self._fleet, _deployment(request), report)
 
-        async with _errors_as_statuses(context):
+        async with _errors_as_statuses(context, request.directory, request.data):
             async for progress in self._roll_out(Path(request.directory).name, deploy):
                 yield pb.DeployResponse(progress=progress)
 
@@ -161,12 +161,18 @@ class DeploymentService:
 
 
 @asynccontextmanager
-async def _errors_as_statuses(context: _Context) -> AsyncIterator[None]:
-    """Ends the call with the status of an error that the block raises."""
+async def _errors_as_statuses(context: _Context, *paths: str) -> AsyncIterator[None]:
+    """Ends the call with the status of an error that the block raises.
+
+    `paths`: those of the request. Where the error names one, the status quotes it.
+    """
     try:
         yield
     except OperationError as error:
-        await context.abort(STATUS[type(error)], fitting(str(error)))
+        text = str(error)
+        for path in map(str, map(Path, paths)):
+            text = text.replace(path, quoted(path))
+        await context.abort(STATUS[type(error)], fitting(text))
     except Exception as error:
         _log.error("unexpected error", exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log has the reason.")

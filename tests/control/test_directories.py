@@ -33,6 +33,25 @@ async def test_deploy_of_what_is_no_directory_is_an_invalid_argument(
     assert "unexpected error" not in swapping.said()
 
 
+async def test_a_failed_deployment_quotes_at_most_100_characters_of_a_path(
+    swapping: Served, tmp_path: Path, write_tiny_slot: Callable[..., Path]
+) -> None:
+    slot = write_tiny_slot(tmp_path).rename(tmp_path / "other")
+    long = f"{tmp_path}/{'/'.join(['d' * 60] * 10)}"
+    wrong = {
+        f"{long}/green": pb.DeployRequest(directory=f"{long}/./green"),
+        f"{long}.jsonl": pb.DeployRequest(directory=str(slot), data=f"{long}.jsonl"),
+        f"{long}.txt": pb.DeployRequest(directory=str(slot), data=f"{long}.txt"),
+    }
+    async with controlling(swapping) as control:
+        for path, request in wrong.items():
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                _ = [_ async for _ in control.Deploy(request)]
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            said = str(caught.value.details())
+            assert f"{path[:97]}..." in said and path[:98] not in said, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["My Slot", "grün", "a" * 100])
 def test_serve_refuses_a_slot_whose_name_can_get_no_traffic(
