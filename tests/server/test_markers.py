@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from guard_core.slot.traffic import ShadowTraffic
-from guard_core.verdict.grammar import Verdict, write
+from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Category, Severity
 from qwen3guard.v1 import moderation_pb2 as pb
@@ -19,7 +19,8 @@ from qwen3guard.v1 import types_pb2
 from tests.server.conftest import TinyServe
 from tests.server.test_kserve import conversation, tensor
 from tests.support.gateway import Client, ask, fields, rich_status
-from tests.support.stand_ins.fake_engine import Answer, Asked, until, writes
+from tests.support.stand_ins.fake_engine import until
+from tests.support.stand_ins.scripted_model import Script
 from tests.support.two_slots import two_slots
 
 SAFE = Verdict(Severity.SAFE)
@@ -39,35 +40,13 @@ REFUSE = types_pb2.MARKER_TREATMENT_REFUSE
 JUDGE_PARTS = types_pb2.MARKER_TREATMENT_JUDGE_PARTS
 
 
-class Script:
-    """A model that knows its verdicts by the conversation; what it does not know is Safe."""
-
-    def __init__(self, prompt: Prompt, verdicts: dict[str, Verdict | str]) -> None:
-        self._prompt = prompt
-        self._end = prompt.added_tokens["<|im_end|>"]
-        self._verdicts = verdicts
-        self.judged: list[str] = []  # conversations as rendered, in order
-
-    def __call__(self, asked: Asked) -> Answer:
-        text = self._prompt.decode(asked.prompt)
-        rendered = text.partition("?\n\n")[2].partition("\n\n<END>")[0]
-        if asked.draft:
-            self.judged.append(rendered)
-        found = self._verdicts.get(rendered, SAFE)
-        if isinstance(found, str):
-            return found
-        if "LAST ASSISTANT" in text:
-            found = Verdict(found.severity, found.categories, refusal=False)
-        return writes([*self._prompt.encode(write(found)), self._end], end_id=self._end)(asked)
-
-
 Scripted = Callable[[dict[str, Verdict | str]], Script]
 
 
 @pytest.fixture
 def scripted(tiny_prompt: Prompt) -> Scripted:
     def script(verdicts: dict[str, Verdict | str]) -> Script:
-        return Script(tiny_prompt, verdicts)
+        return Script(tiny_prompt, lambda conversation: verdicts.get(conversation, SAFE))
 
     return script
 
