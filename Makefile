@@ -52,7 +52,7 @@ clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, example
 	@$(BIN)/python -m pytest tests/conformance
 
 fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method: what gets a verdict was judged as sent
-	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py
+	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py tests/control/test_fuzz.py
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)

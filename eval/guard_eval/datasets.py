@@ -95,6 +95,10 @@ def _read(path: Path) -> bytes:
         raise DataInvalid(
             f"{path} can't be read: {error.strerror}. Name a file that can."
         ) from None
+    except ValueError:
+        raise DataInvalid(
+            f"{path} can't be read: its name holds a null byte. Leave that out."
+        ) from None
 
 
 def _rows(

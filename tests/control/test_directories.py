@@ -42,6 +42,7 @@ async def test_a_failed_deployment_quotes_at_most_100_characters_of_a_path(
         f"{long}/green": pb.DeployRequest(directory=f"{long}/./green"),
         f"{long}.jsonl": pb.DeployRequest(directory=str(slot), data=f"{long}.jsonl"),
         f"{long}.txt": pb.DeployRequest(directory=str(slot), data=f"{long}.txt"),
+        f"{long}\0.csv": pb.DeployRequest(directory=str(slot), data=f"{long}\0.csv"),
     }
     async with controlling(swapping) as control:
         for path, request in wrong.items():

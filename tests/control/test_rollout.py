@@ -1,13 +1,14 @@
 """One rollout under way: its events, and the two ways to end it."""
 
 import asyncio
+import math
 from contextlib import aclosing
 
 import pytest
 
-from guard_control.errors import PreconditionFailed, Superseded
+from guard_control.errors import InvalidOperation, PreconditionFailed, Superseded
 from guard_control.events import Events
-from guard_control.rollout.parameters import Step
+from guard_control.rollout.parameters import Shift, Step
 from guard_control.rollout.rollout import ReportStep, Rollout, RolloutEvent
 
 
@@ -88,3 +89,9 @@ async def test_a_reader_that_leaves_ends_the_rollout_once(*, superseded_first: b
     assert operation.cleaned_up
     if ending is not None:
         await ending
+
+
+def test_a_factor_that_is_no_number_is_refused() -> None:
+    """Every gate would pass: nothing is more than NaN."""
+    with pytest.raises(InvalidOperation):
+        Shift(max_factor=math.nan).check()

@@ -1,11 +1,10 @@
 """Wire bytes of every method, changed at random: what gets a verdict was judged as it was sent.
 
-`make fuzz` sends 200,000; GUARD_FUZZ_INPUTS and GUARD_FUZZ_SEED choose others.
+`make fuzz` sends 200,000 of them; tests/control/test_fuzz.py is that of the control plane.
 """
 
 import asyncio
 import json
-import os
 import random
 import re
 import unicodedata
@@ -18,7 +17,6 @@ from zlib import crc32
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 from tritonclient.grpc import service_pb2
 
 from guard_core.verdict.grammar import Verdict
@@ -27,15 +25,13 @@ from guard_core.verdict.taxonomy import Category, Severity
 from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1 import types_pb2
 from tests.support.gateway import Client, gateway
-from tests.support.random_requests import EMPTY_FINAL, MARKERS, Request, request
+from tests.support.random_requests import EMPTY_FINAL, INPUTS, MARKERS, SEED, Request, request
 from tests.support.stand_ins.fake_engine import fake_engine
 from tests.support.stand_ins.scripted_model import Script
-from tests.support.wire_fields import Field, parse, says_twice
+from tests.support.wire_fields import Field, has_unknown, parse, says_twice
 
 pytestmark = pytest.mark.slow
 
-INPUTS = int(os.environ.get("GUARD_FUZZ_INPUTS", "3000"))
-SEED = int(os.environ.get("GUARD_FUZZ_SEED", "18"))
 AT_ONCE = 32
 VOCABULARY = 12_288  # of the tiny guard: a mutation can ask for scores
 LOG_BYTES_A_CALL = 1  # on average: what callers send is not logged at all
@@ -118,21 +114,6 @@ def judged(sent: Request, answer: Any) -> Iterator[tuple[Any, bytes, Any]]:
                 yield sent.kind, sent.data, answer.infer_response
         case _:
             yield sent.kind, sent.data, answer
-
-
-def unknown(message: Any) -> bool:
-    """Whether any message in it has an unknown field, by protobuf's own account."""
-    below = [
-        value
-        for field, values in message.ListFields()
-        if field.message_type
-        for value in (
-            values.values()
-            if field.message_type.GetOptions().map_entry
-            else (values if field.is_repeated else [values])
-        )
-    ]
-    return bool(len(UnknownFieldSet(message))) or any(map(unknown, below))
 
 
 def turns(fields: list[Field], kind: Any) -> Turns:
@@ -253,7 +234,7 @@ class Fuzz:
         for answer in reply:
             for kind, data, verdict in judged(sent, answer):
                 message = kind.FromString(data)
-                assert not unknown(message)
+                assert not has_unknown(message)
                 check_parameters(message)
                 fields = parse(data, kind.DESCRIPTOR)
                 assert not says_twice(fields, kind.DESCRIPTOR)

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
@@ -22,6 +21,7 @@ from tests.support.wire_fields import (
     VARINT,
     Field,
     encode,
+    has_unknown,
     mutate,
     parse,
     says_twice,
@@ -217,20 +217,6 @@ def test_different_map_keys_are_all_read() -> None:
     received = receiver(service_pb2.ModelInferRequest)(data + b"\x22\x03\x0a\x01c")
     assert not received.faults
     assert set(received.readable().parameters) == {"a", "b", "c"}
-
-
-def below(message: Any) -> list[Any]:
-    """The messages in a message, maps' values among them."""
-    found: list[Any] = []
-    for field, values in message.ListFields():
-        if field.message_type:
-            is_map = field.message_type.GetOptions().map_entry
-            found += values.values() if is_map else (values if field.is_repeated else [values])
-    return found
-
-
-def has_unknown(message: Any) -> bool:
-    return bool(len(UnknownFieldSet(message))) or any(map(has_unknown, below(message)))
 
 
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), changes=st.integers(0, 4))

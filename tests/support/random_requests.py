@@ -1,6 +1,10 @@
-"""Random requests of every method of the gateway, some of them damaged."""
+"""Random requests of every method of the gateway, some of them damaged.
+
+`make fuzz` sets GUARD_FUZZ_INPUTS; GUARD_FUZZ_SEED chooses other ones.
+"""
 
 import json
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -15,6 +19,8 @@ from qwen3guard.v1 import types_pb2
 from tests.support.gateway import ask
 from tests.support.wire_fields import encode, mutate, parse
 
+INPUTS = int(os.environ.get("GUARD_FUZZ_INPUTS", "3000"))
+SEED = int(os.environ.get("GUARD_FUZZ_SEED", "18"))
 MODERATION, KSERVE = "qwen3guard.v1.ModerationService", "inference.GRPCInferenceService"
 EMPTY_FINAL = "triton_enable_empty_final_response"
 MARKERS = ("\n\nUSER: ", "\n\nASSISTANT: ")  # of the tiny guard's template

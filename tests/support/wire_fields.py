@@ -9,6 +9,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 VARINT, FIXED64, DELIMITED, GROUP, GROUP_END, FIXED32 = range(6)
 Value = int | bytes | list["Field"]
 
@@ -43,6 +45,16 @@ def parse(data: bytes, kind: Any) -> list[Field]:
                 value, at = data[at : at + size], at + size
         found.append(Field(key >> 3, key & 7, value))
     return found
+
+
+def has_unknown(message: Any) -> bool:
+    """Whether any message in it has an unknown field, by protobuf's own account."""
+    below: list[Any] = []
+    for field, values in message.ListFields():
+        if field.message_type:
+            is_map = field.message_type.GetOptions().map_entry
+            below += values.values() if is_map else (values if field.is_repeated else [values])
+    return bool(len(UnknownFieldSet(message))) or any(map(has_unknown, below))
 
 
 def says_twice(fields: list[Field], kind: Any) -> bool:

@@ -39,8 +39,9 @@ const (
 // The service listens on its own port, on loopback only, and does not authenticate: anyone who can
 // log in to the machine may deploy. Only one change runs at a time. The statuses:
 //
-//	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise, or the request has a
-//	                     field that the server does not know: upgrade the server first.
+//	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
+//	                     that the server does not know (upgrade the server first); or a field that is
+//	                     not repeated, or a key of a map, appears more than once.
 //	NOT_FOUND            no slot of that name runs.
 //	FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow the change; the message
 //	                     says why and what to do. The traffic is as it was before.
@@ -181,8 +182,9 @@ type DeploymentService_WatchEventsClient = grpc.ServerStreamingClient[WatchEvent
 // The service listens on its own port, on loopback only, and does not authenticate: anyone who can
 // log in to the machine may deploy. Only one change runs at a time. The statuses:
 //
-//	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise, or the request has a
-//	                     field that the server does not know: upgrade the server first.
+//	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
+//	                     that the server does not know (upgrade the server first); or a field that is
+//	                     not repeated, or a key of a map, appears more than once.
 //	NOT_FOUND            no slot of that name runs.
 //	FAILED_PRECONDITION  a gate failed, or the slots' state doesn't allow the change; the message
 //	                     says why and what to do. The traffic is as it was before.

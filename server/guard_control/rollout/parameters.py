@@ -42,7 +42,7 @@ class Shift:
         rising = all(a < b for a, b in zip((0, *self.steps), self.steps, strict=False))
         if not self.steps or not rising or self.steps[-1] != 100:
             raise InvalidOperation("Give steps in percent that rise and end with 100.")
-        if self.max_factor < 1:
+        if not self.max_factor >= 1:  # nor NaN, which every gate would pass
             raise InvalidOperation("Give a factor of at least 1.")
 
 

@@ -38,7 +38,8 @@ class ModerationServiceStub:
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
     UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
-    INTERNAL            the engine failed, or the model wrote no verdict.
+    INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't
+    read: see below.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
     kind of error as its reason. A status quotes at most 100 characters of the caller's words.
@@ -46,9 +47,18 @@ class ModerationServiceStub:
     Upgrade servers before clients. A request with a field that the server does not know is rejected
     with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
     in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
-    repeated appears more than once. An item of a batch or a stream fails alone.
+    repeated appears more than once. An item of a batch or a stream fails alone; only a batch whose
+    items at fault hold more than 20,000 fields together is rejected as a whole.
 
-    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
+    A unary call has one message. gRPC gives the server the first one, and the response is for that
+    one alone: what a caller sends behind it in the same call is not judged, and not reported. A call
+    that ends without a message has no answer before its deadline.
+
+    gRPC itself ends a call that it can't read, before the server sees it and without an ErrorInfo:
+    with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
+    not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
+    UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
+    more is rejected with RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -87,7 +97,8 @@ class ModerationServiceServicer:
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
     UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
-    INTERNAL            the engine failed, or the model wrote no verdict.
+    INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't
+    read: see below.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
     kind of error as its reason. A status quotes at most 100 characters of the caller's words.
@@ -95,9 +106,18 @@ class ModerationServiceServicer:
     Upgrade servers before clients. A request with a field that the server does not know is rejected
     with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
     in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
-    repeated appears more than once. An item of a batch or a stream fails alone.
+    repeated appears more than once. An item of a batch or a stream fails alone; only a batch whose
+    items at fault hold more than 20,000 fields together is rejected as a whole.
 
-    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
+    A unary call has one message. gRPC gives the server the first one, and the response is for that
+    one alone: what a caller sends behind it in the same call is not judged, and not reported. A call
+    that ends without a message has no answer before its deadline.
+
+    gRPC itself ends a call that it can't read, before the server sees it and without an ErrorInfo:
+    with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
+    not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
+    UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
+    more is rejected with RESOURCE_EXHAUSTED.
     """
 
     def Moderate(self, request, context):
@@ -164,7 +184,8 @@ class ModerationService:
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
     UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
-    INTERNAL            the engine failed, or the model wrote no verdict.
+    INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't
+    read: see below.
 
     Every status that the server itself gives carries an ErrorInfo with domain "qwen3guard" and the
     kind of error as its reason. A status quotes at most 100 characters of the caller's words.
@@ -172,9 +193,18 @@ class ModerationService:
     Upgrade servers before clients. A request with a field that the server does not know is rejected
     with INVALID_ARGUMENT, for the server can't judge what the field holds; the violation's path ends
     in the field's number, such as `conversation[1].7`. So is a request in which a field that is not
-    repeated appears more than once. An item of a batch or a stream fails alone.
+    repeated appears more than once. An item of a batch or a stream fails alone; only a batch whose
+    items at fault hold more than 20,000 fields together is rejected as a whole.
 
-    The metadata of a call may have at most 16,384 bytes; more is rejected with RESOURCE_EXHAUSTED.
+    A unary call has one message. gRPC gives the server the first one, and the response is for that
+    one alone: what a caller sends behind it in the same call is not judged, and not reported. A call
+    that ends without a message has no answer before its deadline.
+
+    gRPC itself ends a call that it can't read, before the server sees it and without an ErrorInfo:
+    with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
+    not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
+    UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
+    more is rejected with RESOURCE_EXHAUSTED.
     """
 
     @staticmethod
