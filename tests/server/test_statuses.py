@@ -1,5 +1,6 @@
 """Every status fits the trailers, whatever words of a caller it quotes."""
 
+import asyncio
 import json
 import struct
 from typing import Any
@@ -99,3 +100,52 @@ def test_words_are_quoted_as_they_are_up_to_100_characters() -> None:
     assert quoted("给" * 101) == "给" * 97 + "..."
     assert quoted("\ud800") == "\\ud800"
     assert len(quoted("\ud800" * 50)) == 100
+
+
+def framed(kind: int, flags: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame of stream 1, or of none."""
+    size = struct.pack(">I", len(payload))[1:]
+    return size + bytes([kind, flags]) + struct.pack(">I", int(kind != 4)) + payload
+
+
+async def grpc_status(port: int, name: bytes, value: bytes, message: bytes) -> bytes:
+    """The status of a call that no client library would send."""
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":authority": b"guard",
+        b":path": b"/qwen3guard.v1.ModerationService/Moderate",
+        b"te": b"trailers",
+        name: value,
+    }
+    block = b"".join(
+        b"\0%c%b%c%b" % (len(key), key, len(text), text) for key, text in headers.items()
+    )
+    settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + framed(4, 0, b"")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(settings + framed(1, 4, block) + framed(0, 1, message))
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"grpc-status")
+        [size] = await reader.readexactly(1)
+        status = await reader.readexactly(size)
+    writer.close()
+    return status
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flag", "status"),
+    [
+        (b"x", b"y", 0, b"3"),  # an empty conversation
+        (b"grpc-timeout", b"abc", 0, b"13"),
+        (b"grpc-encoding", b"none-such", 0, b"13"),
+        (b"grpc-encoding", b"gzip", 1, b"13"),
+        (b"te", b"gzip", 0, b"13"),
+        (b"x-bin", b"*!*", 0, b"13"),
+        (b":path", b"/qwen3guard.v1.ModerationService/Judge", 0, b"12"),
+    ],
+)
+async def test_a_call_that_grpc_cannot_read_ends_as_the_contract_says(
+    tiny_gateway: Client, name: bytes, value: bytes, flag: int, status: bytes
+) -> None:
+    message = struct.pack(">BI", flag, 2 * flag) + b"hi" * flag
+    assert await grpc_status(tiny_gateway.port, name, value, message) == status
