@@ -11,45 +11,50 @@ from google.protobuf.json_format import ParseDict
 from qwen3guard.v1.moderation_pb2 import ModerateRequest
 
 CASES = Path(__file__).parent
+QUIET = CASES / "quiet"  # cases that only wait
 _TIMEOUT_S = 60.0
 
 
-def cases() -> list[dict[str, Any]]:
-    """Every case with every key, in a fixed order.
+def cases(folder: Path = CASES) -> list[dict[str, Any]]:
+    """Every case of a folder with every key, in a fixed order.
 
     name, server; call: moderate, batch or stream; requests: ModerateRequest in JSON, or its wire
     bytes as a string in base64; timeout_s of a moderate or batch; cancel_after_s, 0 if not;
+    token_kib: size of the token that each call carries, 0 if none; quiet_s: a stream's last request
+    comes so many seconds after the others;
     leave_after: leave the stream after so many outcomes, 0 if not; expect: for each request what
-    its outcome holds, {"response": part} or {"error": part}, where null is absent and "*" anything
-    that is present; order: the indexes of the first outcomes; ends: the error of the whole call, or
-    null.
+    its outcome holds, {"response": part} or {"error": part}, where null is absent, "*" anything
+    that is present and "a|b" either; order: the indexes of the first outcomes; ends: the error of
+    the whole call, or null.
     """
     default = {
         "requests": [],
         "timeout_s": _TIMEOUT_S,
         "cancel_after_s": 0,
         "leave_after": 0,
+        "token_kib": 0,
+        "quiet_s": 0,
         "expect": [],
         "order": [],
         "ends": None,
     }
     found = [
         default | case
-        for path in sorted(CASES.glob("*.json"))
+        for path in sorted(folder.glob("*.json"))
         for case in _written_out(json.loads(path.read_text(encoding="utf-8")))
     ]
     assert len({case["name"] for case in found}) == len(found)
     return found
 
 
-def write(path: Path, servers: dict[str, str], authority: Path) -> Path:
-    """The plan for one runner. Gives the file that takes the names of the cases that passed."""
+def write(path: Path, servers: dict[str, str], authority: Path, folder: Path = CASES) -> Path:
+    """One runner's plan: a folder's cases. Gives the file for the names of those that pass."""
     passed = path.with_suffix(".passed.json")
     plan = {
         "servers": servers,
         "authority": str(authority),
         "passed": str(passed),
-        "cases": cases(),
+        "cases": cases(folder),
     }
     path.write_text(json.dumps(plan), encoding="utf-8")
     return passed

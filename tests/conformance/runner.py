@@ -5,8 +5,9 @@ import base64
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-
 def connection(case: Case) -> dict[str, Any]:
     if case["server"] != "tls":
         return {"insecure": True}
-    return {"credentials": grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())}
+    credentials = grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())
+    if case["token_kib"]:
+        token = grpc.access_token_call_credentials("x" * case["token_kib"] * 1024)
+        credentials = grpc.composite_channel_credentials(credentials, token)
+    return {"credentials": credentials}
 
 
 def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
@@ -34,13 +39,26 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
             case "batch":
                 return client.batch(requests, timeout=case["timeout_s"])
         outcomes = []
-        stream = client.stream(requests)
+        stream = client.stream(late(case, requests))
         for outcome in stream:
             outcomes.append(outcome)
             if len(outcomes) == case["leave_after"]:
                 stream.close()
                 break
         return outcomes
+
+
+def late(case: Case, requests: list[ModerateRequest]) -> Iterator[ModerateRequest]:
+    """The requests, the last one after the time in which the stream is quiet."""
+    for number, request in enumerate(requests, 1):
+        time.sleep(case["quiet_s"] if number == len(requests) else 0)
+        yield request
+
+
+async def aio_late(case: Case, requests: list[ModerateRequest]) -> AsyncIterator[ModerateRequest]:
+    for number, request in enumerate(requests, 1):
+        await asyncio.sleep(case["quiet_s"] if number == len(requests) else 0)
+        yield request
 
 
 async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
@@ -53,7 +71,7 @@ async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[
             case "batch":
                 return await client.batch(requests, timeout=case["timeout_s"])
         outcomes = []
-        stream = client.stream(requests)
+        stream = client.stream(aio_late(case, requests))
         async for outcome in stream:
             outcomes.append(outcome)
             if len(outcomes) == case["leave_after"]:
@@ -106,11 +124,13 @@ def described(error: GuardError) -> dict[str, Any]:
 
 
 def check(at: str, expected: Any, got: Any) -> None:
-    """Compares what is expected, which is a part: null is absent, "*" is anything present."""
+    """Compares what is expected, which is a part: null is absent, "*" anything, "a|b" either."""
     if isinstance(expected, dict):
         assert isinstance(got, dict), f"{at}: got {got}"
         for key, value in expected.items():
             check(f"{at}.{key}", value, got.get(key))
+    elif isinstance(expected, str) and "|" in expected:
+        assert got in expected.split("|"), f"{at}: expected {expected}, got {got}"
     elif expected == "*":
         assert got is not None, f"{at}: is absent"
     else:

@@ -17,7 +17,7 @@ from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.support.commands import start_gateway
-from tests.support.gateway import AT_ONCE, connect, gateway
+from tests.support.gateway import AT_ONCE, Client, connect, gateway
 from tests.support.ports import free_port
 from tests.support.slots import TINY, tiny_files, write_slot
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
@@ -157,9 +157,7 @@ async def _killable(slot: Path, successor: int, directory: Path) -> AsyncIterato
                 process.signal(signal.SIGKILL)
 
             async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                with contextlib.suppress(OSError):
-                    up_reader, up_writer = await asyncio.open_connection("127.0.0.1", backend)
-                    await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+                await _joined(reader, writer, backend)
 
             orders.on_kill = kill
             async with connect(port) as client:
@@ -167,6 +165,49 @@ async def _killable(slot: Path, successor: int, directory: Path) -> AsyncIterato
                 await client.until_serving()
             async with await asyncio.start_server(forward, "127.0.0.1", 0) as front:
                 yield front.sockets[0].getsockname()[1]
+
+
+@dataclass
+class Counted:
+    """A port of its own before a server, which counts connections."""
+
+    address: str = ""
+    opened: int = 0
+    ended: int = 0
+
+
+@asynccontextmanager
+async def counted(backend: int) -> AsyncIterator[Counted]:
+    found = Counted()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found.opened += 1
+        await _joined(reader, writer, backend)
+        found.ended += 1
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as front:
+        found.address = f"127.0.0.1:{front.sockets[0].getsockname()[1]}"
+        yield found
+
+
+@asynccontextmanager
+async def plain(directory: Path) -> AsyncIterator[Client]:
+    """A gateway, ready, before an engine that obeys conversations."""
+    slot = directory / "blue"
+    _write(slot)
+    async with (
+        fake_engine(FaultEngine().answer) as engine,
+        gateway(slot, engine.port) as client,
+    ):
+        await client.until_serving()
+        yield client
+
+
+async def _joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+    """Passes all that is said on to a port, and back, until either side ends."""
+    with contextlib.suppress(OSError):
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
