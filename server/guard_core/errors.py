@@ -13,6 +13,7 @@ GuardError
 └── ServerFault           a defect of ours
 SlotInvalid               a slot's files are wrong: refused before serving
 TrafficInvalid            traffic.json is wrong: refused, and the last good one is followed
+CertificateInvalid        a listener's certificate files are wrong: refused in the same way
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,6 +113,10 @@ class SlotInvalid(Exception):
 
 class TrafficInvalid(Exception):
     """A traffic file that can't be followed."""
+
+
+class CertificateInvalid(Exception):
+    """A certificate, key or list of authorities with which no connection would succeed."""
 
 
 def _that_fit(violations: Sequence[Violation]) -> Iterator[Violation]:

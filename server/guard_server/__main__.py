@@ -5,7 +5,7 @@ import sys
 
 from pydantic import ValidationError
 
-from guard_core.errors import SlotInvalid, TrafficInvalid
+from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
 from guard_server import app, log
 from guard_server.settings import Settings
 
@@ -21,7 +21,7 @@ def main() -> int:
     log.configure(settings.log_format)
     try:
         asyncio.run(app.run(settings))
-    except (SlotInvalid, TrafficInvalid, OSError) as error:
+    except (SlotInvalid, TrafficInvalid, CertificateInvalid, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0

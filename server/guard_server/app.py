@@ -24,10 +24,13 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
+from guard_server.telemetry.certificate_metrics import CertificateMetrics
 from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
+from guard_server.tls.certificates import files_of
+from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
 
 _MAX_MESSAGE_BYTES = 4 * 2**20
@@ -56,6 +59,9 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(settings) as gateway:
+        if certificates := gateway.certificates:
+            # As other servers do, for who renews them and can't wait for the next reading.
+            loop.add_signal_handler(signal.SIGHUP, certificates.check_soon)
         _log.info(
             "listening", host=settings.host, port=gateway.port, tls=settings.tls_cert is not None
         )
@@ -77,10 +83,13 @@ class Gateway:
     health: Health
     drain: Drain
     metrics: Metrics | None
+    certificates: RenewedCertificates | None
 
 
 def build(settings: Settings, tuning: Tuning) -> Gateway:
-    """Wires the parts and binds the port. Raises SlotInvalid, TrafficInvalid or OSError."""
+    """Wires the parts and binds the port. Raises what `serving` raises."""
+    files = files_of(settings)
+    certificates = RenewedCertificates(files) if files else None
     health = Health(moderation.SERVICE.full_name, kserve.SERVICE.full_name)
     router = Router(
         _traffic(settings),
@@ -96,6 +105,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     observers: list[Observer] = [statistics]
     if metrics is not None:
         observers += metrics, ShadowMetrics(metrics.registry)
+        if certificates:
+            CertificateMetrics(metrics.registry, certificates)
     judge = Judge(settings.markers)
     shadow = Shadow(router, judge, observers, settings.request_timeout_s)
     cache = None
@@ -118,15 +129,17 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     server.add_generic_rpc_handlers(
         (service.handler(), inference.handler(), health.handler(), *reflection.handlers())
     )
-    port = _listen(server, settings)
-    return Gateway(settings, tuning, server, port, router, shadow, health, drain, metrics)
+    port = _listen(server, settings, certificates)
+    return Gateway(
+        settings, tuning, server, port, router, shadow, health, drain, metrics, certificates
+    )
 
 
 @asynccontextmanager
 async def serving(settings: Settings, tuning: Tuning | None = None) -> AsyncIterator[Gateway]:
     """Runs a gateway. Leaving the block is the graceful stop.
 
-    Raises SlotInvalid, TrafficInvalid or OSError if it can't start.
+    Raises SlotInvalid, TrafficInvalid, CertificateInvalid or OSError if it can't start.
     """
     gateway = build(settings, tuning or Tuning())
     with _metrics_exported(gateway):
@@ -183,6 +196,8 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
     if settings.supervisor is not None:
         registry = gateway.metrics.registry if gateway.metrics else None
         work.append(SupervisorLink(settings.supervisor, registry).run())
+    if gateway.certificates is not None:
+        work.append(gateway.certificates.follow(gateway.tuning.certificates_s))
     if gateway.metrics is not None:
         work.append(gateway.metrics.watch(router, gateway.tuning.sample_s))
     tasks = [asyncio.create_task(one) for one in work]
@@ -211,31 +226,18 @@ def _server(settings: Settings) -> grpc.aio.Server:
             # Without it, a second server on the port is a mistake, not a worker.
             ("grpc.so_reuseport", int(settings.reuse_port)),
             ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
-        ]
+        ],
     )
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(
+    server: grpc.aio.Server, settings: Settings, certificates: RenewedCertificates | None
+) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
     try:
-        if settings.tls_cert and settings.tls_key:
-            return server.add_secure_port(address, _credentials(settings))
+        if certificates:
+            return server.add_secure_port(address, certificates.credentials())
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        what = (
-            "is the port in use, or a certificate or key not PEM"
-            if settings.tls_cert
-            else ("is the port in use")
-        )
-        raise cannot_listen(settings.host, settings.port, error, hint=what) from None
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    assert settings.tls_cert and settings.tls_key  # noqa: S101  (for the type checker)
-    ca = settings.tls_client_ca
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        root_certificates=ca.read_bytes() if ca else None,
-        require_client_auth=ca is not None,
-    )
+        raise cannot_listen(settings.host, settings.port, error) from None

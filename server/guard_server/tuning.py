@@ -9,6 +9,7 @@ class Tuning:
 
     probe_s: float = 60.0  # a large model on a CPU can be this slow; a dead stub answers at once
     sample_s: float = 1.0  # between two readings of the metrics' gauges
+    certificates_s: float = 5.0  # between two readings of the listener's certificate files
     rejecting_s: float = 1.0  # requests on their way get a rejection; a closed port cancels them
     last_answers_s: float = 5.0  # for answers that are written but not yet sent
     remembered_ids: int = 10_000  # answered ones of a stream, beside those in flight

@@ -136,6 +136,21 @@ def test_processes_are_summed() -> None:
     assert ended.get_sample_value("guard_requests_total", labels) == 5
 
 
+def test_of_days_left_the_least_counts() -> None:
+    processes = [
+        [
+            Family(
+                "guard_certificate_days_left", "", "gauge", [("guard_certificate_days_left", {}, n)]
+            ),
+            Family("guard_certificate_faults", "", "gauge", [("guard_certificate_faults", {}, 1)]),
+        ]
+        for n in (30, -2, 7)
+    ]
+    merged = served(*processes)
+    assert merged.get_sample_value("guard_certificate_days_left") == -2
+    assert merged.get_sample_value("guard_certificate_faults") == 3
+
+
 def test_a_sum_of_one_process_is_what_it_would_serve_itself() -> None:
     counted = metrics.Metrics()
     for code in (ServerFault("a defect"), None):

@@ -18,10 +18,11 @@ from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
-from guard_core.errors import SlotInvalid, TrafficInvalid
+from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
 from guard_core.slot import traffic
 from guard_server import log
 from guard_server.settings import Settings
+from guard_server.tls import certificates
 
 _READY_S = 180
 
@@ -60,6 +61,8 @@ def serve(
     console = Console(stderr=True)
     server = _Server(console, settings, control_port)
     try:
+        if files := certificates.files_of(settings):
+            certificates.read(files)  # before Triton starts: the workers would refuse them late
         run = run_directory(RUN, settings.host, settings.port)
         initial = InitialTraffic.resume(run) if slot is None else None
         initial = initial or InitialTraffic.single(slot_directory(slot or Path("blue")).resolve())
@@ -77,7 +80,14 @@ def serve(
         )
     except TrafficInvalid as error:
         fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
-    except (SlotInvalid, TritonFailed, WorkersFailed, OperationError, OSError) as error:
+    except (
+        SlotInvalid,
+        CertificateInvalid,
+        TritonFailed,
+        WorkersFailed,
+        OperationError,
+        OSError,
+    ) as error:
         fail(str(error))
     except asyncio.CancelledError:
         fail("Cut off: what was in flight got no answer.")

@@ -2,11 +2,13 @@
 
 import json
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import add
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
+
+_LEAST = "_days_left"  # the end of a name: of these the least counts
 
 
 class Family(NamedTuple):
@@ -48,15 +50,17 @@ def without_gauges(families: Iterable[Family]) -> list[Family]:
 
 
 def summed(processes: Iterable[Iterable[Family]]) -> list[Family]:
-    """One family for each name, with the sum of every sample."""
+    """One family for each name, with the sum of every sample; the least of what is left."""
     first: dict[str, Family] = {}
-    values: dict[str, Counter[tuple[str, tuple[tuple[str, str], ...]]]] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for families in processes:
         for family in families:
             first.setdefault(family.name, family)
-            sums = values.setdefault(family.name, Counter())
+            sums = values.setdefault(family.name, {})
+            joined = min if family.name.endswith(_LEAST) else add
             for name, labels, value in family.samples:
-                sums[name, tuple(labels.items())] += value  # type: ignore[assignment]
+                key = name, tuple(labels.items())
+                sums[key] = joined(sums[key], value) if key in sums else value
     return [
         family._replace(
             samples=[(name, dict(labels), value) for (name, labels), value in sums.items()]

@@ -1,0 +1,1 @@
+"""The listener's TLS: its files, checked and followed."""
