@@ -61,7 +61,7 @@ INSIDE = {
         "listening": set(),
         "status_codes": set(),
         "probe": {"settings", "tls"},
-        "tls": {"settings"},
+        "tls": {"settings", "api"},
         "routing": set(),
         "pipeline": {"routing"},
         "telemetry": {"pipeline", "routing", "status_codes", "tls"},

@@ -3,6 +3,7 @@
 GuardError
 ├── RequestInvalid        the caller's input, with the fields at fault
 ├── SlotNotAllowed        a slot was chosen where only operators may
+├── CallerNotAllowed      the caller's certificate has none of the names that are let in
 ├── SlotUnknown           a slot was chosen that does not exist
 ├── ModelUnknown          KServe's API has one model, and another one or version was named
 ├── Overloaded            rejected by the concurrency limiter; carries when to retry
@@ -70,6 +71,10 @@ class RequestInvalid(GuardError):
 
 
 class SlotNotAllowed(GuardError):
+    pass
+
+
+class CallerNotAllowed(GuardError):
     pass
 
 

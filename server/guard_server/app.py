@@ -29,6 +29,7 @@ from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
+from guard_server.tls.allowed_callers import AllowedCallers
 from guard_server.tls.certificates import files_of
 from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
@@ -220,7 +221,9 @@ def _traffic(settings: Settings) -> traffic.Traffic:
 
 
 def _server(settings: Settings) -> grpc.aio.Server:
+    callers = settings.allowed_callers
     return grpc.aio.server(
+        interceptors=[AllowedCallers(callers)] if callers else [],
         options=[
             *_OPTIONS,
             # Without it, a second server on the port is a mistake, not a worker.

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         default=None, description="PEM authorities: clients must have a certificate from one."
     )
+    tls_client_sans: str | None = Field(
+        default=None,
+        description="Names of the callers that are let in, with commas between them: each as it is "
+        "in the certificate's subjectAltName; default: every certificate of the authorities. "
+        "Health checks are for all of these.",
+    )
     insecure: bool = Field(default=False, description="Allow plain text off loopback.")
     markers: MarkerTreatment = Field(
         default=MarkerTreatment.JUDGE_PARTS,
@@ -123,12 +129,26 @@ class Settings(BaseSettings):
             raise ValueError("a certificate and its key go together: give both or neither")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("client certificates need TLS: give a certificate and its key too")
+        if self.tls_client_sans is not None:
+            if not self.tls_client_ca:
+                raise ValueError(
+                    "callers' names are those in their certificates: give the authorities too"
+                )
+            if not all(self.allowed_callers):
+                raise ValueError("a caller's name is empty: give names with commas between them")
         if not (self.tls_cert or self.insecure or _is_loopback(self.host)):
             raise ValueError(
                 f"{self.host} can be reached from other machines: give a certificate and its key "
                 "for TLS, or say --insecure if something in front of the server encrypts"
             )
         return self
+
+    @property
+    def allowed_callers(self) -> frozenset[str]:
+        """Names in certificates; none if every certificate will do."""
+        if self.tls_client_sans is None:
+            return frozenset()
+        return frozenset(name.strip() for name in self.tls_client_sans.split(","))
 
 
 def _is_loopback(host: str) -> bool:

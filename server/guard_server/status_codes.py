@@ -3,6 +3,7 @@
 import grpc
 
 from guard_core.errors import (
+    CallerNotAllowed,
     DeadlinePassed,
     EngineFailed,
     GuardError,
@@ -19,6 +20,7 @@ from guard_core.errors import (
 STATUS_CODES: dict[type[GuardError], grpc.StatusCode] = {
     RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    CallerNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     SlotUnknown: grpc.StatusCode.NOT_FOUND,
     ModelUnknown: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,

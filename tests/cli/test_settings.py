@@ -26,6 +26,7 @@ VALUES = {
     "tls_cert": ("a.pem", "b.pem"),
     "tls_key": ("a.pem", "b.pem"),
     "tls_client_ca": ("a.pem", "b.pem"),
+    "tls_client_sans": ("a.example", "a.example,spiffe://b/c"),
     "insecure": ("true", "false"),
     "markers": ("refuse", "as_text"),
     "allow_slot_choice": ("true", "false"),
@@ -44,6 +45,7 @@ WITH_IT = {  # a setting that is refused alone
     "tls_cert": {"tls_key": "key.pem"},
     "tls_key": {"tls_cert": "cert.pem"},
     "tls_client_ca": {"tls_cert": "cert.pem", "tls_key": "key.pem"},
+    "tls_client_sans": {"tls_cert": "cert.pem", "tls_key": "key.pem", "tls_client_ca": "ca.pem"},
 }
 
 

@@ -96,7 +96,7 @@ async def test_mutual_tls_with_the_gateways_certificate_or_another_one(
     beside: Beside, files: TlsFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = trustme.CA()
-    async with beside(**files.mutual) as probed:
+    async with beside(**files.mutual, tls_client_sans="nobody.example") as probed:
         assert await serving(probed)
         for name, authority in (("stranger", other), ("caller", files.authority)):
             issued = authority.issue_cert("probe.example.org")

@@ -37,7 +37,8 @@ const (
 //
 //	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
 //	                    fewer where their paths are long).
-//	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+//	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+//	                    certificate has none of the names that the server lets in.
 //	NOT_FOUND           the named slot does not exist.
 //	RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
 //	DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -62,7 +63,8 @@ const (
 // with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
 // not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
 // UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-// more is rejected with RESOURCE_EXHAUSTED.
+// more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+// limit, reject it themselves, with INTERNAL.
 type ModerationServiceClient interface {
 	// Judges one conversation.
 	Moderate(ctx context.Context, in *ModerateRequest, opts ...grpc.CallOption) (*ModerateResponse, error)
@@ -128,7 +130,8 @@ type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamMod
 //
 //	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
 //	                    fewer where their paths are long).
-//	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+//	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+//	                    certificate has none of the names that the server lets in.
 //	NOT_FOUND           the named slot does not exist.
 //	RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
 //	DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -153,7 +156,8 @@ type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamMod
 // with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
 // not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
 // UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-// more is rejected with RESOURCE_EXHAUSTED.
+// more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+// limit, reject it themselves, with INTERNAL.
 type ModerationServiceServer interface {
 	// Judges one conversation.
 	Moderate(context.Context, *ModerateRequest) (*ModerateResponse, error)

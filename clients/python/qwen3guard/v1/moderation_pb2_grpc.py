@@ -33,7 +33,8 @@ class ModerationServiceStub:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
-    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+    certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -58,7 +59,8 @@ class ModerationServiceStub:
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     def __init__(self, channel):
@@ -92,7 +94,8 @@ class ModerationServiceServicer:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
-    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+    certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -117,7 +120,8 @@ class ModerationServiceServicer:
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     def Moderate(self, request, context):
@@ -179,7 +183,8 @@ class ModerationService:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
-    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+    PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+    certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.
     RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
     DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -204,7 +209,8 @@ class ModerationService:
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     @staticmethod

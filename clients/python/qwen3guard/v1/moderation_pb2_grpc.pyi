@@ -34,7 +34,8 @@ class ModerationServiceStub:
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
-      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+                          certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
       RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -59,7 +60,8 @@ class ModerationServiceStub:
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     @_typing.overload
@@ -88,7 +90,8 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
-      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+                          certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
       RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -113,7 +116,8 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -138,7 +142,8 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
-      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that.
+      PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
+                          certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
       RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
@@ -163,7 +168,8 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
     with INTERNAL if a header is malformed (`grpc-timeout`, `grpc-encoding` with a name that it does
     not know, `te`, a `-bin` value that is not base64) or a message can't be decompressed, and with
     UNIMPLEMENTED if there is no such method. The metadata of a call may have at most 16,384 bytes;
-    more is rejected with RESOURCE_EXHAUSTED.
+    more is rejected with RESOURCE_EXHAUSTED. gRPC's libraries for Go and Java, which know the
+    limit, reject it themselves, with INTERNAL.
     """
 
     @_abc_1.abstractmethod
