@@ -90,8 +90,9 @@ INSIDE = {
         "rollout": {"errors", "events", "fleet", "slot_processes"},
         "messages": {"fleet", "slot_processes", "gateway_workers"},
         "api": {"errors", "fleet", "rollout", "messages"},
+        "listener": {"api"},
         "supervisor": {
-            *("api", "events", "fleet", "host"),
+            *("api", "listener", "events", "fleet", "host"),
             *("slot_processes", "gateway_workers", "traffic_files"),
         },
     },

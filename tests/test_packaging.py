@@ -285,7 +285,7 @@ def refusal(where: Installed, slot: str, **environment: str) -> str:
     """Why `guard serve` does not start, in one line."""
     ports = [
         word
-        for option in ("--port", "--control-port", "--triton-port", "--metrics-port")
+        for option in ("--port", "--triton-port", "--metrics-port")
         for word in (option, str(free_port()))
     ]
     done = where.guard("serve", "--slot", slot, *ports, **environment)

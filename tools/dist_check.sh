@@ -20,12 +20,12 @@ if venv/bin/guard serve 2>said; then exit 1; fi
 cat said
 sh -ec "$(sed -n 's/.*`\(.*\)`.*/\1/p' said)"
 
-venv/bin/guard serve --port "$port" --control-port $((port + 1)) --triton-port $((port + 2)) --metrics-port 0 2>said &
+venv/bin/guard serve --port "$port" --triton-port $((port + 1)) --metrics-port 0 2>said &
 serving=$!
 until grep -q 'is ready' said; do
     kill -0 "$serving" || { cat said; exit 1; }
     sleep 0.2
 done
 venv/bin/guard moderate --target "127.0.0.1:$port" 'How do I boil an egg?'
-venv/bin/guard slots --control "127.0.0.1:$((port + 1))"
+venv/bin/guard slots --target "127.0.0.1:$port"
 echo "The wheels serve outside the checkout."

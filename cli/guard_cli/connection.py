@@ -1,27 +1,12 @@
 """How commands reach a running server."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import grpc
-import typer
 
 from guard_cli.options import fail
 from qwen3guard_client import AsyncClient, Client
-
-TargetOption = Annotated[str, typer.Option(help="The server, HOST:PORT.")]
-CaOption = Annotated[
-    Path | None,
-    typer.Option(help="PEM authorities of the server's certificate: use TLS.", exists=True),
-]
-CertOption = Annotated[
-    Path | None, typer.Option(help="PEM client certificate, with --tls-ca.", exists=True)
-]
-KeyOption = Annotated[
-    Path | None, typer.Option(help="PEM key of the client certificate.", exists=True)
-]
-
-DEFAULT_TARGET = "127.0.0.1:50051"
 
 _Client = TypeVar("_Client", Client, AsyncClient)
 

@@ -22,9 +22,10 @@ _LIST_S = 10
 class DeploymentClient:
     """An error of the service ends the command with its message."""
 
-    def __init__(self, control: str) -> None:
-        """`control`: the server's control port, HOST:PORT."""
+    def __init__(self, control: str, credentials: grpc.ChannelCredentials | None) -> None:
+        """`control`: its gRPC address; a Unix socket takes no credentials."""
         self._control = control
+        self._credentials = credentials
         self._out = Console()
 
     def show_slots(self, *, watch: bool) -> None:
@@ -110,7 +111,12 @@ class DeploymentClient:
     def _service(self) -> Iterator[Any]:
         """The stub."""
         options = [("grpc.enable_http_proxy", 0)]
-        with grpc.insecure_channel(self._control, options) as channel:
+        channel = (
+            grpc.secure_channel(self._control, self._credentials, options)
+            if self._credentials
+            else grpc.insecure_channel(self._control, options)
+        )
+        with channel:
             try:
                 yield deployment_pb2_grpc.DeploymentServiceStub(channel)
             except grpc.RpcError as error:

@@ -20,6 +20,19 @@ RUN = _directory("GUARD_RUN", ".run")
 # Slots that are given by a bare name.
 MODEL_REPOSITORY = _directory("GUARD_MODEL_REPOSITORY", "model_repository")
 
+TargetOption = Annotated[str, typer.Option(help="The server, HOST:PORT.")]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(help="PEM authorities of the server's certificate: use TLS.", exists=True),
+]
+CertOption = Annotated[
+    Path | None, typer.Option(help="PEM client certificate, with --tls-ca.", exists=True)
+]
+KeyOption = Annotated[
+    Path | None, typer.Option(help="PEM key of the client certificate.", exists=True)
+]
+DEFAULT_TARGET = "127.0.0.1:50051"
+
 IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(

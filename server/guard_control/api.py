@@ -1,7 +1,7 @@
-"""DeploymentService: the operators' API, on loopback only."""
+"""DeploymentService: the operators' API. See listener.py for who reaches it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,48 +15,28 @@ from guard_control import messages
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
 from guard_control.fleet import Fleet
 from guard_control.rollout import operations
-from guard_control.rollout.parameters import Deployment, Shift
+from guard_control.rollout.parameters import Deployment, Shift, slot_below
 from guard_control.rollout.rollout import ReportStep, Rollout
 from guard_core.errors import fitting, quoted
 from guard_core.slot.traffic import ShadowTraffic
 from guard_server.api.decoding import Received
 from guard_server.api.handlers import faultless, generic_handler
 from guard_server.api.reflection import Reflection
-from guard_server.listening import cannot_listen
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _SERVICE: Any = pb.DESCRIPTOR.services_by_name["DeploymentService"]
-HOST = "127.0.0.1"
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger(__name__)
 
 
-@asynccontextmanager
-async def listening(fleet: Fleet, port: int) -> AsyncIterator[int]:
-    """Serves on loopback; yields the port. Raises OSError if it is in use."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    service = DeploymentService(fleet)
-    server.add_generic_rpc_handlers(
-        (generic_handler(_SERVICE, service), *Reflection((_SERVICE,)).handlers())
-    )
-    try:
-        bound = server.add_insecure_port(f"{HOST}:{port}")
-    except RuntimeError as error:
-        raise cannot_listen(HOST, port, error) from None
-    await server.start()
-    try:
-        yield bound
-    finally:
-        await service.cancel_rollout("The server is stopping.")
-        await server.stop(None)
-
-
 class DeploymentService:
     """Runs one operation at a time."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, roots: Sequence[Path]) -> None:
+        """`roots`: directories below which slots that are deployed must be."""
         self._fleet = fleet
+        self._roots = roots
         self._operating = asyncio.Lock()
         self._rollout: Rollout | None = None  # the last one that began
 
@@ -91,10 +71,11 @@ class DeploymentService:
         request = await faultless(received, context)
 
         async def deploy(report: ReportStep) -> None:
-            await operations.deploy(self._fleet, _deployment(request), report)
+            await operations.deploy(self._fleet, wanted, report)
 
         async with _errors_as_statuses(context, request.directory, request.data):
-            async for progress in self._roll_out(Path(request.directory).name, deploy):
+            wanted = _deployment(request, self._roots)
+            async for progress in self._roll_out(wanted.directory.name, deploy):
                 yield pb.DeployResponse(progress=progress)
 
     async def Promote(  # noqa: N802
@@ -128,6 +109,10 @@ class DeploymentService:
             yield pb.WatchEventsResponse(
                 time=time, slot=event.slot, alarm=event.alarm, text=event.text
             )
+
+    def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
+        """Of its methods, and of the reflection of them."""
+        return generic_handler(_SERVICE, self), *Reflection((_SERVICE,)).handlers()
 
     async def cancel_rollout(self, reason: str) -> None:
         """Ends a rollout that is under way; the traffic stays as it is."""
@@ -184,7 +169,7 @@ def _shadow(wanted: pb.Shadow) -> ShadowTraffic | None:
     return ShadowTraffic(slot=wanted.slot, share=wanted.share) if wanted.share else None
 
 
-def _deployment(request: pb.DeployRequest) -> Deployment:
+def _deployment(request: pb.DeployRequest, roots: Sequence[Path]) -> Deployment:
     given: dict[str, Any] = {}
     if request.HasField("min_agreement"):
         given["min_agreement"] = request.min_agreement
@@ -194,10 +179,8 @@ def _deployment(request: pb.DeployRequest) -> Deployment:
         given["shadow_s"] = _seconds(request.shadow_time)
     if request.HasField("ready_timeout"):
         given["ready_s"] = _seconds(request.ready_timeout)
-    if not Path(request.directory).is_absolute():
-        raise InvalidOperation("Give the absolute path of the slot's directory.")
     return Deployment(
-        directory=Path(request.directory),
+        directory=slot_below(roots, request.directory),
         data=Path(request.data) if request.data else None,
         ignored_keys=tuple(request.ignored_keys),
         shadow_share=request.shadow_share,

@@ -7,7 +7,7 @@ that the workers follow, and their statuses.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from guard_control import api
+from guard_control.api import DeploymentService
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
-from guard_control.host import ownership, shared_memory
+from guard_control.host import control_socket, ownership, shared_memory
+from guard_control.listener import ControlTcp, listening
 from guard_control.slot_processes import SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
@@ -73,15 +74,18 @@ async def supervising(
     run: Path,
     workers: int,
     triton_port: int,
-    control_port: int,
+    deploy_roots: Sequence[Path],
+    control: ControlTcp | None,
 ) -> AsyncIterator[Fleet]:
     """Runs everything. Leaving the block is the graceful stop; cancelling that cuts off.
 
-    `settings`: of every worker. `run`: the directory for the state.
+    `settings`: of every worker. `run`: the directory for the state. `deploy_roots`: slots that are
+    deployed are below one of them. `control`: where the control plane listens beside its socket.
     Raises SlotInvalid, TritonFailed, WorkersFailed or OSError if it can't start.
     """
     check_port(settings.host, settings.port)
-    check_port(api.HOST, control_port)
+    if control is not None:
+        check_port(control.host, control.port)
     with ownership.owned(run), shared_memory.directory() as memory:
         settings = settings.model_copy(
             update={"traffic": memory / traffic.FILE_NAME, "status": memory / "gateways"}
@@ -95,7 +99,10 @@ async def supervising(
             fleet = Fleet(run, first, files, slots=slots, workers=gateways, events=events)
             await gateways.start(_START_S)
             with _metrics(settings, gateways):
-                async with fleet.keeping_files(), api.listening(fleet, control_port):
+                service = DeploymentService(fleet, deploy_roots)
+                socket = control_socket.path(memory)
+                async with fleet.keeping_files(), listening(service, socket, control):
+                    control_socket.announce(memory, settings.host, settings.port)
                     yield fleet
                 await gateways.stop()  # last: a rollout that is ended needs the workers
         finally:

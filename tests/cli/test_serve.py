@@ -43,10 +43,9 @@ def test_a_slot_that_is_not_there_names_the_next_step(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_an_error(served: Served, blue: Path) -> None:
-    ports = {name: free_port() for name in ("--port", "--control-port", "--triton-port")}
+    ports = {name: free_port() for name in ("--port", "--triton-port")}
     for name, used, said in [
         ("--port", served.port, f"127.0.0.1:{served.port}: is the port in use?"),
-        ("--control-port", served.control_port, f"{served.control_port}: is the port in use?"),
         ("--triton-port", served.triton_port, f"{served.triton_port}"),
     ]:
         given = [str(word) for pair in (ports | {name: used}).items() for word in pair]

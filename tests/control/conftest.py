@@ -48,8 +48,7 @@ def operate(swapping: Served) -> Operate:
     """Runs a `guard` command on the server's control plane; gives its exit code and its words."""
 
     def run(command: str, *arguments: str) -> tuple[int, str]:
-        control = ("--control", f"127.0.0.1:{swapping.control_port}")
-        done = guard(command, *arguments, *control)
+        done = guard(command, *arguments, *swapping.named)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -58,7 +57,7 @@ def operate(swapping: Served) -> Operate:
 @asynccontextmanager
 async def controlling(served: Served) -> AsyncIterator[Any]:
     """DeploymentService's stub."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.control_port}") as channel:
+    async with grpc.aio.insecure_channel(served.control) as channel:
         yield deployment_pb2_grpc.DeploymentServiceStub(channel)
 
 

@@ -20,8 +20,7 @@ WriteSlot = Callable[..., Path]
 
 def serve(slot: Path, port: int, triton_port: int) -> subprocess.CompletedProcess[str]:
     ports = ("--port", str(port), "--triton-port", str(triton_port))
-    more = ("--control-port", str(free_port()), "--metrics-port", "0")
-    return guard("serve", "--slot", str(slot), *ports, *more)
+    return guard("serve", "--slot", str(slot), *ports, "--metrics-port", "0")
 
 
 @pytest.mark.slow

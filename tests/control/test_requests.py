@@ -1,12 +1,14 @@
 """What a newer `guard` asks of an older server is refused, and not done in part."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import pytest
 
-from guard_control.api import listening
+from guard_control.api import DeploymentService
 from guard_control.fleet import Fleet
+from guard_control.listener import listening
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.gateway import fields, rich_status
 
@@ -22,11 +24,11 @@ NO_FLEET = cast(Fleet, None)  # what is refused reaches none
     ids=["an unknown field", "no message"],
 )
 async def test_a_request_is_read_whole_or_refused(
-    method: str, data: bytes, field: str, capfd: pytest.CaptureFixture[str]
+    method: str, data: bytes, field: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with (
-        listening(NO_FLEET, 0) as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        listening(DeploymentService(NO_FLEET, roots=()), tmp_path / "control", None),
+        grpc.aio.insecure_channel(f"unix:{tmp_path / 'control'}") as channel,
     ):
         untyped: Any = channel
         with pytest.raises(grpc.aio.AioRpcError) as caught:

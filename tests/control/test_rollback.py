@@ -23,7 +23,7 @@ QUICK = ("--shadow-share", "0", "--steps", "100", "--pause", "0.2", "--max-facto
 
 
 async def operate_on(served: Served, command: str, *arguments: str) -> tuple[int, str]:
-    control = ("--control", f"127.0.0.1:{served.control_port}")
+    control = served.named
     done = await asyncio.to_thread(guard, command, *arguments, *control)
     return done.returncode, done.stdout + done.stderr
 
@@ -102,7 +102,7 @@ async def test_a_rollback_ends_a_rollout_that_is_under_way(
     swapping: Served, operate: Operate, green: Path, four: Path, tmp_path: Path
 ) -> None:
     arguments = [str(green), "--data", str(four), "--shadow-share", "0", "--pause", "60"]
-    control = ["--control", f"127.0.0.1:{swapping.control_port}"]
+    control = swapping.named
     with start([GUARD, "deploy", *arguments, *control], tmp_path / "output.txt") as deploying:
         while await weights(swapping) != {"blue": 95, "green": 5}:
             assert not deploying.ended(), deploying.said()

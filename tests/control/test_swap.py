@@ -163,7 +163,7 @@ async def test_ctrl_c_leaves_the_traffic_as_it_is_then(
     swapping: Served, green: Path, four: Path, tmp_path: Path, operate: Operate
 ) -> None:
     arguments = [str(green), "--data", str(four), "--shadow-share", "0", "--pause", "60"]
-    control = ["--control", f"127.0.0.1:{swapping.control_port}"]
+    control = swapping.named
     with start([GUARD, "deploy", *arguments, *control], tmp_path / "output.txt") as running:
         while await weights(swapping) != {"blue": 95, "green": 5}:
             assert not running.ended(), running.said()

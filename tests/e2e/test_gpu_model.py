@@ -44,8 +44,7 @@ def test_no_gpu_and_no_tensorrt_llm(gpu_slot: Path, tmp_path: Path) -> None:
         read_machine(fake_container(tmp_path / "bare", tensorrt_llm="none"))
     with pytest.raises(MachineUnfit, match="TensorRT-LLM is not installed here"):
         read_machine(Container(trtllm_build=str(tmp_path / "none")))
-    ports = ["--port", str(free_port()), "--control-port", str(free_port())]
-    done = guard("serve", "--slot", str(gpu_slot), *ports)
+    done = guard("serve", "--slot", str(gpu_slot), "--port", str(free_port()))
     assert (done.returncode, done.stdout) == (1, "")
     assert "TensorRT-LLM is not installed here" in done.stderr
 

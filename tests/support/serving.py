@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
+from guard_control.host import control_socket
 from tests.support import tiers
 from tests.support.commands import GUARD, Running, start
 from tests.support.ports import free_block, free_port
@@ -21,13 +23,24 @@ class Served(Running):
 
     port: int
     triton_port: int
-    control_port: int
     metrics_port: int
 
     @property
     def run(self) -> Path:
         """Where its state and logs are."""
         return run_directory(self.port)
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """The option of a `guard` command that operates on it."""
+        return "--target", f"127.0.0.1:{self.port}"
+
+    @property
+    def control(self) -> str:
+        """DeploymentService's gRPC address."""
+        socket = control_socket.find("127.0.0.1", self.port)
+        assert socket is not None
+        return f"unix:{socket}"
 
     def children(self) -> dict[str, int]:
         """The processes below it by name: `tritonserver` and its `triton_python_ba`."""
@@ -71,9 +84,9 @@ def guard_serve(
     """
     tiers.require("triton")
     port = port or free_port()
-    triton_port, control_port, metrics_port = free_block(), free_port(), free_port()
+    triton_port, metrics_port = free_block(), free_port()
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
-    ports += ["--control-port", str(control_port), "--metrics-port", str(metrics_port)]
+    ports += ["--metrics-port", str(metrics_port), "--deploy-root", gettempdir()]
     first = ["--slot", str(slot)] if slot else []
     try:
         command = [*within, GUARD, "serve", *first, *ports, *options]
@@ -82,6 +95,6 @@ def guard_serve(
             while "is ready" not in running.said():
                 assert not running.ended() and time.monotonic() < deadline, running.said()
                 time.sleep(0.1)
-            yield Served(running.process, output, port, triton_port, control_port, metrics_port)
+            yield Served(running.process, output, port, triton_port, metrics_port)
     finally:
         remove_run_directory(port)

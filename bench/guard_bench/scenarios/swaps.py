@@ -19,7 +19,7 @@ from guard_bench.loadgen.sample import Sample
 from guard_bench.loadgen.synthetic_prompts import MIXED, prompt
 from guard_bench.scenarios.swap_report import SwapPlan, SwapReport, SwapTimes
 from guard_bench.scenarios.triton_kill import kill_triton
-from guard_bench.targets.guard_serve import GuardServe, build, serving
+from guard_bench.targets.guard_serve import FindControl, GuardServe, build, serving
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _CAPACITY_IN_FLIGHT = 32
@@ -32,13 +32,15 @@ _SHADOW_SHARE = 0.1  # of a deployment
 _STANDBY = 10  # percent of the traffic, of the slot that stands by while the other is killed
 
 
-async def measure(plan: SwapPlan, directory: Path, progress: Callable[[str], None]) -> SwapReport:
+async def measure(
+    plan: SwapPlan, directory: Path, find_control: FindControl, progress: Callable[[str], None]
+) -> SwapReport:
     """Runs everything, with slots built below `directory`. Raises RuntimeError or AioRpcError."""
     blue, green = directory / "blue", directory / "green"
     await asyncio.to_thread(build, blue, "int8")
     await asyncio.to_thread(build, green, "f32")
     progress("starting the server")
-    async with serving(blue, plan.workers, directory / "serve.log") as server:
+    async with serving(blue, plan.workers, directory / "serve.log", find_control) as server:
         return await measure_served(plan, server, blue, green, progress)
 
 

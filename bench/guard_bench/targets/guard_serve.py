@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ from qwen3guard.v1 import deployment_pb2_grpc
 _GUARD = Path(sys.executable).with_name("guard")
 _START_S = 120
 _POLL_S = 0.2
+
+
+# Gives the control plane's socket of the server on a host and port. Handed in: we don't know it.
+FindControl = Callable[[str, int], Path | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +58,34 @@ def build(slot: Path, weights: str) -> None:
 
 
 @asynccontextmanager
-async def serving(slot: Path, workers: int, log: Path) -> AsyncIterator[GuardServe]:
-    """Serves `slot` on free ports, without a verdict cache.
+async def serving(
+    slot: Path, workers: int, log: Path, find_control: FindControl
+) -> AsyncIterator[GuardServe]:
+    """Serves `slot` on free ports, without a verdict cache; its neighbours may be deployed.
 
     Raises RuntimeError, which names its log, if it does not start.
     """
-    port, control_port, triton_port = free_ports(3)
+    port, triton_port = free_ports(2)
     command = [
         *(str(_GUARD), "serve", "--slot", str(slot), "--workers", str(workers)),
         *("--port", str(port), "--metrics-port", "0", "--cache-mib", "0"),
-        *("--control-port", str(control_port), "--triton-port", str(triton_port)),
+        *("--triton-port", str(triton_port), "--deploy-root", str(slot.parent)),
     ]
-    control = f"127.0.0.1:{control_port}"
+    end = time.monotonic() + _START_S
     with running(command, log) as process:
-        async with grpc.aio.insecure_channel(control, [("grpc.enable_http_proxy", 0)]) as channel:
+
+        async def wait() -> None:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"The server did not start. See {log}.")
+            await asyncio.sleep(_POLL_S)
+
+        while (socket := find_control("127.0.0.1", port)) is None:
+            await wait()
+        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
             stub: Any = deployment_pb2_grpc.DeploymentServiceStub(channel)
             server = GuardServe(f"127.0.0.1:{port}", stub)
-            end = time.monotonic() + _START_S
             while not await _ready(server):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"The server did not start. See {log}.")
-                await asyncio.sleep(_POLL_S)
+                await wait()
             yield server
 
 

@@ -12,6 +12,7 @@ from guard_bench.scenarios.swap_report import SwapPlan
 from guard_bench.scenarios.swaps import measure
 from guard_bench.swap_table import show_swaps
 from guard_cli.options import RUN, JsonOption, fail, writing
+from guard_control.host import control_socket
 
 
 def swap(
@@ -40,7 +41,7 @@ def swap(
         directory.mkdir(parents=True, exist_ok=True)
     try:
         with err.status("starting") as status:
-            report = asyncio.run(measure(plan, directory, status.update))
+            report = asyncio.run(measure(plan, directory, control_socket.find, status.update))
     except grpc.aio.AioRpcError as error:
         fail(f"A swap was refused: {error.details()}")
     except (OSError, RuntimeError) as error:

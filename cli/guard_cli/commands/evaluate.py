@@ -10,16 +10,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from guard_cli.connection import (
+from guard_cli.connection import connect, credentials
+from guard_cli.options import (
     DEFAULT_TARGET,
+    RUN,
     CaOption,
     CertOption,
+    IgnoreOption,
     KeyOption,
     TargetOption,
-    connect,
-    credentials,
+    fail,
+    shown,
+    writing,
 )
-from guard_cli.options import RUN, IgnoreOption, fail, shown, writing
 from guard_eval.datasets import DataSet, load_labelled
 from guard_eval.errors import DataInvalid, EvaluationFailed
 from guard_eval.evaluation import Evaluation

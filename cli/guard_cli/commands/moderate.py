@@ -14,17 +14,17 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from guard_cli.connection import (
+from guard_cli.connection import connect, credentials
+from guard_cli.controversial import ControversialOption
+from guard_cli.options import (
     DEFAULT_TARGET,
     CaOption,
     CertOption,
+    IgnoreOption,
     KeyOption,
     TargetOption,
-    connect,
-    credentials,
+    fail,
 )
-from guard_cli.controversial import ControversialOption
-from guard_cli.options import IgnoreOption, fail
 from guard_eval.datasets import ROW_FILES, load_examples, parse_json_lines
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guard_cli.control_options import with_server
 from guard_cli.options import IgnoreOption, fail, slot_directory
 
 if TYPE_CHECKING:
     from guard_cli.deployment_client import DeploymentClient
 
-Control = Annotated[str, typer.Option("--control", help="The server's control port, HOST:PORT.")]
 Steps = Annotated[str, typer.Option(help="Percent of the traffic that the slot gets at each step.")]
 Pause = Annotated[float, typer.Option(help="Seconds to watch each step.", min=0)]
 MaxFactor = Annotated[
@@ -20,20 +20,23 @@ MaxFactor = Annotated[
 KeepOld = Annotated[
     bool, typer.Option("--keep-old", help="Keep the old slot running, for an instant rollback.")
 ]
-_CONTROL, _STEPS, _PAUSE, _FACTOR = "127.0.0.1:50052", "5,25,50,100", 10.0, 2.0
+_STEPS, _PAUSE, _FACTOR = "5,25,50,100", 10.0, 2.0
 
 
+@with_server
 def slots(
+    server: "DeploymentClient",
     watch: Annotated[
         bool, typer.Option("--watch", help="Then print events as they happen.")
     ] = False,
-    control: Control = _CONTROL,
 ) -> None:
     """Show slots, traffic weights and request statistics."""
-    _client(control).show_slots(watch=watch)
+    server.show_slots(watch=watch)
 
 
+@with_server
 def deploy(
+    server: "DeploymentClient",
     candidate: Annotated[Path, typer.Argument(help="A built slot: its name or directory.")],
     data: Annotated[
         Path | None,
@@ -70,14 +73,13 @@ def deploy(
             "--prepare", help="Stop after the verification: `guard promote` does the rest."
         ),
     ] = False,
-    control: Control = _CONTROL,
 ) -> None:
     """Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old one.
 
     A gate that fails takes everything back. Ctrl-C ends the rollout and leaves the traffic as it
     is.
     """
-    _client(control).deploy(
+    server.deploy(
         slot_directory(candidate),
         data=data,
         ignored_keys=ignore or (),
@@ -94,55 +96,52 @@ def deploy(
     )
 
 
+@with_server
 def promote(
+    server: "DeploymentClient",
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
     steps: Steps = _STEPS,
     pause: Pause = _PAUSE,
     max_factor: MaxFactor = _FACTOR,
     keep_old: KeepOld = False,
-    control: Control = _CONTROL,
 ) -> None:
     """Shift the traffic to a slot that runs, step by step, with the same gates as deploy."""
-    _client(control).promote(
+    server.promote(
         slot, steps=_percents(steps), pause=pause, max_factor=max_factor, keep_old=keep_old
     )
 
 
+@with_server
 def rollback(
+    server: "DeploymentClient",
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the slot that loses the traffic running.")
     ] = False,
-    control: Control = _CONTROL,
 ) -> None:
     """Give all traffic back to the slot that had it before the last rollout, also during it."""
-    _client(control).rollback(keep=keep)
+    server.rollback(keep=keep)
 
 
+@with_server
 def shadow(
+    server: "DeploymentClient",
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
     share: Annotated[
         float, typer.Option(help="Share of live requests; 0 ends the shadowing.", min=0, max=1)
     ] = 0.1,
-    control: Control = _CONTROL,
 ) -> None:
     """Send a slot a share of the live requests as well, for comparison only."""
-    _client(control).shadow(slot, share)
+    server.shadow(slot, share)
 
 
+@with_server
 def drain(
+    server: "DeploymentClient",
     slot: Annotated[str, typer.Argument(help="A slot that runs.")],
     stop: Annotated[bool, typer.Option("--stop", help="Also stop its Triton.")] = False,
-    control: Control = _CONTROL,
 ) -> None:
     """Take a slot's traffic away and wait until no request is in flight there."""
-    _client(control).drain(slot, stop=stop)
-
-
-def _client(control: str) -> "DeploymentClient":
-    # gRPC and the contract take as long to load as all else, and help needs neither.
-    from guard_cli.deployment_client import DeploymentClient  # noqa: PLC0415
-
-    return DeploymentClient(control)
+    server.drain(slot, stop=stop)
 
 
 def _percents(steps: str) -> list[int]:

@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 from rich.panel import Panel
 
-from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_cli.options import MODEL_REPOSITORY, RUN, fail, shown, slot_directory
 from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
+from guard_control.listener import ControlTcp
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
@@ -25,6 +26,12 @@ from guard_server.settings import Settings
 from guard_server.tls import certificates
 
 _READY_S = 180
+
+
+_CONTROL = "The control plane by TCP"
+_ControlFile = Annotated[
+    Path | None, typer.Option(help="PEM; see the gateway's --tls-*.", rich_help_panel=_CONTROL)
+]
 
 
 @with_settings
@@ -38,9 +45,13 @@ def serve(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Gateway processes on one port.", min=1)] = 1,
-    control_port: Annotated[
-        int, typer.Option(help="Port on loopback for guard slots, deploy, ...", min=1, max=65535)
-    ] = 50052,
+    deploy_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A directory below which `guard deploy` may find slots, beside the model "
+            "repository; repeat it for several."
+        ),
+    ] = None,
     triton_port: Annotated[
         int,
         typer.Option(
@@ -48,6 +59,22 @@ def serve(
             "the next slot's two after these."
         ),
     ] = 18001,
+    control_host: Annotated[
+        str, typer.Option(help="Address of the control plane's port.", rich_help_panel=_CONTROL)
+    ] = "127.0.0.1",
+    control_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Open the control plane by TCP too, with mutual TLS; by default it is a socket of "
+            "this user.",
+            min=1,
+            max=65535,
+            rich_help_panel=_CONTROL,
+        ),
+    ] = None,
+    control_tls_cert: _ControlFile = None,
+    control_tls_key: _ControlFile = None,
+    control_tls_client_ca: _ControlFile = None,
     **options: Any,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
@@ -57,9 +84,12 @@ def serve(
         fail(str(error), code=2)
     if not settings.port:
         fail("--port: choose one; its number names the state that a restart goes on from.", code=2)
+    control = _control(
+        control_host, control_port, control_tls_cert, control_tls_key, control_tls_client_ca
+    )
     log.configure(settings.log_format)
     console = Console(stderr=True)
-    server = _Server(console, settings, control_port)
+    server = _Server(console, settings, control)
     try:
         if files := certificates.files_of(settings):
             certificates.read(files)  # before Triton starts: the workers would refuse them late
@@ -74,7 +104,8 @@ def serve(
                     run=run,
                     workers=workers,
                     triton_port=triton_port,
-                    control_port=control_port,
+                    deploy_roots=(MODEL_REPOSITORY, *(deploy_root or ())),
+                    control=control,
                 )
             )
         )
@@ -94,13 +125,28 @@ def serve(
     console.print("Stopped.")
 
 
+def _control(
+    host: str, port: int | None, cert: Path | None, key: Path | None, client_ca: Path | None
+) -> ControlTcp | None:
+    if port and cert and key and client_ca:
+        return ControlTcp(host, port, cert, key, client_ca)
+    if port or cert or key or client_ca:
+        fail(
+            "The control plane by TCP takes mutual TLS only: give --control-port, "
+            "--control-tls-cert, --control-tls-key and --control-tls-client-ca together, or none "
+            "of them. `guard slots`, `deploy` and the others find its socket by --target.",
+            code=2,
+        )
+    return None
+
+
 class _Server:
     """One run of the server, on the terminal."""
 
-    def __init__(self, console: Console, settings: Settings, control_port: int) -> None:
+    def __init__(self, console: Console, settings: Settings, control: ControlTcp | None) -> None:
         self._console = console
         self._settings = settings
-        self._control_port = control_port
+        self._control = control
         self._ready = False
         self._stop = asyncio.Event()
 
@@ -133,6 +179,10 @@ class _Server:
         finally:
             status.stop()
 
+    def _control_address(self) -> str:
+        tcp = self._control
+        return f"a socket of this user, {tcp.host}:{tcp.port}" if tcp else "a socket of this user"
+
     def _banner(self, fleet: Fleet) -> Panel:
         settings, slot = self._settings, fleet.slots[fleet.active]
         manifest = slot.manifest
@@ -143,7 +193,7 @@ class _Server:
         lines = [
             f"Gateway  {settings.host}:{settings.port}  gRPC, {security}"
             + (f", {processes} processes" if processes > 1 else ""),
-            f"Control  127.0.0.1:{self._control_port}  guard slots, deploy, promote, rollback",
+            f"Control  {self._control_address()}  guard slots, deploy, promote, rollback",
             *(
                 [f"Metrics  http://127.0.0.1:{settings.metrics_port}/metrics"]
                 if settings.metrics_port

@@ -1011,7 +1011,8 @@ func (x *Shift) GetKeepOld() bool {
 // The slot to deploy, and its gates.
 type DeployRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Directory of the built slot on the server's machine. The directory's name becomes the slot's.
+	// Directory of the built slot on the server's machine, below one that the server deploys from.
+	// The name that it has without symbolic links becomes the slot's.
 	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
 	// File on the server's machine with the conversations to verify with. Empty: the golden set.
 	Data string `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`

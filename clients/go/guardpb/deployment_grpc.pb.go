@@ -36,8 +36,9 @@ const (
 //
 // Runs the slots of one `guard serve` and shifts traffic between them.
 //
-// The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-// log in to the machine may deploy. Only one change runs at a time. The statuses:
+// The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+// only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+// time. The statuses:
 //
 //	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
 //	                     that the server does not know (upgrade the server first); or a field that is
@@ -179,8 +180,9 @@ type DeploymentService_WatchEventsClient = grpc.ServerStreamingClient[WatchEvent
 //
 // Runs the slots of one `guard serve` and shifts traffic between them.
 //
-// The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-// log in to the machine may deploy. Only one change runs at a time. The statuses:
+// The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+// only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+// time. The statuses:
 //
 //	INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
 //	                     that the server does not know (upgrade the server first); or a field that is

@@ -7,12 +7,14 @@ import contextlib
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
 _NAME = "qwen3guard"
+_RUN = "run"  # the end of a server's directory's name
 
 _counter = itertools.count()
 
@@ -31,21 +33,36 @@ def remove(prefix: str) -> None:
 def remove_stale() -> None:
     """Removes what outlived its server: that whose process is gone."""
     for left in DIRECTORY.glob(f"{_NAME}_*"):
-        parent = left.name.split("_")[1]
-        if parent.isdecimal() and not Path("/proc", parent).exists():
+        if not _has_server(left):
             _remove(left)
+
+
+def own_directories() -> list[Path]:
+    """Those that this user's servers made by `directory` and still use; the newest is the last."""
+    found: dict[Path, int] = {}
+    for made in DIRECTORY.glob(f"{_NAME}_*_{_RUN}"):
+        with contextlib.suppress(OSError):  # it is gone meanwhile
+            status = made.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and _has_server(made):
+                found[made] = status.st_ctime_ns
+    return sorted(found, key=lambda made: found[made])
 
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    """A new directory, removed after the block. Raises OSError."""
+    """A new directory that no other user may enter, removed after the block. Raises OSError."""
     remove_stale()
-    made = DIRECTORY / f"{new_prefix()}run"
+    made = DIRECTORY / f"{new_prefix()}{_RUN}"
     made.mkdir(mode=0o700)
     try:
         yield made
     finally:
         _remove(made)
+
+
+def _has_server(made: Path) -> bool:
+    parent = made.name.split("_")[1]
+    return not parent.isdecimal() or Path("/proc", parent).exists()
 
 
 def _remove(left: Path) -> None:

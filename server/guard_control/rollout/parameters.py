@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from guard_control.errors import InvalidOperation
-from guard_core.errors import SlotInvalid
+from guard_core.errors import SlotInvalid, quoted
 from guard_core.slot import traffic
 
 READY_S = 300.0
@@ -67,6 +67,27 @@ class Deployment:
         _check_directory(self.directory)
         if not 0 <= self.shadow_share <= 1 or not 0 <= (self.min_agreement or 0) <= 1:
             raise InvalidOperation("Give a share and an agreement between 0 and 1.")
+
+
+def slot_below(roots: Sequence[Path], directory: str) -> Path:
+    """The slot's directory without symbolic links. Raises InvalidOperation if no root has it.
+
+    Triton runs what is in a slot: whoever may deploy chooses among what the operator put there.
+    """
+    try:
+        if not Path(directory).is_absolute():
+            raise InvalidOperation("Give the absolute path of the slot's directory.")
+        found = Path(directory).resolve()
+        below = any(root.resolve() in found.parents for root in roots)
+    except (OSError, ValueError, RuntimeError) as error:  # links in a circle, or no path at all
+        raise InvalidOperation(f"The slot's directory can't be read: {error}.") from None
+    if not below:
+        known = " or ".join(str(root) for root in roots)
+        raise InvalidOperation(
+            f"{quoted(ascii(str(found)))} is not below {known}: move the slot there, or start "
+            "`guard serve` with --deploy-root."
+        )
+    return found
 
 
 def _check_directory(directory: Path) -> None:

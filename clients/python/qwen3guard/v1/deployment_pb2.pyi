@@ -602,7 +602,9 @@ class DeployRequest(_message.Message):
     PREPARE_ONLY_FIELD_NUMBER: _builtins.int
     IGNORED_KEYS_FIELD_NUMBER: _builtins.int
     directory: _builtins.str
-    """Directory of the built slot on the server's machine. The directory's name becomes the slot's."""
+    """Directory of the built slot on the server's machine, below one that the server deploys from.
+    The name that it has without symbolic links becomes the slot's.
+    """
     data: _builtins.str
     """File on the server's machine with the conversations to verify with. Empty: the golden set."""
     min_agreement: _builtins.float

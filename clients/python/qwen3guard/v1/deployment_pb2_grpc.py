@@ -28,8 +28,9 @@ if _version_not_supported:
 class DeploymentServiceStub:
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
     INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
     that the server does not know (upgrade the server first); or a field that is
@@ -86,8 +87,9 @@ class DeploymentServiceStub:
 class DeploymentServiceServicer:
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
     INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
     that the server does not know (upgrade the server first); or a field that is
@@ -201,8 +203,9 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 class DeploymentService:
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
     INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
     that the server does not know (upgrade the server first); or a field that is

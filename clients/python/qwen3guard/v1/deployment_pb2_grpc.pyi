@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class DeploymentServiceStub:
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
       INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
                            that the server does not know (upgrade the server first); or a field that is
@@ -72,8 +73,9 @@ class DeploymentServiceStub:
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
       INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
                            that the server does not know (upgrade the server first); or a field that is
@@ -111,8 +113,9 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the slots of one `guard serve` and shifts traffic between them.
 
-    The service listens on its own port, on loopback only, and does not authenticate: anyone who can
-    log in to the machine may deploy. Only one change runs at a time. The statuses:
+    The service listens on a Unix socket that only the server's own user can connect to, and by TCP
+    only with certificates of both sides: whoever gets so far may deploy. Only one change runs at a
+    time. The statuses:
 
       INVALID_ARGUMENT     an argument is invalid, such as steps that don't rise; the request has a field
                            that the server does not know (upgrade the server first); or a field that is

@@ -1,0 +1,88 @@
+"""Which running server a command operates on, and how it reaches that server's control plane."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guard_cli.options import (
+    DEFAULT_TARGET,
+    CaOption,
+    CertOption,
+    KeyOption,
+    TargetOption,
+    fail,
+)
+from guard_control.host import control_socket
+
+if TYPE_CHECKING:
+    from guard_cli.deployment_client import DeploymentClient
+
+_ControlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="The server's control plane by TCP, with --tls-ca, --tls-cert and --tls-key. Not "
+        "given: its socket on this machine, which is found by --target.",
+    ),
+]
+_CLIENT = "server"
+
+
+def with_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a Typer command the options that say which server, instead of its parameter `server`.
+
+    That is a client of the server's DeploymentService.
+    """
+    own = [each for name, each in inspect.signature(command).parameters.items() if name != _CLIENT]
+
+    def run(
+        *,
+        target: TargetOption = DEFAULT_TARGET,
+        control: _ControlOption = None,
+        tls_ca: CaOption = None,
+        tls_cert: CertOption = None,
+        tls_key: KeyOption = None,
+        **given: Any,
+    ) -> None:
+        command(server=_client(target, control, tls_ca, tls_cert, tls_key), **given)
+
+    options = list(inspect.signature(run).parameters.values())[:-1]
+    setattr(run, "__signature__", inspect.Signature([*own, *options]))  # noqa: B010
+    run.__doc__ = command.__doc__
+    return run
+
+
+def _client(
+    target: str, control: str | None, ca: Path | None, cert: Path | None, key: Path | None
+) -> "DeploymentClient":
+    # gRPC and the contract take as long to load as all else, and help needs neither.
+    from guard_cli.connection import credentials  # noqa: PLC0415
+    from guard_cli.deployment_client import DeploymentClient  # noqa: PLC0415
+
+    if control is None:
+        if ca or cert or key:
+            fail("--tls-ca, --tls-cert and --tls-key are for --control HOST:PORT.", code=2)
+        return DeploymentClient(f"unix:{_socket(target)}", None)
+    if not (ca and cert and key):
+        fail(
+            "--control is by TCP, where both sides need a certificate: give --tls-ca, --tls-cert "
+            "and --tls-key too.",
+            code=2,
+        )
+    return DeploymentClient(control, credentials(ca, cert, key))
+
+
+def _socket(target: str) -> Path:
+    host, _, port = target.rpartition(":")
+    if not port.isdecimal():
+        fail(f"--target {target}: give the server's address, HOST:PORT.", code=2)
+    socket = control_socket.find(host.strip("[]"), int(port))
+    if socket is None:
+        fail(
+            f"No `guard serve` of this user runs on {target}. Start one, or run this command on "
+            "its machine as its user; --target names another address."
+        )
+    return socket
