@@ -88,11 +88,9 @@ INSIDE = {
             *("slot_processes", "triton_process", "gateway_workers"),
         },
         "rollout": {"errors", "events", "fleet", "slot_processes"},
-        "messages": {"fleet", "slot_processes", "gateway_workers"},
-        "api": {"errors", "fleet", "rollout", "messages"},
-        "listener": {"api"},
+        "api": {"errors", "fleet", "rollout", "slot_processes", "gateway_workers"},
         "supervisor": {
-            *("api", "listener", "events", "fleet", "host"),
+            *("api", "events", "fleet", "host"),
             *("slot_processes", "gateway_workers", "traffic_files"),
         },
     },

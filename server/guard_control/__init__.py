@@ -1,9 +1,7 @@
 """The control plane of one machine: runs the slots and moves the traffic between them.
 
 supervisor       what `guard serve` runs: everything below, as one
-listener         where DeploymentService listens, and for whom
-api              DeploymentService: one operation at a time
-messages         builds ListSlotsResponse from the fleet's state
+api/             DeploymentService: one operation at a time; where it listens, and for whom
 rollout/         deploy, promote and rollback, with their gates
 fleet            the slots, the gateway workers and the traffic that the workers follow
 traffic_files    what the workers follow, and what the next start resumes
@@ -17,5 +15,5 @@ host/            child processes, files in memory, and what one server alone may
 events           what happens, for the log and for watchers
 errors           why an operation failed
 
-Imports run downwards: supervisor, listener and api -> rollout -> fleet -> processes.
+Imports run downwards: supervisor and api -> rollout -> fleet -> processes.
 """

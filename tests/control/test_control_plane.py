@@ -12,11 +12,11 @@ import grpc
 import pytest
 import trustme
 
-from guard_control.api import DeploymentService
+from guard_control.api.deployment_service import DeploymentService
+from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.host import control_socket, shared_memory
-from guard_control.listener import ControlTcp, listening
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 from tests.support.commands import guard

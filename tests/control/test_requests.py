@@ -6,9 +6,9 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from guard_control.api import DeploymentService
+from guard_control.api.deployment_service import DeploymentService
+from guard_control.api.listener import listening
 from guard_control.fleet import Fleet
-from guard_control.listener import listening
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.gateway import fields, rich_status
 

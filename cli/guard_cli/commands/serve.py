@@ -12,11 +12,11 @@ from rich.panel import Panel
 
 from guard_cli.options import MODEL_REPOSITORY, RUN, fail, shown, slot_directory
 from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
+from guard_control.api.listener import ControlTcp
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
-from guard_control.listener import ControlTcp
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid

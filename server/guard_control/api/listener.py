@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 
-from guard_control.api import DeploymentService
+from guard_control.api.deployment_service import DeploymentService
 from guard_server.listening import cannot_listen
 
 

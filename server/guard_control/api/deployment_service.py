@@ -11,7 +11,7 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from guard_control import messages
+from guard_control.api import messages
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
 from guard_control.fleet import Fleet
 from guard_control.rollout import operations
