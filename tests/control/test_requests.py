@@ -40,15 +40,15 @@ async def test_a_request_is_read_whole_or_refused(
 
 
 @pytest.mark.parametrize("bare", [0, 5], ids=["alone", "beside weights without a number"])
-async def test_a_weight_twice_is_refused(bare: int) -> None:
+async def test_a_weight_twice_is_refused(bare: int, tmp_path: Path) -> None:
     """protobuf lets the last one win; entries without a value would hide it by their size."""
     twice = b"".join(
         pb.SetTrafficRequest(weights={"blue": weight}).SerializeToString() for weight in (30, 70)
     )
     others = b"".join(b"\x0a\x03\x0a\x01%d" % number for number in range(bare))
     async with (
-        listening(NO_FLEET, 0) as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        listening(DeploymentService(NO_FLEET, roots=()), tmp_path / "control", None),
+        grpc.aio.insecure_channel(f"unix:{tmp_path / 'control'}") as channel,
     ):
         untyped: Any = channel
         with pytest.raises(grpc.aio.AioRpcError) as caught:

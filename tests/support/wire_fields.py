@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 VARINT, FIXED64, DELIMITED, GROUP, GROUP_END, FIXED32 = range(6)
@@ -51,10 +52,10 @@ def has_unknown(message: Any) -> bool:
     """Whether any message in it has an unknown field, by protobuf's own account."""
     below: list[Any] = []
     for field, values in message.ListFields():
-        if field.message_type:
-            is_map = field.message_type.GetOptions().map_entry
-            below += values.values() if is_map else (values if field.is_repeated else [values])
-    return bool(len(UnknownFieldSet(message))) or any(map(has_unknown, below))
+        is_map = field.message_type and field.message_type.GetOptions().map_entry
+        below += values.values() if is_map else values if field.is_repeated else [values]
+    unknown_here = bool(len(UnknownFieldSet(message)))
+    return unknown_here or any(has_unknown(one) for one in below if isinstance(one, Message))
 
 
 def says_twice(fields: list[Field], kind: Any) -> bool:
