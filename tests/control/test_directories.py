@@ -30,6 +30,7 @@ async def test_deploy_of_what_is_no_directory_is_an_invalid_argument(
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, name[:99]
             said = str(caught.value.details())
             assert len(said) < 400 and "\n" not in said, said
+            assert "a" * 101 not in said
     assert "unexpected error" not in swapping.said()
 
 
@@ -39,7 +40,7 @@ async def test_a_failed_deployment_quotes_at_most_100_characters_of_a_path(
     slot = write_tiny_slot(tmp_path).rename(tmp_path / "other")
     long = f"{tmp_path}/{'/'.join(['d' * 60] * 10)}"
     wrong = {
-        f"{long}/green": pb.DeployRequest(directory=f"{long}/./green"),
+        f"{long}/green": pb.DeployRequest(directory=f"{long}/no/../green"),
         f"{long}.jsonl": pb.DeployRequest(directory=str(slot), data=f"{long}.jsonl"),
         f"{long}.txt": pb.DeployRequest(directory=str(slot), data=f"{long}.txt"),
         f"{long}\0.csv": pb.DeployRequest(directory=str(slot), data=f"{long}\0.csv"),

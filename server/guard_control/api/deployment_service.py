@@ -73,8 +73,9 @@ class DeploymentService:
         async def deploy(report: ReportStep) -> None:
             await operations.deploy(self._fleet, wanted, report)
 
-        async with _errors_as_statuses(context, request.directory, request.data):
+        async with _errors_as_statuses(context):
             wanted = _deployment(request, self._roots)
+        async with _errors_as_statuses(context, wanted.directory, wanted.data):
             async for progress in self._roll_out(wanted.directory.name, deploy):
                 yield pb.DeployResponse(progress=progress)
 
@@ -146,16 +147,16 @@ class DeploymentService:
 
 
 @asynccontextmanager
-async def _errors_as_statuses(context: _Context, *paths: str) -> AsyncIterator[None]:
+async def _errors_as_statuses(context: _Context, *paths: Path | None) -> AsyncIterator[None]:
     """Ends the call with the status of an error that the block raises.
 
-    `paths`: those of the request. Where the error names one, the status quotes it.
+    `paths`: the caller's. Where the error names one, the status quotes it.
     """
     try:
         yield
     except OperationError as error:
         text = str(error)
-        for path in map(str, map(Path, paths)):
+        for path in map(str, filter(None, paths)):
             text = text.replace(path, quoted(path))
         await context.abort(STATUS[type(error)], fitting(text))
     except Exception as error:

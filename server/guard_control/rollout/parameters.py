@@ -80,7 +80,8 @@ def slot_below(roots: Sequence[Path], directory: str) -> Path:
         found = Path(directory).resolve()
         below = any(root.resolve() in found.parents for root in roots)
     except (OSError, ValueError, RuntimeError) as error:  # links in a circle, or no path at all
-        raise InvalidOperation(f"The slot's directory can't be read: {error}.") from None
+        reason = quoted(str(error))
+        raise InvalidOperation(f"The slot's directory can't be read: {reason}.") from None
     if not below:
         known = " or ".join(str(root) for root in roots)
         raise InvalidOperation(
