@@ -61,6 +61,11 @@ FAULTS = (
     (Fault(ask=faults.ignores_the_limit), "no more tokens than asked for"),
     (Fault(reply=faults.refuses_the_longest_draft), "the longest draft"),
     (Fault(reply=faults.agrees_to_a_draft_that_is_too_long), "a draft that is too long"),
+    (Fault(reply=faults.refuses_long_prompts), "the longest prompt"),
+    (
+        Fault(reply=faults.writes_garbage_after_long_prompts),
+        "the rest of the answer to the longest prompt",
+    ),
     (Fault(reply=faults.refuses_a_full_input), "a prompt and draft that fill the input"),
     (
         Fault(reply=faults.writes_garbage_after_a_full_input),

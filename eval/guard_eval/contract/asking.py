@@ -19,7 +19,7 @@ from guard_core.engine.tensors import (
 )
 
 _SERVICE = "/inference.GRPCInferenceService"
-_TIMEOUT_S = 60
+_TIMEOUT_S = 300  # a long prompt takes a large model on a busy CPU minutes
 _CONNECT_S = 10
 _MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
 _FORMS = {"INT32": "<i", "INT64": "<q", "FP32": "<f"}

@@ -26,7 +26,7 @@ def boundaries(subject: Subject) -> Iterator[Finding]:
         found=longer.ids,
     )
     full = subject.files.prompt.ids(longest_conversation(subject.files.prompt, limits))
-    yield _filling(subject, full)
+    yield from _filling(subject, full)
     beyond = [*full, *[full[-1]] * (limits.max_input_tokens + 1 - len(full))]
     refused, kept = subject.engine.ask_together(
         [Generation(beyond, subject.end, 4), Generation(subject.prompt, subject.end, 2)]
@@ -40,19 +40,28 @@ def boundaries(subject: Subject) -> Iterator[Finding]:
     yield equal("the request beside one that fails", kept.ids, written[:2])
 
 
-def _filling(subject: Subject, full: list[int]) -> Finding:
-    """The gateway's longest request: the draft's last token is the input's last."""
-    name = "a prompt and draft that fill the input"
+def _filling(subject: Subject, full: list[int]) -> Iterator[Finding]:
+    """The gateway's longest request: the draft's last token is the input's last.
+
+    What is written after such a prompt is not known; whatever it is, it must be so in each way.
+    """
     limits = subject.limits
     room = min(limits.max_input_tokens - len(full), limits.max_draft_tokens)
     alone = subject.ask([], most=room + 1, prompt=full).ids
+    yield holds(
+        "the longest prompt",
+        passed=not isinstance(alone, str),
+        wanted="an answer",
+        found=alone,
+    )
     if isinstance(alone, str):
-        wanted = "an answer to the prompt alone"
-        return holds(name, passed=False, wanted=wanted, found=alone)
+        return
+    rest = subject.ask([], most=room, prompt=[*full, *alone[:1]]).ids
+    yield equal("the rest of the answer to the longest prompt", rest, alone[1:])
     # If the model does not end within the draft, one own token follows it.
-    right = [*alone, subject.end]
-    draft = [*right, *[subject.end] * room][:room]
-    return equal(name, subject.ask(draft, prompt=full).ids, alone)
+    draft = [*alone, *[subject.end] * room][:room]
+    found = subject.ask(draft, prompt=full).ids
+    yield equal("a prompt and draft that fill the input", found, alone)
 
 
 def longest_conversation(prompt: Prompt, limits: Limits) -> tuple[Message, ...]:
@@ -62,7 +71,7 @@ def longest_conversation(prompt: Prompt, limits: Limits) -> tuple[Message, ...]:
     words = room
 
     def conversation() -> tuple[Message, ...]:
-        return (Message(Role.USER, " ".join("a" * words)),)
+        return (Message(Role.USER, " ".join(["Hello"] * words)),)
 
     while words > 0 and (excess := len(prompt.ids(conversation())) - room) > 0:
         words -= excess

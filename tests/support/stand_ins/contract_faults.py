@@ -6,6 +6,7 @@ They go by the limits of the native stand-in's slot.
 from tests.support.stand_ins.faulty_engine import Exchange, Tensors, inputs
 
 OUTPUT, DRAFT, INPUT = 64, 16, 8192  # tokens at most
+LONG = 8000  # of a prompt
 GARBAGE = [7]
 
 
@@ -152,6 +153,16 @@ def refuses_the_longest_draft(exchange: Exchange) -> None:
 def agrees_to_a_draft_that_is_too_long(exchange: Exchange) -> None:
     if len(exchange.draft) > DRAFT:
         exchange.answer(exchange.draft)
+
+
+def refuses_long_prompts(exchange: Exchange) -> None:
+    if exchange.inputs["input_lengths"][0] > LONG:
+        exchange.fail("Prompt length exceeds maximum input length.")
+
+
+def writes_garbage_after_long_prompts(exchange: Exchange) -> None:
+    if LONG < exchange.inputs["input_lengths"][0] <= INPUT:
+        exchange.answer(GARBAGE)
 
 
 def refuses_a_full_input(exchange: Exchange) -> None:
