@@ -16,6 +16,8 @@ WITH_A_REPORT = (
     ("bench", "engine"),
     ("bench", "swap"),
     ("bench", "gateway"),
+    ("bench", "load", "127.0.0.1:1"),
+    ("build", "--engine", "tensorrt-llm", "--format", "fp8"),
     ("bench", "perf", "--analyzer", "perf_analyzer"),
 )
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from guard_bench.loadgen.encoded_calls import moderate, stream_moderate
 from guard_bench.loadgen.synthetic_prompts import WORDS, prompts
 from guard_bench.scenarios.server_load import ServerLoadReport, measure
-from guard_cli.options import fail
+from guard_cli.options import JsonOption, fail, writing
 from guard_eval.datasets import parse_json_lines
 from guard_eval.errors import DataInvalid
 from guard_eval.service import to_contract
@@ -27,15 +27,13 @@ def load(
     file: Annotated[
         Path | None, typer.Option(help="JSON Lines of conversations; default: random words.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Calls at random moments to a running server, in plain text, and how each of them ended.
 
     It does not wait for answers before it goes on, and no status ends it. Exit code 1 if no call
     got a verdict.
     """
-    if json is not None and not json.parent.is_dir():
-        fail(f"{json.parent} is no directory: the report could not be written there.", code=2)
     encoded = stream_moderate if stream else moderate
     try:
         if file is None:
@@ -52,7 +50,8 @@ def load(
         )
     _show(report)
     if json is not None:
-        report.save(json)
+        with writing(json):
+            report.save(json)
     if not report.verdicts:
         fail(f"No call got a verdict. {_reason(report)}")
 
