@@ -28,7 +28,7 @@ SLOT_NAME ?= blue
 GPU_OPTIONS ?=
 SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/* \
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
-SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound.py bench/gpu_bound_table.py build tools cli clients/python engine eval server tests training model_repository/templates
+SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build tools cli clients/python engine eval server tests training model_repository/templates
 
 .PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap perf soak soak-engine clean
 
@@ -57,7 +57,7 @@ fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method: what gets a 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
-	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf bench/gpu_bound.py bench/gpu_bound_table.py build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server training/guard_tiny tests
+	@$(BIN)/mypy bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build/guard_build cli/guard_cli clients/python engine/guard_engine eval/guard_eval server/guard_control server/guard_core server/guard_server training/guard_tiny tests
 
 format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)

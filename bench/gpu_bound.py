@@ -4,156 +4,36 @@
     python3 bench/gpu_bound.py --tiny --out tiny.json # the same code on a CPU, small
 
 The weights are random and there is no server: an engine can't be faster than its matrix products,
-attention and head, which are what is measured here. A pass of all layers is one CUDA graph; each
-layer is compiled. Prints a table for docs/performance.md; each result is in the JSON file at once.
+attention and head, which are what is measured here. One CUDA graph is timed: the verified pass, or
+the pass that reads the prompt and every step after it. A pass writes its keys and values into the
+KV cache of each layer, in place, and a step reads the token that the one before it chose. Prints a
+table for docs/performance.md; each result is in the JSON file at once.
+
+A GPU needs torch 2.7 (recompile_limit), and for FP8 a compute capability of 8.9. On a CPU, BF16
+needs torch 1.13 and FP8 needs 2.8 (_scaled_mm); before 2.0 (torch.compile) nothing is compiled.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from gpu_bound_table import MODES, NEW_TOKENS, markdown
+from gpu_bound_model import E4M3, FOUR_B, GPU_TORCH, TINY, TORCH, Model
+from gpu_bound_table import GREEDY_STEPS, MODES, NEW_TOKENS, markdown
 
-# Debian's torch 1.13, with which CI runs the tiny shape, has no FP8.
-_E4M3 = getattr(torch, "float8_e4m3fn", None)
-_E4M3_MAX = 448.0
-_EPSILON = 1e-6
-_ROW_MULTIPLE = 16  # of _scaled_mm
+_CPU_FP8_TORCH, _FP8_GPU = (2, 8), (8, 9)
 _WARM_UP, _TIMES = 3, 10
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The dimensions of a Qwen3, as in its config.json."""
-
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-
-
-FOUR_B = Shape(2560, 9728, 36, 32, 8, 128, 151936)
-TINY = Shape(64, 128, 2, 4, 2, 16, 512)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward pass: `batch` requests with so many tokens in the KV cache, and so many new."""
-
-    batch: int
-    cached: int
-    tokens: int
-    logits: int  # positions at the end of each request whose next token is computed
-
-
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [rows, in] times weight [out, in], in the weight's format; BF16 in and out."""
-    if weight.dtype != _E4M3:
-        return F.linear(x, weight)
-    rounded = x.clamp(-_E4M3_MAX, _E4M3_MAX).to(_E4M3)
-    if x.device.type == "cpu":
-        return F.linear(rounded.to(x.dtype), weight.to(x.dtype))
-    padded = F.pad(rounded, (0, 0, 0, -len(x) % _ROW_MULTIPLE))
-    one = torch.ones((), device=x.device)
-    out = torch._scaled_mm(padded, weight.t(), scale_a=one, scale_b=one, out_dtype=x.dtype)
-    return out[: len(x)]
-
-
-def rms_norm(x: torch.Tensor) -> torch.Tensor:
-    """Each vector of the last dimension, to a mean square of 1."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _EPSILON)
-
-
-def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None
-) -> torch.Tensor:
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(-1) @ v
-
-
-# torch 2 has it; on a GPU it is one kernel.
-attention = getattr(F, "scaled_dot_product_attention", _attention)
-
-
-def layer(
-    x: torch.Tensor, weights: list[torch.Tensor], kv: torch.Tensor, mask: torch.Tensor, shape: Shape
-) -> torch.Tensor:
-    """One block. x [batch, tokens, hidden], kv [2, batch, kv heads, cached, head size]."""
-    batch, tokens, hidden = x.shape
-    qkv, dense, up, down = weights
-    group, size = shape.heads // shape.kv_heads, shape.head_dim
-    flat = linear(rms_norm(x).view(-1, hidden), qkv)
-    q, k, v = flat.split([shape.heads * size, shape.kv_heads * size, shape.kv_heads * size], -1)
-    q = rms_norm(q.view(batch, tokens, shape.kv_heads, group, size))
-    k = rms_norm(k.view(batch, tokens, shape.kv_heads, size))
-    # The queries that share a KV head are rows of one attention.
-    q = q.permute(0, 2, 3, 1, 4).reshape(batch, shape.kv_heads, group * tokens, size)
-    k = torch.cat((kv[0], k.transpose(1, 2)), 2)
-    v = torch.cat((kv[1], v.view(batch, tokens, shape.kv_heads, size).transpose(1, 2)), 2)
-    seen = attention(q, k, v, attn_mask=mask if tokens > 1 else None)
-    seen = seen.view(batch, shape.kv_heads, group, tokens, size).permute(0, 3, 1, 2, 4)
-    x = x + linear(seen.reshape(batch * tokens, -1), dense).view_as(x)
-    gate, value = linear(rms_norm(x).view(-1, hidden), up).chunk(2, -1)
-    return x + linear(F.silu(gate) * value, down).view_as(x)
-
-
-class Model:
-    """Random weights. FP8 is that of the products; head and embedding are BF16, as engines have."""
-
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: str) -> None:
-        self.shape, self.device = shape, device
-        width = shape.heads * shape.head_dim
-        sizes = (
-            (width + 2 * shape.kv_heads * shape.head_dim, shape.hidden),
-            (shape.hidden, width),
-            (2 * shape.inner, shape.hidden),
-            (shape.hidden, shape.inner),
-        )
-        torch.manual_seed(0)
-        self.layers = [
-            [self._random(*size).to(dtype) for size in sizes] for _ in range(shape.layers)
-        ]
-        self.head = self._random(shape.vocabulary, shape.hidden)
-        if device == "cpu":
-            self._layer = layer
-        else:
-            # Each of the passes has its own shapes; beyond the limit, layers run uncompiled.
-            torch._dynamo.config.recompile_limit = 256
-            torch._dynamo.config.fail_on_recompile_limit_hit = True
-            self._layer = torch.compile(layer, dynamic=False)
-
-    def seconds(self, wanted: Pass) -> float:
-        """The mean duration of a pass."""
-        shape, total = self.shape, wanted.cached + wanted.tokens
-        x = self._random(wanted.batch, wanted.tokens, shape.hidden)
-        kv = self._random(2, wanted.batch, shape.kv_heads, wanted.cached, shape.head_dim)
-        mask = torch.ones(wanted.tokens, total, dtype=torch.bool, device=self.device)
-        mask = mask.tril(wanted.cached).repeat(shape.heads // shape.kv_heads, 1)
-
-        def run() -> torch.Tensor:
-            y = x
-            for weights in self.layers:
-                y = self._layer(y, weights, kv, mask, shape)
-            last = rms_norm(y[:, -wanted.logits :])
-            return F.linear(last, self.head).argmax(-1)
-
-        with torch.inference_mode():
-            return _cpu_seconds(run) if self.device == "cpu" else _gpu_seconds(run)
-
-    def _random(self, *size: int) -> torch.Tensor:
-        values = torch.randn(size, device=self.device, dtype=torch.bfloat16)
-        return values / size[-1] ** 0.5
+def _seconds(run: Callable[[], torch.Tensor], device: str) -> float:
+    """The mean duration; the first runs, which compile, don't count."""
+    with torch.inference_mode():
+        return _cpu_seconds(run) if device == "cpu" else _gpu_seconds(run)
 
 
 def _cpu_seconds(run: Callable[[], torch.Tensor]) -> float:
@@ -183,30 +63,44 @@ def _gpu_seconds(run: Callable[[], torch.Tensor]) -> float:
 
 
 def measure(model: Model, cached: int, draft: int, batch: int) -> dict[str, float]:
-    """Seconds of the verified pass, of the pass that reads a prompt, and of one decoding step.
-
-    A step is the one in the middle of a verdict; a step's own tokens change it by under 1%.
-    """
-    read = Pass(batch, cached, NEW_TOKENS, 1)
-    return {
-        "verified_s": model.seconds(Pass(batch, cached, NEW_TOKENS + draft, draft + 1)),
-        "prompt_s": model.seconds(read),
-        "step_s": model.seconds(Pass(batch, cached + NEW_TOKENS + draft // 2, 1, 1)),
+    """Seconds of the verified pass, and of so many greedy steps; the first reads the prompt."""
+    cache = model.cache(batch, cached + NEW_TOKENS + max(draft, *GREEDY_STEPS))
+    prompt, drafted = model.tokens(batch, NEW_TOKENS), model.tokens(batch, NEW_TOKENS + draft)
+    found = {
+        "verified_s": _seconds(lambda: model.read(drafted, cache, cached, draft + 1), model.device)
     }
+    for steps in GREEDY_STEPS:
+        run = partial(model.greedy, prompt, cache, cached, steps)
+        found[f"greedy_{steps}_s"] = _seconds(run, model.device)
+    return found
+
+
+def without_fp8(device: str) -> str:
+    """Why FP8 is left out; empty if it is not."""
+    if device == "cpu":
+        enough, needed = TORCH >= _CPU_FP8_TORCH, "torch {}.{} on a CPU".format(*_CPU_FP8_TORCH)
+    else:
+        enough = torch.cuda.get_device_capability() >= _FP8_GPU
+        needed = "a GPU of compute capability {}.{}".format(*_FP8_GPU)
+    return "" if enough else f"FP8 needs {needed}; this is torch {torch.__version__}."
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="The JSON file of the results.")
     parser.add_argument("--tiny", action="store_true", help="A tiny shape, on the CPU.")
     asked = parser.parse_args()
     device = "cpu" if asked.tiny else "cuda"
+    if not asked.tiny and not (torch.cuda.is_available() and TORCH >= GPU_TORCH):
+        needed = ".".join(map(str, GPU_TORCH))
+        sys.exit(f"Needs a CUDA GPU and torch {needed}; with --tiny it runs on a CPU.")
     shape, batches = (TINY, (1, 2)) if asked.tiny else (FOUR_B, (1, 8, 32, 64))
-    name = "CPU" if asked.tiny else torch.cuda.get_device_name()
+    name, left_out = "CPU" if asked.tiny else torch.cuda.get_device_name(), without_fp8(device)
     report: dict[str, object] = {"device": name, "torch": torch.__version__, "tiny": asked.tiny}
-    report["points"] = points = []
-    formats = [("BF16", torch.bfloat16)] + ([("FP8", _E4M3)] if _E4M3 else [])
-    for weights, dtype in formats:
+    report["left_out"], report["points"] = left_out, (points := [])
+    for weights, dtype in [("BF16", torch.bfloat16)] + [("FP8", E4M3)] * (not left_out):
         model = Model(shape, dtype, device)
         for mode, (cached, draft) in MODES.items():
             for batch in batches:

@@ -26,14 +26,15 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for point in report["points"]:
         verified = point["verified_s"]
-        # The first of the steps reads the prompt.
-        times = [point["prompt_s"] + (steps - 1) * point["step_s"] for steps in GREEDY_STEPS]
+        times = [point[f"greedy_{steps}_s"] for steps in GREEDY_STEPS]
         cells = [
             *(point["weights"], point["mode"], str(point["batch"]), f"{verified * 1e3:.2f}"),
             *(f"{seconds * 1e3:.2f} ({seconds / verified:.1f}x)" for seconds in times),
             f"{point['batch'] / verified:,.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if report["left_out"]:
+        lines += ["", report["left_out"]]
     return "\n".join(lines)
 
 
