@@ -45,6 +45,7 @@ def _cpu_seconds(run: Callable[[], torch.Tensor]) -> float:
 
 def _gpu_seconds(run: Callable[[], torch.Tensor]) -> float:
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())  # tokens and cache are still being written there
     with torch.cuda.stream(side):  # compiled here, and not while the graph is captured
         for _ in range(_WARM_UP):
             run()
@@ -78,11 +79,12 @@ def measure(model: Model, cached: int, draft: int, batch: int) -> dict[str, floa
 def without_fp8(device: str) -> str:
     """Why FP8 is left out; empty if it is not."""
     if device == "cpu":
-        enough, needed = TORCH >= _CPU_FP8_TORCH, "torch {}.{} on a CPU".format(*_CPU_FP8_TORCH)
+        what, needed, found = "torch", _CPU_FP8_TORCH, TORCH
     else:
-        enough = torch.cuda.get_device_capability() >= _FP8_GPU
-        needed = "a GPU of compute capability {}.{}".format(*_FP8_GPU)
-    return "" if enough else f"FP8 needs {needed}; this is torch {torch.__version__}."
+        what, needed = "compute capability", _FP8_GPU
+        found = torch.cuda.get_device_capability()
+    wanted, has = (".".join(map(str, version)) for version in (needed, found))
+    return "" if found >= needed else f"FP8 on this {device} needs {what} {wanted}; it is {has}."
 
 
 def main() -> None:
