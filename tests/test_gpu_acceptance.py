@@ -37,8 +37,11 @@ STEPS = [
 ]
 RATES = [50, 100, 200, 400, 800]
 ENGINE_LOG = [f"Allocated {n} GiB for max tokens in paged KV cache" for n in range(30)]
-FOUND = Finding(check="a draft is accepted", wanted="[1]", found="[1]", passed=True)
-CONTRACT = {"slot": "f00d", "passed": True, "findings": [FOUND.model_dump()]}
+FINDINGS = [
+    Finding(check=check, wanted="[1]", found="[1]", passed=result)
+    for check, result in (("drafts", True), ("limits", True), ("reuse", None), ("stop", False))
+]
+CONTRACT = {"slot": "f00d", "passed": True, "findings": [each.model_dump() for each in FINDINGS]}
 # It fails where its arguments hold the words in FAIL. A tool's help has the flags in HELP, and
 # REPORTS has what a command writes.
 FAKE = r"""#!/bin/bash
@@ -337,7 +340,7 @@ def test_the_page_takes_in_all_results(passed: Acceptance) -> None:
     }
     assert results == dict.fromkeys(STEPS, "passed")
     assert ", on NVIDIA H200, 9.0, 143771 MiB, 570.1:" in page
-    assert "1 checks, 0 failed" in page
+    assert "2 checks passed, 1 without a comparison, 1 failed; stop |" in page
     drift = "0.9954 | 0 | 0 | 0.0010 / 0.0200 |"
     assert f"| w8a16, 431 conversations | 0.9954, 0.9832 to 0.9987 | {drift}" in lines
     assert all(f"    {line}" in lines for line in ENGINE_LOG)

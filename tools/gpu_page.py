@@ -74,10 +74,11 @@ def _found(step: _Step) -> str:
     """A report that fits into a cell; those of other steps have tables."""
     report = step["report"]
     if step["step"] == "contract" and report:
-        failed = [each["check"] for each in report["findings"] if not each["passed"]]
-        return f"{len(report['findings'])} checks, {len(failed)} failed{': ' * bool(failed)}" + (
-            "; ".join(failed)
-        )
+        # A check that has nothing to compare with is null.
+        results = [each["passed"] for each in report["findings"]]
+        failed = [each["check"] for each in report["findings"] if each["passed"] is False]
+        counts = f"{results.count(True)} checks passed, {results.count(None)} without a comparison"
+        return "; ".join([f"{counts}, {len(failed)} failed", *failed])
     if step["step"] in ("image", "gpu", "versions", "flags"):
         return "; ".join(report or [])
     return "figures below" if report else ""

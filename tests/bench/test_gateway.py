@@ -92,13 +92,6 @@ def test_a_load_without_a_call_fails() -> None:
     assert "give a higher --rate or more --seconds" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_report_that_could_not_be_written_is_known_before_the_load(tmp_path: Path) -> None:
-    done = guard("bench", "load", "127.0.0.1:1", "--json", str(tmp_path / "none" / "load.json"))
-    assert done.returncode == 2
-    assert "is no directory" in done.stderr and not done.stdout
-
-
 def test_no_two_conversations_are_equal() -> None:
     texts = prompts(5000, (2, 3), seed=1)
     assert len(set(texts)) == 5000

@@ -15,6 +15,7 @@ WITH_A_REPORT = (
     ("verify", "contract", "blue"),
     ("bench", "engine"),
     ("bench", "swap"),
+    ("bench", "load", "127.0.0.1:1"),
     ("bench", "gateway"),
     ("bench", "load", "127.0.0.1:1"),
     ("build", "--engine", "tensorrt-llm", "--format", "fp8"),
