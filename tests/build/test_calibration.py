@@ -97,6 +97,26 @@ def test_calibration_data_that_can_not_be_used(
     assert fake.ran() == []
 
 
+def test_a_conversation_that_the_template_can_not_render(fake: FakeTools, tmp_path: Path) -> None:
+    """Two messages are rendered for every checkpoint; this template fails for three."""
+    checkpoint = engine_build(tmp_path).checkpoint
+    shutil.copytree(checkpoint.directory, tmp_path / "guard")
+    with (tmp_path / "guard" / "chat_template.jinja").open("a") as template:
+        template.write("{{ messages[3].x if messages|length > 2 }}")
+    turns = [{"role": role, "content": "hi"} for role in ("user", "assistant", "user")]
+    (tmp_path / "data.jsonl").write_text(
+        json.dumps({"id": "1", "messages": turns, "severity": "Safe"})
+    )
+    build = engine_build(
+        tmp_path,
+        checkpoint=type(checkpoint)(tmp_path / "guard", "guard"),
+        calibration=tmp_path / "data.jsonl",
+    )
+    with pytest.raises(BuildFailed, match=r"Calibration row 1: The template does not render"):
+        run(build, fake)
+    assert fake.ran() == []
+
+
 def test_a_path_that_quantize_would_take_for_a_data_set(fake: FakeTools, tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="'pileval' in its name"):
         run(engine_build(tmp_path, work=tmp_path / "my_pileval"), fake)

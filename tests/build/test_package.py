@@ -11,6 +11,7 @@ import pytest
 from guard_build import BuildFailed, build_slot, triton_config
 from guard_build.tensorrt_llm import dry_run
 from guard_build.tensorrt_llm.backend import check_config
+from guard_build.tensorrt_llm.engine_config import read_engine
 from guard_build.tensorrt_llm.package import render_model
 from guard_core.engine.tensors import INPUTS, OUTPUTS, PERF_OUTPUTS
 from guard_core.slot.manifest import Manifest
@@ -70,6 +71,20 @@ def test_an_engine_that_was_changed_after_its_stage(fake: FakeTools, tmp_path: P
     assert fake.ran() == []
     assert Manifest.load(build.slot) == before
     accept(build.slot)
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_an_engine_that_the_tool_did_not_write(
+    fake: FakeTools, tmp_path: Path, left: bytes | None
+) -> None:
+    build = engine_build(tmp_path)
+    run(build, fake)
+    engine = build.work / "compile" / "rank0.engine"
+    engine.unlink()
+    if left is not None:
+        engine.write_bytes(left)
+    with pytest.raises(BuildFailed, match=r"rank0\.engine is 'missing or empty'.* See "):
+        read_engine(engine.parent, build.recipe)
 
 
 @pytest.mark.parametrize(
