@@ -27,6 +27,7 @@ from guard_control.triton_wheel import (
     wheel_directory,
     wheel_environment,
 )
+from guard_core.engine.connection import TRITON_FLAGS
 from guard_core.slot.gpu_host import Container, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
 from guard_server.listening import check_port
@@ -171,6 +172,7 @@ class TritonProcess:
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             f"--grpc-address={_HOST}",
             f"--grpc-port={grpc_port}",
+            *TRITON_FLAGS,
             "--allow-http=false",
             f"--metrics-address={_HOST}",
             f"--metrics-port={metrics_port}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Tuning:
     """Times are seconds."""
 
-    probe_s: float = 60.0  # a large model on a CPU can be this slow; a dead stub answers at once
+    probe_s: float = 10.0  # without any answer, to this probe or another request: out
     sample_s: float = 1.0  # between two readings of the metrics' gauges
     certificates_s: float = 5.0  # between two readings of the listener's certificate files
     rejecting_s: float = 1.0  # requests on their way get a rejection; a closed port cancels them

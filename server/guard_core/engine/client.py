@@ -7,18 +7,23 @@ table of ids is one for all its callers. A request that is cancelled is stopped 
 import asyncio
 import itertools
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 import grpc
+import structlog
 from tritonclient.grpc import service_pb2
 
-from guard_core.engine.stream import EngineHealth, EngineStream
+from guard_core.engine.addresses import warn_of_several
+from guard_core.engine.connection import SERVICE, TRITON_FLAGS, EngineConnection
+from guard_core.engine.stream import EngineHealth
 from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
 from guard_core.errors import EngineFailed, Unavailable
 
-_SERVICE = "/inference.GRPCInferenceService"
 STREAMS = 4  # faster than one: docs/performance.md
 _RELOAD_S = 120
-_MAX_MESSAGE_BYTES = 64 * 2**20  # logits of a large vocabulary
+
+_log = structlog.get_logger(__name__)
 
 
 class EngineClient:
@@ -26,60 +31,57 @@ class EngineClient:
 
     def __init__(self, target: str, model: str) -> None:
         """`target`: Triton's gRPC address. `model`: the model's name there."""
+        self._target = target
         self._model = model
-        self._channel = grpc.aio.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-                ("grpc.enable_http_proxy", 0),
-            ],
-        )
-        open_call: grpc.aio.StreamStreamMultiCallable[
-            bytes, service_pb2.ModelStreamInferResponse
-        ] = self._channel.stream_stream(
-            f"{_SERVICE}/ModelStreamInfer",
-            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )
         process = uuid.uuid4().hex
         self._ids = (f"{process}-{n}" for n in itertools.count(1))
         self.health = EngineHealth()
-        self._streams = [EngineStream(model, open_call, self.health) for _ in range(STREAMS)]
-        self._turns = itertools.cycle(self._streams)
+        self._keepalive = True
+        self._connection = self._connected(STREAMS, self.health)
+        self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "EngineClient":
-        for stream in self._streams:
-            stream.start()
+        self._connection.start()
+        self._in_background(warn_of_several(self._target))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(stream.close() for stream in self._streams))
-        await self._channel.close()
+        await asyncio.gather(self._connection.close(), *self._background)
 
     @property
     def in_flight(self) -> int:
-        return sum(stream.in_flight for stream in self._streams)
+        return self._connection.in_flight
+
+    def reconnect(self) -> None:
+        """Replaces the connection; requests in flight end with Unavailable. Returns at once."""
+        if self.health.too_many_pings and self._keepalive:
+            self._keepalive = False
+            _log.error(
+                "Triton refuses keepalive pings, so a quiet connection that hangs is not found. "
+                "Start Triton with these options.",
+                triton=self._target,
+                options=TRITON_FLAGS,
+            )
+        old, self._connection = self._connection, self._connected(STREAMS, self.health)
+        self._connection.start()
+        old.fail_in_flight()
+        self._in_background(old.close())
 
     async def generate(self, wanted: Generation) -> Generated:
         """Asks the engine. Raises Unavailable, Overloaded or EngineFailed."""
-        stream = self._next_stream()
-        request_id = next(self._ids)
-        request = infer_request(self._model, request_id, wanted)
-        response = await stream.ask(
-            request_id, request, lambda: stop_request(self._model, request_id)
-        )
-        try:
-            return generated(response)
-        except ValueError as error:
-            raise EngineFailed(
-                f"The engine's answer is not in its contract's form: {error}."
-            ) from None
+        return await self._ask(self._connection, wanted)
 
-    def fail_in_flight(self) -> None:
-        """Ends every request in flight with Unavailable."""
-        for stream in self._streams:
-            stream.fail_in_flight()
+    async def generate_apart(self, wanted: Generation) -> Generated:
+        """Asks it over a new connection, which shows whether only the usual one hangs.
+
+        Raises as `generate` does.
+        """
+        connection = self._connected(1, EngineHealth())
+        connection.start()
+        try:
+            return await self._ask(connection, wanted)
+        finally:
+            self._in_background(connection.close())
 
     async def reload(self) -> None:
         """Has Triton load the model again: the one way to get a dead Python stub back.
@@ -99,11 +101,31 @@ class EngineClient:
         method: str,
         request: service_pb2.RepositoryModelUnloadRequest | service_pb2.RepositoryModelLoadRequest,
     ) -> None:
-        path = f"{_SERVICE}/{method}"  # both answers are empty: no deserializer is needed
-        await self._channel.unary_unary(path)(request.SerializeToString(), timeout=_RELOAD_S)
+        path = f"{SERVICE}/{method}"  # both answers are empty: no deserializer is needed
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        call = self._connection.channel.unary_unary(path)
+        await call(request.SerializeToString(), timeout=_RELOAD_S)
 
-    def _next_stream(self) -> EngineStream:
-        for _ in self._streams:
-            if (stream := next(self._turns)).open:
-                return stream
-        raise Unavailable("The engine can't be reached. Try again in a moment.")
+    async def _ask(self, connection: EngineConnection, wanted: Generation) -> Generated:
+        stream = connection.next_stream()
+        request_id = next(self._ids)
+        request = infer_request(self._model, request_id, wanted)
+        response = await stream.ask(
+            request_id, request, lambda: stop_request(self._model, request_id)
+        )
+        try:
+            return generated(response)
+        except ValueError as error:
+            raise EngineFailed(
+                f"The engine's answer is not in its contract's form: {error}."
+            ) from None
+
+    def _connected(self, streams: int, health: EngineHealth) -> EngineConnection:
+        return EngineConnection(
+            self._target, self._model, health, streams=streams, keepalive=self._keepalive
+        )
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

@@ -20,6 +20,7 @@ _RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
 # stream is ended by a half-close.
 _HALF_CLOSE_S = 2
 _STUB_DIED = "Stub process"
+_TOO_MANY_PINGS = "too_many_pings"
 
 _Call = grpc.aio.StreamStreamCall[bytes, service_pb2.ModelStreamInferResponse]
 _log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ class EngineHealth:
     answers: int = 0  # so far: a watcher sees by it whether the engine makes progress
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # the engine failed as a whole
     stub_died: bool = False  # Triton does not start a dead Python stub again by itself
+    too_many_pings: bool = False  # Triton ended a connection for its keepalive
 
 
 class EngineStream:
@@ -47,13 +49,15 @@ class EngineStream:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Returns at once: requests can be sent while `open` is true."""
+        """Returns at once. Requests can be sent while `open` is true, as it is from now on."""
+        self._outgoing = asyncio.Queue()
         self._task = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
         """Waits two seconds at most for Triton to end its side, then cuts the stream off."""
         assert self._task is not None  # noqa: S101  (started before)
         self._closing = True
+        self._health = EngineHealth()  # what this stream still says is about no later one
         if self._outgoing is not None:
             self._outgoing.put_nowait(None)
             await asyncio.wait({self._task}, timeout=_HALF_CLOSE_S)
@@ -97,9 +101,9 @@ class EngineStream:
         pause = _RECONNECT_S[0]
         while True:
             answered = False
-            self._outgoing = asyncio.Queue()
+            outgoing = self._outgoing = self._outgoing or asyncio.Queue()
             call = self._open_call()
-            writer = asyncio.create_task(_write(call, self._outgoing))
+            writer = asyncio.create_task(_write(call, outgoing))
             reason = "Triton ended the stream"
             try:
                 while (response := await call.read()) is not grpc.aio.EOF:
@@ -112,10 +116,11 @@ class EngineStream:
                 self._outgoing = None
                 writer.cancel()
                 call.cancel()
-            self._health.lost.set()
             self.fail_in_flight()
             if self._closing:
                 return
+            self._health.too_many_pings |= _TOO_MANY_PINGS in reason.lower()
+            self._health.lost.set()
             pause = _RECONNECT_S[0] if answered else min(2 * pause, _RECONNECT_S[1])
             _log.warning("engine stream lost", model=self._model, reason=reason, retry_s=pause)
             await asyncio.sleep(pause)
