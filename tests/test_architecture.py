@@ -80,7 +80,8 @@ INSIDE = {
         "loaded_model": set(),
         "triton_wheel": set(),
         "triton_process": {"host", "loaded_model", "triton_wheel"},
-        "slot_processes": {"events", "host", "loaded_model", "triton_process"},
+        "triton_watch": {"events", "loaded_model", "triton_process"},
+        "slot_processes": {"events", "host", "triton_process", "triton_watch"},
         "traffic_files": {"events"},
         "gateway_workers": {"events", "host"},
         "fleet": {

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from guard_control.events import Events
 from guard_control.host.ownership import PortClaim, PortTaken
-from guard_control.loaded_model import ModelState
-from guard_control.triton_process import TritonFailed, TritonProcess
+from guard_control.triton_process import TritonDied, TritonFailed, TritonProcess
+from guard_control.triton_watch import TritonWatch
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import SlotTraffic
 
 _POLL_S = 0.2
 _RESTART_S = (0.5, 30.0)  # first and longest pause
-_LOOK_S = 1.0
-_ANSWER_S = 2.0  # Triton's time to say whether it has the model
-_LOAD_S = 300.0
+_FIRST_TRIES = 3
 _STEADY_S = 60  # a Triton that ran for so long restarts after the first pause again
 
 
@@ -33,7 +31,9 @@ class SlotProcess:
         *,
         out_s: float,
     ) -> None:
-        """`out_s`: for so long without the model, Triton is made to load it, then restarted."""
+        """`out_s`: after so long without the model Triton is made to load it, then restarted; after
+        so long without an answer, of Triton or of the engine, it is restarted.
+        """
         self.name = directory.name
         self.directory = directory
         self.triton = triton
@@ -54,8 +54,24 @@ class SlotProcess:
         )
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when Triton has loaded the model. Raises TritonFailed or SlotInvalid."""
-        await self._start(timeout_s)
+        """Returns when Triton has loaded the model. Raises TritonFailed or SlotInvalid.
+
+        One that dies while it starts is started again, twice.
+        """
+        pause, _ = _RESTART_S
+        for left in range(_FIRST_TRIES - 1, -1, -1):
+            try:
+                await self._start(timeout_s)
+            except TritonDied as error:
+                if not left:
+                    raise
+                self._events.publish(
+                    f"{error}\nStarting it again in {pause:g} s.", slot=self.name, alarm=True
+                )
+                await asyncio.sleep(pause)
+                pause *= 2
+            else:
+                break
         self._keeper = asyncio.create_task(self._keep(timeout_s))
 
     async def stop(self) -> None:
@@ -81,12 +97,13 @@ class SlotProcess:
         self.starting = False
 
     async def _keep(self, timeout_s: float) -> None:
-        """Restarts a Triton that died or stands still, with longer pauses, until it runs."""
+        """Restarts a Triton that is out, with longer pauses, until it runs."""
         loop = asyncio.get_running_loop()
         pause, longest = _RESTART_S
         while True:
             begun = loop.time()
-            reason = await self._until_out()
+            watch = TritonWatch(self.name, self.triton, self._events, out_s=self._out_s)
+            reason = await watch.until_out()
             if loop.time() - begun > _STEADY_S:
                 pause = _RESTART_S[0]
             self._events.publish(
@@ -104,35 +121,6 @@ class SlotProcess:
                 continue
             self.restarts += 1
             self._events.publish("Triton runs again.", slot=self.name)
-
-    async def _until_out(self) -> str:
-        """Why Triton has to be started again. A model that was unloaded is loaded first."""
-        loop = asyncio.get_running_loop()
-        out_s, tried, looked = 0.0, False, loop.time()
-        while self.triton.running:
-            await asyncio.sleep(_POLL_S)
-            if loop.time() - looked < _LOOK_S:
-                continue
-            state = await asyncio.to_thread(self.triton.model_state, _ANSWER_S)
-            now = loop.time()
-            # If more time passed, this process itself did not run.
-            passed_s, looked = min(now - looked, _LOOK_S + _ANSWER_S), now
-            if state is ModelState.SERVING:
-                out_s, tried = 0.0, False
-                continue
-            out_s += passed_s
-            if out_s < self._out_s:
-                continue
-            if state is ModelState.SILENT:
-                return f"Triton has not answered for {self._out_s:g} s"
-            if tried:
-                return "Triton did not load the model"
-            self._events.publish(
-                "The model was unloaded: having Triton load it.", slot=self.name, alarm=True
-            )
-            await asyncio.to_thread(self.triton.load_model, _LOAD_S)
-            out_s, tried = 0.0, True
-        return "Triton died"
 
 
 class SlotProcesses:

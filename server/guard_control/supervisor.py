@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import structlog
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
@@ -21,7 +22,7 @@ from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
-from guard_control.host import control_socket, ownership, shared_memory
+from guard_control.host import control_socket, orphans, ownership, shared_memory
 from guard_control.slot_processes import SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
@@ -33,6 +34,8 @@ from guard_server.telemetry import metric_sums, prometheus
 
 _START_S = 300.0
 _SCRAPE_S = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ async def supervising(
     deployed are below one of them. `control`: where the control plane listens beside its socket.
     Raises SlotInvalid, TritonFailed, WorkersFailed or OSError if it can't start.
     """
+    if ended := orphans.end(settings.port):
+        _log.warning("ended what a killed server had left running", port=settings.port, pids=ended)
     check_port(settings.host, settings.port)
     if control is not None:
         check_port(control.host, control.port)

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ import grpc
 import structlog
 from tritonclient.grpc import service_pb2
 
-from guard_control.host import child_process, shared_memory
+from guard_control.host import child_process, orphans, shared_memory
 from guard_control.loaded_model import LoadedModel, ModelState
 from guard_control.triton_wheel import (
     TritonMissing,
@@ -42,6 +41,10 @@ _log = structlog.get_logger(__name__)
 
 class TritonFailed(Exception):
     """Triton did not start. The text ends with the last lines of its log."""
+
+
+class TritonDied(TritonFailed):
+    """It died while it started: another try may succeed."""
 
 
 class TritonProcess:
@@ -99,7 +102,7 @@ class TritonProcess:
         """
         manifest = Manifest.load(self._slot)
         model, gpu = manifest.engine.triton_model, manifest.engine.kind == "tensorrt-llm"
-        self._model = LoadedModel(self.target, model)
+        self._model = LoadedModel(self.target, model, manifest.tokens.end_ids[0])
         if gpu:
             check_machine(manifest, read_machine(self._container))
         self._check_ports()
@@ -132,18 +135,21 @@ class TritonProcess:
                 os.killpg(process.pid, signal.SIGKILL)
         shared_memory.remove(self._shared_memory)
 
+    @property
+    def model(self) -> LoadedModel:
+        """The slot's model in it, after the first start."""
+        assert self._model is not None  # noqa: S101  (started)
+        return self._model
+
     def model_state(self, timeout_s: float) -> ModelState:
         """What this very Triton says of the slot's model, and no other one on its port."""
-        state = self._model.state(timeout_s) if self._model else ModelState.SILENT
+        state = self.model.state(timeout_s)
         return state if self._listens() else ModelState.SILENT
-
-    def load_model(self, timeout_s: float) -> None:
-        """Loads a model that was unloaded. `model_state` shows whether it could."""
-        if self._model is not None:
-            self._model.load(timeout_s)
 
     def _check_ports(self) -> None:
         for port in self._ports:
+            if ended := orphans.end(port):
+                _log.warning("ended what a killed server had left running", port=port, pids=ended)
             try:
                 check_port(_HOST, port)
             except OSError as error:
@@ -182,35 +188,18 @@ class TritonProcess:
         ]
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
-        started: list[subprocess.Popen[bytes] | OSError] = []
-        ready = threading.Event()
-
-        def keep() -> None:
-            """The kernel sees this thread as the parent: it must live as long as Triton."""
-            try:
-                with self._open_log() as log:
-                    process = subprocess.Popen(  # noqa: S603 - our own command
-                        child_process.kill_with_parent(command),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        cwd=self._slot,  # a GPU engine's path is relative to it
-                        env=os.environ | environment,
-                        start_new_session=True,  # this process gets Ctrl-C and stops it
-                    )
-            except OSError as error:
-                started.append(error)
-                ready.set()
-                return
-            started.append(process)
-            ready.set()
-            process.wait()
-
-        threading.Thread(target=keep, name="triton", daemon=True).start()
-        ready.wait()
-        if isinstance(started[0], OSError):
-            raise TritonFailed(f"Triton could not be started: {started[0]}.")
-        self._process = started[0]
+        try:
+            with self._open_log() as log:
+                self._process = child_process.spawn(
+                    command,
+                    # At the end of ours it would refuse everything anyway, for 30 s.
+                    signal.SIGKILL,
+                    output=log,
+                    cwd=self._slot,  # a GPU engine's path is relative to it
+                    environment=os.environ | environment,
+                )
+        except OSError as error:
+            raise TritonFailed(f"Triton could not be started: {error}.") from None
 
     def _open_log(self) -> BinaryIO:
         try:
@@ -231,9 +220,9 @@ class TritonProcess:
             while True:
                 if not self.running:
                     self._check_ports()  # the likeliest reason, if another process was faster
-                    raise TritonFailed(f"Triton stopped while it started.{self._log_tail()}")
+                    raise TritonDied(f"Triton stopped while it started.{self._log_tail()}")
                 if self.pid and children.dead(self.pid):  # Triton itself waits for five minutes
-                    raise TritonFailed(
+                    raise TritonDied(
                         f"The engine's process died while the model was loaded.{self._log_tail()}"
                     )
                 if time.monotonic() > deadline:

@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from tritonclient.grpc.aio import InferenceServerClient
 
-from guard_control.events import Events
+from guard_control.events import Event, Events
 from guard_control.loaded_model import ModelState
-from guard_control.slot_processes import SlotProcesses
+from guard_control.slot_processes import SlotProcess, SlotProcesses
+from guard_control.triton_process import TritonFailed
 from tests.engine.conftest import Slot
 from tests.support.ports import free_port
 from tests.support.streams import Stream
@@ -26,28 +28,96 @@ async def until(found: Callable[[], bool]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_triton_that_gives_no_verdicts_comes_back(slot: Slot, tmp_path: Path) -> None:
-    slots = SlotProcesses(tmp_path, free_port(), Events(), out_s=2)
-    running = await slots.start(slot.path, 60)
+@pytest.fixture(scope="module")
+async def running(
+    slot: Slot, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[SlotProcess]:
+    logs = tmp_path_factory.mktemp("logs")
+    slots = SlotProcesses(logs, free_port(), Events(), out_s=2)
+    yield await slots.start(slot.path, 60)
+    await slots.stop_all()
 
-    def serving() -> bool:
-        return running.triton.model_state(1) is ModelState.SERVING
 
-    def answers() -> bool:
-        with Stream(running.triton.target, MODEL) as stream:
-            return not stream.ask("r", input_ids=[1, 2, 3]).error
+def answers(running: SlotProcess) -> bool:
+    with Stream(running.triton.target, MODEL) as stream:
+        return not stream.ask("r", input_ids=[1, 2, 3]).error
 
+
+def stub_of(triton: int) -> int:
+    [stub] = Path(f"/proc/{triton}/task/{triton}/children").read_text().split()
+    return int(stub)
+
+
+async def test_a_model_that_was_unloaded_is_loaded_again(running: SlotProcess) -> None:
+    def loaded() -> bool:
+        return running.triton.model_state(1) is ModelState.LOADED
+
+    restarts = running.restarts
+    async with InferenceServerClient(running.triton.target) as triton:
+        await triton.unload_model(MODEL)
+    assert not await asyncio.to_thread(loaded)
+    await until(lambda: answers(running))
+    assert running.restarts == restarts
+
+
+@pytest.mark.parametrize("part", ["triton", "stub"])
+async def test_what_stands_still_is_started_again(running: SlotProcess, part: str) -> None:
+    """A stub hangs below a Triton that answers, and that has the model."""
+    first, restarts = running.triton.pid, running.restarts
+    assert first is not None
+    os.kill(first if part == "triton" else stub_of(first), signal.SIGSTOP)
+    await until(lambda: running.restarts > restarts)
+    assert running.triton.pid != first
+    assert await asyncio.to_thread(answers, running)
+
+
+async def test_an_engine_that_answers_others_is_not_dead(running: SlotProcess) -> None:
+    """It answers none of the supervisor's own questions in time: it is busy."""
+    restarts = running.restarts
+    with Stream(running.triton.target, MODEL) as stream:
+        for number in range(12):
+            assert not stream.ask(f"r{number}", input_ids=[1, 2, 3]).error
+            await asyncio.sleep(0.5)
+    assert running.restarts == restarts
+
+
+async def test_a_first_start_that_fails_is_tried_again(slot: Slot, tmp_path: Path) -> None:
+    """Its first stub dies, its second one not."""
+    path = tmp_path / "blue"
+    shutil.copytree(slot.path, path)
+    model = path / MODEL / "1" / "model.py"
+    model.write_text(
+        f"""import os, pathlib, signal
+started = pathlib.Path({str(tmp_path / "started")!r})
+if not started.exists():
+    started.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+        + model.read_text()
+    )
+    events, seen = Events(), list[Event]()
+
+    async def watch() -> None:
+        async for event in events.watch():
+            seen.append(event)
+
+    watching = asyncio.create_task(watch())
+    slots = SlotProcesses(tmp_path, free_port(), events)
     try:
-        async with InferenceServerClient(running.triton.target) as triton:
-            await triton.unload_model(MODEL)
-        assert not await asyncio.to_thread(serving)
-        await until(answers)
-        assert running.restarts == 0
-        first = running.triton.pid
-        assert first is not None
-        os.kill(first, signal.SIGSTOP)
-        await until(lambda: running.restarts == 1)
-        assert running.triton.pid != first
-        assert await asyncio.to_thread(answers)
+        await slots.start(path, 60)
     finally:
         await slots.stop_all()
+        watching.cancel()
+    [event] = seen
+    assert "died while the model was loaded" in event.text
+    assert "Starting it again in 0.5 s" in event.text
+
+
+async def test_a_start_that_always_fails_ends(slot: Slot, tmp_path: Path) -> None:
+    path = tmp_path / "blue"
+    shutil.copytree(slot.path, path)
+    (path / MODEL / "1" / "model.py").write_text("import os\nos._exit(1)\n")
+    slots = SlotProcesses(tmp_path, free_port(), Events())
+    with pytest.raises(TritonFailed):
+        await slots.start(path, 60)
+    assert "blue" not in slots

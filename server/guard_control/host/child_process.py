@@ -1,29 +1,77 @@
 """Starts children that can't outlive this process, however it ends; what /proc says of them."""
 
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
 
 # Runs between this process and the child: a preexec_fn is not safe in a process with threads, and
 # the kernel's signal survives exec. The parent may be gone before the signal is asked for.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+PARENT = "QWEN3GUARD_PARENT"
+"""The environment variable with the process id of the server that started a child."""
+_LAUNCHER = f"""
+import ctypes, os, sys
+parent, number, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
+os.environ["{PARENT}"] = parent
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
 """
 _LISTENING = "0A"
 _REAPED_S = 1.0
 
 
-def kill_with_parent(command: Sequence[str]) -> list[str]:
-    """`command`, started so that it gets SIGTERM when the thread that started it is gone.
+def kill_with_parent(command: Sequence[str], number: signal.Signals = signal.SIGTERM) -> list[str]:
+    """`command`, started so that it gets this signal when the thread that started it is gone.
 
     Its first word must be the path of a program.
     """
-    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+    words = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(number))]
+    return [*words, *command]
+
+
+def spawn(
+    command: Sequence[str],
+    number: signal.Signals,
+    *,
+    output: BinaryIO,
+    cwd: Path,
+    environment: Mapping[str, str],
+) -> subprocess.Popen[bytes]:
+    """Starts `command` in a session of its own; it gets the signal when this process is gone.
+
+    Its first word must be the path of a program. Raises OSError.
+    """
+    started: SimpleQueue[subprocess.Popen[bytes] | OSError] = SimpleQueue()
+
+    def keep() -> None:
+        """The kernel sees this thread as the parent: it must live as long as the child."""
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                kill_with_parent(command, number),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,  # this process gets Ctrl-C and stops it
+            )
+        except OSError as error:
+            started.put(error)
+            return
+        started.put(process)
+        process.wait()
+
+    threading.Thread(target=keep, name="child", daemon=True).start()
+    if isinstance(found := started.get(), OSError):
+        raise found
+    return found
 
 
 def listens(pid: int, port: int) -> bool:

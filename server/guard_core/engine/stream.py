@@ -20,7 +20,19 @@ _RECONNECT_S = (0.05, 2.0)  # first and longest pause between two attempts
 # stream is ended by a half-close.
 _HALF_CLOSE_S = 2
 _STUB_DIED = "Stub process"
-_TOO_MANY_PINGS = "too_many_pings"
+_TOO_MANY_PINGS = "too many pings"
+# What Triton and engines say while a model is not there, or no longer: they load, unload or end.
+_GONE = (
+    _STUB_DIED.lower(),
+    "unknown model",
+    "not ready",
+    "no available versions",
+    "unloading",
+    "server is stopping",
+    "shutting down",
+    "engine is closed",
+    "engine ended before",
+)
 
 _Call = grpc.aio.StreamStreamCall[bytes, service_pb2.ModelStreamInferResponse]
 _log = structlog.get_logger(__name__)
@@ -119,7 +131,7 @@ class EngineStream:
             self.fail_in_flight()
             if self._closing:
                 return
-            self._health.too_many_pings |= _TOO_MANY_PINGS in reason.lower()
+            self._health.too_many_pings |= _TOO_MANY_PINGS in reason.lower().replace("_", " ")
             self._health.lost.set()
             pause = _RECONNECT_S[0] if answered else min(2 * pause, _RECONNECT_S[1])
             _log.warning("engine stream lost", model=self._model, reason=reason, retry_s=pause)
@@ -129,7 +141,7 @@ class EngineStream:
         """Gives an answer to the request that waits for it; False if it is an error."""
         answer = self._waiting.pop(response.infer_response.id, None)
         if response.error_message:
-            error = _error(response.error_message)
+            error = engine_error(response.error_message)
             if isinstance(error, Unavailable):
                 self._health.stub_died |= _STUB_DIED in response.error_message
                 self._health.lost.set()
@@ -152,18 +164,11 @@ async def _write(call: _Call, queue: "asyncio.Queue[bytes | None]") -> None:
         pass  # the stream is lost, as its reader sees too
 
 
-def _error(text: str) -> GuardError:
+def engine_error(text: str) -> GuardError:
     """In a stream Triton gives errors as text only."""
     lowered = text.lower()
     if "maximum queue size" in lowered:
         return Overloaded("The engine's queue is full. Try again.", retry_after=0.1)
-    gone = (
-        _STUB_DIED.lower(),
-        "unknown model",
-        "is not ready",
-        "no available versions",
-        "unloading",
-    )
-    if any(words in lowered for words in gone):
+    if any(words in lowered for words in _GONE):
         return Unavailable("The engine is not ready. Try again in a moment.")
     return EngineFailed(f"The engine failed: {text}")

@@ -18,7 +18,7 @@ from guard_core.slot.slot import Slot
 from guard_core.stats import EndpointStats
 from guard_server.routing.stub_repair import StubRepair
 
-_WARM_UP_S = 10  # where an engine's first steps are slower, a later try finds it warm
+_WARM_UP_S = 10  # without any answer; a later try finds an engine warm whose first steps are slow
 _RETRY_S = (0.2, 2.0)  # first and longest pause
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
 _APART_S = 0.5  # later: a second probe, over a new connection
@@ -38,7 +38,10 @@ class HealthCheck:
         repair: StubRepair,
         probe_s: float,
     ) -> None:
-        """`changed` is called after each change of `ready`; a probe may take `probe_s`."""
+        """`changed` is called after each change of `ready`.
+
+        An engine that answers nothing for `probe_s` while it is probed is lost.
+        """
         self.ready = False
         self._slot = slot
         self._stats = stats  # its ejections are counted here
@@ -96,7 +99,7 @@ class HealthCheck:
         return "the engine failed" if engine.health.lost.is_set() else "it does not answer"
 
     async def _still_answers(self) -> bool:
-        """Whether anything is answered over the connection that requests use.
+        """Whether the engine answers over the connection that requests use.
 
         An engine that is only busy keeps a probe over a new connection waiting too. If that one is
         answered and the other one is still not, the connection hangs.
@@ -131,13 +134,22 @@ class HealthCheck:
             pass  # an error is an answer too
         return True
 
-    async def _unless_lost(self, work: Coroutine[Any, Any, object], timeout_s: float) -> None:
-        """Raises what `work` raises, Unavailable once the engine is lost, or TimeoutError."""
+    async def _unless_lost(self, work: Coroutine[Any, Any, object], silent_s: float) -> None:
+        """Raises what `work` raises, Unavailable once the engine is lost, or TimeoutError.
+
+        That is when nothing at all was answered for `silent_s`: a busy engine is not a dead one.
+        """
+        health = self._slot.engine.health
         task = asyncio.ensure_future(work)
-        lost = asyncio.create_task(self._slot.engine.health.lost.wait())
+        lost = asyncio.create_task(health.lost.wait())
         try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            while not task.done() and not lost.done():
+                answers = health.answers
+                await asyncio.wait(
+                    {task, lost}, timeout=silent_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not task.done() and not lost.done() and health.answers == answers:
+                    raise TimeoutError(f"nothing was answered for {silent_s:g} s")
             if not task.done():
                 raise Unavailable("The engine was lost.")
             await task

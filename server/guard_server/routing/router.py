@@ -45,7 +45,7 @@ class Router:
         `max_in_flight`: of each slot; None: what its manifest says. `queue_ratio`: a queue's length
         as a multiple of it. `changed` is called with whether any slot with weight is ready. In
         the directory `repairs` the processes that share an engine agree which of them repairs it.
-        A probe of an engine may take `probe_s` seconds.
+        An engine that answers nothing for `probe_s` seconds, while it is probed, is lost.
         """
         self._strict_completion = strict_completion
         self._make_endpoint = partial(

@@ -1,0 +1,108 @@
+"""Whether a Triton is out: by its process, by its model, and by what the model answers."""
+
+import asyncio
+
+from guard_control.events import Events
+from guard_control.loaded_model import ModelState
+from guard_control.triton_process import TritonProcess
+
+_POLL_S = 0.2
+_LOOK_S = 1.0
+_ANSWER_S = 2.0  # Triton's time to say what it has
+_QUIET_S = 5.0  # an engine that nobody asks is asked as often
+_LOAD_S = 300.0
+
+
+class TritonWatch:
+    """Watches one Triton from its start until it is out."""
+
+    def __init__(self, name: str, triton: TritonProcess, events: Events, *, out_s: float) -> None:
+        """`name`: of the slot. `out_s`: see SlotProcess."""
+        self._name = name
+        self._triton = triton
+        self._events = events
+        self._out_s = out_s
+        self._engine = _EngineWatch(triton, out_s)
+        self._tried = False  # to load the model
+
+    async def until_out(self) -> str:
+        """Why Triton has to be started again. A model that was unloaded is loaded first."""
+        loop = asyncio.get_running_loop()
+        state, out_s, looked = ModelState.LOADED, 0.0, loop.time()
+        try:
+            while self._triton.running:
+                await asyncio.sleep(_POLL_S)
+                if loop.time() - looked < _LOOK_S:
+                    continue
+                before = state
+                state = await asyncio.to_thread(self._triton.model_state, _ANSWER_S)
+                now = loop.time()
+                # If more time passed, this process itself did not run.
+                passed_s, looked = min(now - looked, _LOOK_S + _ANSWER_S), now
+                out_s = out_s + passed_s if state is before else passed_s
+                if reason := await self._out(state, out_s, passed_s):
+                    return reason
+        finally:
+            self._engine.close()
+        return "Triton died"
+
+    async def _out(self, state: ModelState, out_s: float, passed_s: float) -> str:
+        """Why it is out, or nothing; it has been in this state for `out_s`."""
+        if state is ModelState.LOADED:
+            self._tried = False
+            return await self._engine.mute(passed_s)
+        if state is ModelState.LOADING:
+            return f"Triton has been loading for {_LOAD_S:g} s" if out_s >= _LOAD_S else ""
+        if out_s < self._out_s:
+            return ""
+        if state is ModelState.SILENT:
+            return f"Triton has not answered for {self._out_s:g} s"
+        if self._tried:
+            return "Triton did not load the model"
+        self._tried = True
+        self._events.publish(
+            "The model was unloaded: having Triton load it.", slot=self._name, alarm=True
+        )
+        await asyncio.to_thread(self._triton.model.load, _LOAD_S)
+        return ""
+
+
+class _EngineWatch:
+    """Finds an engine that hangs or is dead below a Triton that answers.
+
+    Busy is not dead: it is out only if it answers neither our question nor another caller's.
+    """
+
+    def __init__(self, triton: TritonProcess, out_s: float) -> None:
+        self._triton = triton
+        self._out_s = out_s
+        self._answered: int | None = None
+        self._asked: asyncio.Task[bool] | None = None
+        self._mute_s = 0.0  # since our question
+        self._next_s = 0.0  # until our next one
+
+    def close(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+
+    async def mute(self, passed_s: float) -> str:
+        """Why it is out, or nothing. `passed_s`: since this was called last."""
+        before = self._answered
+        self._answered = await asyncio.to_thread(self._triton.model.answered, _ANSWER_S)
+        ended = self._asked is not None and self._asked.done()
+        if self._answered != before or (self._asked is not None and ended and self._asked.result()):
+            self._mute_s = 0.0
+            if ended:
+                self._asked, self._next_s = None, _QUIET_S
+            return ""
+        self._next_s -= passed_s
+        if self._asked is not None:
+            self._mute_s += passed_s
+        if self._mute_s >= self._out_s:
+            return f"The engine has answered nothing for {self._out_s:g} s"
+        if self._asked is None and self._next_s > 0:
+            return ""
+        if self._asked is None or ended:
+            infers = asyncio.to_thread(self._triton.model.infers, self._out_s)
+            self._asked = asyncio.create_task(infers)
+        return ""
