@@ -78,6 +78,7 @@ INSIDE = {
         "rollback_target": set(),
         "host": set(),
         "loaded_model": set(),
+        "engine_probe": {"loaded_model"},
         "triton_wheel": set(),
         "triton_process": {"host", "loaded_model", "triton_wheel"},
         "triton_watch": {"events", "loaded_model", "triton_process"},

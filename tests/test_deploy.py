@@ -1,6 +1,7 @@
 """The containers' files: linted, and safe by default. Docker itself is not needed."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_server import probe
 from guard_server.settings import Settings
-from tests.support.commands import GUARD, start
+from tests.support.commands import GUARD, children_of, start
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
@@ -179,6 +180,11 @@ def test_the_engine_alone(blue: Path, tmp_path: Path) -> None:
     command = [GUARD, "engine", "--slot", blue, "--port", str(free_port())]
     with start(command, tmp_path / "output.txt") as running:
         while "Triton serves" not in running.said():
+            assert not running.ended(), running.said()
+            time.sleep(0.05)
+        [triton] = children_of(running.pid)
+        os.kill(triton, signal.SIGKILL)
+        while "Triton runs again" not in running.said():
             assert not running.ended(), running.said()
             time.sleep(0.05)
         running.signal(signal.SIGTERM)

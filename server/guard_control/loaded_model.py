@@ -24,6 +24,14 @@ class ModelState(Enum):
     SILENT = auto()  # Triton does not answer
 
 
+class EngineAnswer(Enum):
+    """Of a model that was asked for a token."""
+
+    GIVEN = auto()  # an error is one too
+    GONE = auto()  # Triton says that the model, or its process, is not there
+    NONE = auto()  # in time
+
+
 class LoadedModel:
     """One model of a Triton. Its calls block."""
 
@@ -60,8 +68,8 @@ class LoadedModel:
         found = service_pb2.ModelStatisticsResponse.FromString(answer)
         return sum(int(model.inference_stats.success.count) for model in found.model_stats)
 
-    def infers(self, timeout_s: float) -> bool:
-        """Whether it generates a token. An error is an answer too, unless the model is gone."""
+    def infer(self, timeout_s: float) -> EngineAnswer:
+        """Asks it for one token."""
         wanted = Generation((self._end_id,), self._end_id, max_tokens=1)
         request = infer_request(self._name, uuid.uuid4().hex, wanted)
         with grpc.insecure_channel(self._target, _OPTIONS) as channel:
@@ -71,9 +79,10 @@ class LoadedModel:
             try:
                 answer = next(call(iter([request]), timeout=timeout_s))
             except (grpc.RpcError, StopIteration):
-                return False
+                return EngineAnswer.NONE
         error = service_pb2.ModelStreamInferResponse.FromString(answer).error_message
-        return not (error and isinstance(engine_error(error), Unavailable))
+        gone = error and isinstance(engine_error(error), Unavailable)
+        return EngineAnswer.GONE if gone else EngineAnswer.GIVEN
 
     def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """The answer's bytes. Raises grpc.RpcError."""

@@ -102,7 +102,9 @@ class SlotProcess:
         pause, longest = _RESTART_S
         while True:
             begun = loop.time()
-            watch = TritonWatch(self.name, self.triton, self._events, out_s=self._out_s)
+            watch = TritonWatch(
+                self.name, self.triton, self._events, out_s=self._out_s, load_s=timeout_s
+            )
             reason = await watch.until_out()
             if loop.time() - begun > _STEADY_S:
                 pause = _RESTART_S[0]

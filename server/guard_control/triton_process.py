@@ -26,7 +26,7 @@ from guard_control.triton_wheel import (
     wheel_directory,
     wheel_environment,
 )
-from guard_core.engine.connection import TRITON_FLAGS
+from guard_core.engine.triton_connection import TRITON_FLAGS
 from guard_core.slot.gpu_host import Container, check_machine, read_machine
 from guard_core.slot.manifest import Manifest
 from guard_server.listening import check_port

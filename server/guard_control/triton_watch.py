@@ -3,25 +3,28 @@
 import asyncio
 
 from guard_control.events import Events
-from guard_control.loaded_model import ModelState
+from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.triton_process import TritonProcess
 
 _POLL_S = 0.2
 _LOOK_S = 1.0
 _ANSWER_S = 2.0  # Triton's time to say what it has
 _QUIET_S = 5.0  # an engine that nobody asks is asked as often
-_LOAD_S = 300.0
+_DEAD_S = 3.0  # a gateway's time to begin to have a dead engine loaded again
 
 
 class TritonWatch:
     """Watches one Triton from its start until it is out."""
 
-    def __init__(self, name: str, triton: TritonProcess, events: Events, *, out_s: float) -> None:
-        """`name`: of the slot. `out_s`: see SlotProcess."""
+    def __init__(
+        self, name: str, triton: TritonProcess, events: Events, *, out_s: float, load_s: float
+    ) -> None:
+        """`name`: of the slot. `out_s`: see SlotProcess. `load_s`: the longest time of a load."""
         self._name = name
         self._triton = triton
         self._events = events
         self._out_s = out_s
+        self._load_s = load_s
         self._engine = _EngineWatch(triton, out_s)
         self._tried = False  # to load the model
 
@@ -51,9 +54,11 @@ class TritonWatch:
         if state is ModelState.LOADED:
             self._tried = False
             return await self._engine.mute(passed_s)
+        self._engine.reset()
         if state is ModelState.LOADING:
-            return f"Triton has been loading for {_LOAD_S:g} s" if out_s >= _LOAD_S else ""
-        if out_s < self._out_s:
+            stuck = out_s >= self._load_s
+            return f"Triton has been loading for {self._load_s:g} s" if stuck else ""
+        if out_s < self._out_s * (2 if self._tried else 1):
             return ""
         if state is ModelState.SILENT:
             return f"Triton has not answered for {self._out_s:g} s"
@@ -63,7 +68,7 @@ class TritonWatch:
         self._events.publish(
             "The model was unloaded: having Triton load it.", slot=self._name, alarm=True
         )
-        await asyncio.to_thread(self._triton.model.load, _LOAD_S)
+        await asyncio.to_thread(self._triton.model.load, self._load_s)
         return ""
 
 
@@ -77,7 +82,7 @@ class _EngineWatch:
         self._triton = triton
         self._out_s = out_s
         self._answered: int | None = None
-        self._asked: asyncio.Task[bool] | None = None
+        self._asked: asyncio.Task[EngineAnswer] | None = None
         self._mute_s = 0.0  # since our question
         self._next_s = 0.0  # until our next one
 
@@ -85,12 +90,17 @@ class _EngineWatch:
         if self._asked is not None:
             self._asked.cancel()
 
+    def reset(self) -> None:
+        """The model is not loaded."""
+        self._mute_s = 0.0
+
     async def mute(self, passed_s: float) -> str:
         """Why it is out, or nothing. `passed_s`: since this was called last."""
         before = self._answered
         self._answered = await asyncio.to_thread(self._triton.model.answered, _ANSWER_S)
         ended = self._asked is not None and self._asked.done()
-        if self._answered != before or (self._asked is not None and ended and self._asked.result()):
+        answer = self._asked.result() if self._asked is not None and ended else None
+        if self._answered != before or answer is EngineAnswer.GIVEN:
             self._mute_s = 0.0
             if ended:
                 self._asked, self._next_s = None, _QUIET_S
@@ -98,11 +108,11 @@ class _EngineWatch:
         self._next_s -= passed_s
         if self._asked is not None:
             self._mute_s += passed_s
+        if answer is EngineAnswer.GONE and self._mute_s >= _DEAD_S:
+            return "The engine's process died, and no gateway had it loaded again"
         if self._mute_s >= self._out_s:
             return f"The engine has answered nothing for {self._out_s:g} s"
-        if self._asked is None and self._next_s > 0:
-            return ""
-        if self._asked is None or ended:
-            infers = asyncio.to_thread(self._triton.model.infers, self._out_s)
-            self._asked = asyncio.create_task(infers)
+        if ended or (self._asked is None and self._next_s <= 0):
+            infer = asyncio.to_thread(self._triton.model.infer, self._out_s)
+            self._asked = asyncio.create_task(infer)
         return ""

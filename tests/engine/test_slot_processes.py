@@ -15,6 +15,7 @@ from guard_control.loaded_model import ModelState
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
 from tests.engine.conftest import Slot
+from tests.support.commands import children_of
 from tests.support.ports import free_port
 from tests.support.streams import Stream
 
@@ -43,11 +44,6 @@ def answers(running: SlotProcess) -> bool:
         return not stream.ask("r", input_ids=[1, 2, 3]).error
 
 
-def stub_of(triton: int) -> int:
-    [stub] = Path(f"/proc/{triton}/task/{triton}/children").read_text().split()
-    return int(stub)
-
-
 async def test_a_model_that_was_unloaded_is_loaded_again(running: SlotProcess) -> None:
     def loaded() -> bool:
         return running.triton.model_state(1) is ModelState.LOADED
@@ -65,20 +61,11 @@ async def test_what_stands_still_is_started_again(running: SlotProcess, part: st
     """A stub hangs below a Triton that answers, and that has the model."""
     first, restarts = running.triton.pid, running.restarts
     assert first is not None
-    os.kill(first if part == "triton" else stub_of(first), signal.SIGSTOP)
+    [stub] = children_of(first)
+    os.kill(first if part == "triton" else stub, signal.SIGSTOP)
     await until(lambda: running.restarts > restarts)
     assert running.triton.pid != first
     assert await asyncio.to_thread(answers, running)
-
-
-async def test_an_engine_that_answers_others_is_not_dead(running: SlotProcess) -> None:
-    """It answers none of the supervisor's own questions in time: it is busy."""
-    restarts = running.restarts
-    with Stream(running.triton.target, MODEL) as stream:
-        for number in range(12):
-            assert not stream.ask(f"r{number}", input_ids=[1, 2, 3]).error
-            await asyncio.sleep(0.5)
-    assert running.restarts == restarts
 
 
 async def test_a_first_start_that_fails_is_tried_again(slot: Slot, tmp_path: Path) -> None:

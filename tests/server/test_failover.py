@@ -63,7 +63,8 @@ async def test_a_slot_that_dies_is_lost_to_nobody_and_comes_back(
 async def test_a_slot_whose_stub_is_unhealthy_is_lost_to_nobody(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
-    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+    status = tmp_path / "status"
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree, status=status) as two:
         await two.follow(BOTH)
         two.blue.answer = lambda _: UNHEALTHY
         assert set(await slots_of(two.client, "Q", count=40)) == {"green"}

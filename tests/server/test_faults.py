@@ -36,6 +36,8 @@ async def refused(client: Client) -> tuple[grpc.StatusCode, str]:
         ("Maximum queue size of 8 has been reached", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         ("Exceeds maximum queue size", Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
         ("Request for unknown model: 'x' is not found", Code.UNAVAILABLE, "UNAVAILABLE"),
+        ("Server is stopping, scheduler for model has ...", Code.UNAVAILABLE, "UNAVAILABLE"),
+        ("The engine ended before the request did.", Code.UNAVAILABLE, "UNAVAILABLE"),
     ],
 )
 async def test_an_error_of_the_engine_has_its_status(
@@ -185,8 +187,10 @@ async def test_an_answer_that_breaks_the_contract_is_an_error(
         assert await client.judge("Q")
 
 
-async def test_a_dead_stub_is_loaded_again_once(tiny_serve: TinyServe, agree: Agree) -> None:
-    async with tiny_serve() as (client, engine):
+async def test_a_dead_stub_is_loaded_again_once(
+    tmp_path: Path, tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve(status=tmp_path / "status") as (client, engine):
         dead = "Failed to process the request(s), message: Stub process 'x' is not healthy."
 
         def answer(asked: Asked) -> Answer:
@@ -203,6 +207,19 @@ async def test_a_dead_stub_is_loaded_again_once(tiny_serve: TinyServe, agree: Ag
         engine.answer = agree
         await client.until_serving()
         assert engine.reloads == ["unload", "load"]
+
+
+async def test_a_dead_stub_is_not_loaded_again_where_no_lock_is_shared(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    """Other gateways may be loading it: four of them let no verdict through."""
+    async with tiny_serve() as (client, engine):
+        engine.answer = lambda _: "Stub process 'x' is not healthy."
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        await until(lambda: len(engine.asked) > 4)
+        engine.answer = agree
+        await client.until_serving()
+        assert not engine.reloads
 
 
 async def test_a_lock_that_cannot_be_opened_does_not_end_the_watch(

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from guard_core.engine.connection import TRITON_FLAGS
+from guard_core.engine.triton_connection import TRITON_FLAGS
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
 from guard_server.app import serving

@@ -73,6 +73,12 @@ def start_gateway(output: Path, **settings: object) -> Iterator[Running]:
         yield running
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started and that still run."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
 def guard(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
     """Runs one `guard` command to its end."""
     done = subprocess.run(

@@ -75,6 +75,7 @@ def guard_serve(
     output: Path,
     *options: str,
     port: int = 0,
+    triton_port: int = 0,
     within: Sequence[str] = (),
     state: Path = RUN,
 ) -> Iterator[Served]:
@@ -84,7 +85,7 @@ def guard_serve(
     """
     tiers.require("triton")
     port = port or free_port()
-    triton_port, metrics_port = free_block(), free_port()
+    triton_port, metrics_port = triton_port or free_block(), free_port()
     ports = ["--port", str(port), "--triton-port", str(triton_port)]
     ports += ["--metrics-port", str(metrics_port), "--deploy-root", gettempdir()]
     first = ["--slot", str(slot)] if slot else []

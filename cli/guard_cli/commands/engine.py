@@ -1,7 +1,7 @@
 """`guard engine`: a slot's Triton alone, where the gateway runs elsewhere."""
 
+import asyncio
 import signal
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +9,13 @@ import typer
 from rich.console import Console
 
 from guard_cli.options import RUN, fail, shown, slot_directory
-from guard_control.triton_process import TritonFailed, TritonProcess
+from guard_control.events import Events
+from guard_control.slot_processes import SlotProcesses
+from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 
-_POLL_S = 0.5
+_START_S = 300.0
 
 
 def engine(
@@ -22,21 +24,37 @@ def engine(
         int, typer.Option(help="Triton's gRPC port on loopback; its metrics come one higher.")
     ] = 18001,
 ) -> None:
-    """Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest."""
+    """Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.
+
+    A Triton that dies, or gives no verdicts any more, is started again.
+    """
     directory = slot_directory(slot)
     console = Console(stderr=True)
-    log = RUN / f"triton-{directory.name}.log"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with console.status(f"Checking {shown(directory)} ..."):
             Manifest.load(directory).check(directory)
-        with TritonProcess(directory, grpc_port=port, metrics_port=port + 1, log=log) as triton:
-            console.print(f"Triton serves {shown(directory)} on {triton.target}; log: {shown(log)}")
-            while triton.running:
-                time.sleep(_POLL_S)
+        asyncio.run(_run(directory, port, console))
     except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        console.print("Stopped.")
-        return
-    fail(f"Triton ended by itself. See {shown(log)}, then start again.")
+    console.print("Stopped.")
+
+
+async def _run(directory: Path, port: int, console: Console) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    slots = SlotProcesses(RUN, port, Events())
+    starting = asyncio.create_task(slots.start(directory, _START_S))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            triton = starting.result().triton
+            log = shown(triton.log)
+            console.print(f"Triton serves {shown(directory)} on {triton.target}; log: {log}")
+            await stop.wait()
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.wait({starting, stopping})
+        await slots.stop_all()

@@ -15,9 +15,9 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from guard_core.engine.addresses import warn_of_several
-from guard_core.engine.connection import SERVICE, TRITON_FLAGS, EngineConnection
 from guard_core.engine.stream import EngineHealth
 from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
+from guard_core.engine.triton_connection import SERVICE, TRITON_FLAGS, EngineConnection
 from guard_core.errors import EngineFailed, Unavailable
 
 STREAMS = 4  # faster than one: docs/performance.md

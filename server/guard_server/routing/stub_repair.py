@@ -14,13 +14,17 @@ _log = structlog.get_logger(__name__)
 
 
 class StubRepair:
-    """Of the processes that share an engine, only one repairs it at a time."""
+    """Of the processes that share an engine, only one repairs it at a time.
+
+    Those that share no lock never do: together they would unload what another one has just loaded.
+    Then whatever runs Triton replaces it.
+    """
 
     def __init__(self, slot: Slot, directory: Path | None) -> None:
-        """`directory`: where the processes agree by a lock; None for a single process."""
+        """`directory`: where the processes agree by a lock; None: there is none."""
         self._slot = slot
         self._directory = directory
-        self._unlocked = False  # the lock could not be opened the last time
+        self._unlocked = False  # the last time there was no lock
 
     async def run(self, answers_probe: Callable[[], Awaitable[bool]]) -> None:
         """Reloads the model if its stub died and it does not answer. Failures are not raised."""
@@ -41,14 +45,17 @@ class StubRepair:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[bool]:
         """Whether no other process repairs this slot meanwhile."""
-        if self._directory is None:
-            yield True
-            return
         try:
+            if self._directory is None:
+                raise OSError("this gateway shares no directory of locks (GUARD_STATUS)")
             lock = (self._directory / f"{self._slot.name}.repair").open("w")
         except OSError as error:  # without the lock two processes could load it at a time
             if not self._unlocked:
-                _log.error("a dead stub can't be loaded again: no lock", reason=str(error))
+                _log.error(
+                    "the engine's process died, and is not loaded again from here",
+                    slot=self._slot.name,
+                    reason=str(error),
+                )
             self._unlocked = True
             yield False
             return
