@@ -30,7 +30,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap perf soak soak-engine clean
+.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap chaos chaos-short perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -151,6 +151,12 @@ soak: $(SLOT) ## Send 100,000 calls with random deadlines and cancellations, the
 
 bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed calls (six minutes)
 	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
+
+chaos: $(VENV)/.serve ## Kill, stop and starve every process under load; the table goes into docs/reliability.md (45 minutes)
+	@$(BIN)/python -m guard_bench.chaos.run --page docs/reliability.md
+
+chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (two minutes)
+	@$(BIN)/python -m guard_bench.chaos.run --short
 
 soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
 	@$(BIN)/python -m guard_bench.scenarios.engine_soak

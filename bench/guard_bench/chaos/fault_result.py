@@ -1,0 +1,68 @@
+"""What one fault did to the calls that were made meanwhile, and the table of all."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from guard_bench.chaos.load import WRONG
+from guard_bench.loadgen.call import NO_ANSWER, OK, LoadCall
+
+
+@dataclass(frozen=True, slots=True)
+class FaultResult:
+    """One fault, in one set-up."""
+
+    fault: str
+    part: str
+    slots: int
+    retries: bool
+    calls: int
+    failed: dict[str, int]
+    """By status: all but OK."""
+    lost: int
+    wrong: int
+    longest_s: float
+    """Without any verdict, from the fault on."""
+    limit_s: float
+    whole: bool
+    """Whether all processes were there again at the end."""
+
+    @property
+    def reached(self) -> bool:
+        """Nothing lost, nothing wrong, no INTERNAL, verdicts again in time."""
+        well = not (self.lost or self.wrong or "INTERNAL" in self.failed)
+        return well and self.whole and self.longest_s <= self.limit_s
+
+
+def longest_without(calls: Sequence[LoadCall], begun: float, ended: float) -> float:
+    """Seconds between two verdicts, at most, from `begun` on; times are the event loop's."""
+    verdicts = sorted(
+        call.ended for call in calls if call.result.status == OK and begun <= call.ended <= ended
+    )
+    return max(after - before for before, after in pairwise([begun, *verdicts, ended]))
+
+
+def result_counts(calls: Sequence[LoadCall]) -> tuple[dict[str, int], int, int]:
+    """Failed by status, lost and wrong."""
+    found = Counter(call.result.status for call in calls)
+    lost, wrong = found.pop(NO_ANSWER.status, 0), found.pop(WRONG, 0)
+    found.pop(OK, None)
+    return dict(found), lost, wrong
+
+
+def table(results: Sequence[FaultResult]) -> str:
+    """In Markdown."""
+    lines = [
+        "| what | of | slots | retries | calls | failed | lost | wrong | longest without a verdict "
+        "(limit) | reached |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        failed = ", ".join(f"{count} {status}" for status, count in sorted(one.failed.items()))
+        lines.append(
+            f"| {one.fault} | {one.part} | {one.slots} | {'on' if one.retries else 'off'} | "
+            f"{one.calls} | {failed or 0} | {one.lost} | {one.wrong} | {one.longest_s:.1f} s "
+            f"({one.limit_s:g}) | {'yes' if one.reached else '**no**'} |"
+        )
+    return "\n".join(lines)
