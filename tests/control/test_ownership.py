@@ -4,11 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from guard_control.host import orphans
 from guard_control.host.child_process import listens
 from guard_control.host.ownership import PortClaim, PortTaken, owned, run_directory
 from tests.support import serving
@@ -100,3 +102,29 @@ def test_a_process_listens_only_by_itself() -> None:
             with subprocess.Popen(["/bin/sleep", "60"]) as other:
                 assert not listens(other.pid, port)
                 other.kill()
+
+
+def test_what_a_killed_server_left_on_a_port_is_ended() -> None:
+    """And what a server that runs has on one is not. The child here does not end by itself."""
+    port = free_port()
+    child = (
+        "import signal, socket, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"with socket.create_server(('127.0.0.1', {port})):\n    time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        "from guard_control.host.child_process import kill_with_parent\n"
+        f"command = kill_with_parent([sys.executable, '-c', {child!r}])\n"
+        "print(subprocess.Popen(command, start_new_session=True).pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        while not listens(pid, port):
+            time.sleep(0.02)
+        assert orphans.end(port) == []
+        assert listens(pid, port)
+        server.kill()
+    assert orphans.end(port) == [pid]
+    assert not listens(pid, port)
+    assert orphans.end(port) == []

@@ -6,16 +6,20 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.support.gateway import Client, connect
+from guard_control.triton_process import TritonProcess
+from tests.support.commands import children_of
+from tests.support.gateway import Client, connect, gateway
+from tests.support.ports import free_port
 from tests.support.serving import guard_serve
 
 pytestmark = pytest.mark.triton
+LOADED = "successfully loaded 'guard_blue'"
 OPTIONS = ("--cache-mib", "0")
 
 
@@ -78,6 +82,26 @@ async def test_a_server_that_was_killed_leaves_nothing_and_starts_again(
                 async with connect(again.port) as other:
                     assert await other.judge("Q")
                 assert time.monotonic() - begun < 30
-                said = again.said()
         assert not any(map(os.path.exists, (f"/proc/{pid}" for pid in children.values())))
-        assert "ended what a killed server had left running" in said
+
+
+async def test_four_gateways_have_a_dead_engine_loaded_again_once(
+    blue: Path, tmp_path: Path
+) -> None:
+    """They share a lock: each of them alone would unload what another one has just loaded."""
+    port, log = free_port(), tmp_path / "triton.log"
+    with TritonProcess(blue, grpc_port=port, metrics_port=free_port(), log=log) as triton:
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(gateway(blue, port, status=tmp_path / "status"))
+                for _ in range(4)
+            ]
+            for kills in range(3):
+                await asyncio.gather(*(client.until_serving() for client in clients))
+                await asyncio.gather(*(client.judge("Q") for client in clients))
+                assert log.read_text().count(LOADED) == 1 + kills
+                assert triton.pid is not None
+                [stub] = children_of(triton.pid)
+                os.kill(stub, signal.SIGKILL)
+                await asyncio.gather(*(client.until_serving(wanted=False) for client in clients))
+            await asyncio.gather(*(client.until_serving() for client in clients))

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 import grpc
 from tritonclient.grpc import service_pb2
@@ -16,6 +17,7 @@ from guard_bench.chaos.server import ChaosServer
 
 _STUB_S, _TRITON_S, _SUPERVISOR_S = 10.0, 30.0, 30.0
 _FEW_FILES = 64
+_Inject = Callable[[ChaosServer], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,8 @@ class Fault:
 
     name: str
     part: str
-    """A process: stub, Triton, worker or supervisor; or file."""
-    inject: Callable[[ChaosServer], Awaitable[None]]
+    """One process or two of: stub, Triton, worker, supervisor; or file."""
+    inject: _Inject
     back_s: float
     """The longest time without a verdict where there is one slot."""
     short: bool = False
@@ -45,25 +47,38 @@ def faults() -> list[Fault]:
             limit_s = max(back_s, _TRITON_S) if part == "stub" else back_s
             inject = _stopped(part, seconds)
             found.append(Fault(f"SIGSTOP {seconds} s", part, inject, limit_s))
+    for one, other in combinations(limits, 2):
+        both = _each(_signalled(one, signal.SIGKILL), _signalled(other, signal.SIGKILL))
+        limit_s = max(limits[one], limits[other])
+        found.append(Fault("SIGKILL", f"{one} and {other}", both, limit_s))
     found.append(Fault("model unloaded", "Triton", _unloaded, _TRITON_S))
     found.append(Fault("files deleted", "file", _deleted, 1.0))
     found.append(Fault("64 file descriptors", "worker", _starved, 1.0))
     return found
 
 
-def _signalled(part: str, number: signal.Signals) -> Callable[[ChaosServer], Awaitable[None]]:
+def _each(*injects: _Inject) -> _Inject:
+    async def inject(server: ChaosServer) -> None:
+        for one in injects:
+            await one(server)
+
+    return inject
+
+
+def _signalled(part: str, number: signal.Signals) -> _Inject:
     async def inject(server: ChaosServer) -> None:
         if part == "supervisor":
             await asyncio.to_thread(server.kill, number)
             await server.until_ended()
             await server.start()
         else:
-            os.kill(server.pids(part)[0], number)
+            for pid in server.pids(part)[:1]:  # none where the fault before took it along
+                os.kill(pid, number)
 
     return inject
 
 
-def _stopped(part: str, seconds: float) -> Callable[[ChaosServer], Awaitable[None]]:
+def _stopped(part: str, seconds: float) -> _Inject:
     async def inject(server: ChaosServer) -> None:
         pid = server.pid if part == "supervisor" else server.pids(part)[0]
         os.kill(pid, signal.SIGSTOP)

@@ -46,6 +46,7 @@ class TritonPythonModel:
         self._engine = Engine(directory / "openvino_model.xml", options)
         self._live: dict[_Sender, str] = {}
         self._gauges = _Gauges(args["model_name"], options.kv_blocks)
+        self._parent = os.getppid()
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, args=[period_ms / 1000], daemon=True)
         self._poller.start()
@@ -98,10 +99,12 @@ class TritonPythonModel:
     def _poll(self, period_s: float) -> None:
         """Cancels requests whose callers went away without a `stop`, and updates the gauges.
 
-        Ends this process if the engine has stopped: a dead process is detected and replaced.
+        Ends this process if the engine has stopped: a dead process is detected and replaced. Also
+        if Triton was killed: the stub notices that itself only once Triton's remains are cleared
+        away, which not every container does.
         """
         while not self._closing.wait(period_s):
-            if self._engine.ended:
+            if self._engine.ended or os.getppid() != self._parent:
                 os._exit(1)
             for sender, request_id in list(self._live.items()):
                 if sender.done:  # `submit` refused it

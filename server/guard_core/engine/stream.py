@@ -5,6 +5,7 @@ Answers are matched with requests by their ids; an answer that no request waits 
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,7 +45,9 @@ class EngineHealth:
 
     answers: int = 0  # so far: a watcher sees by it whether the engine makes progress
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # the engine failed as a whole
-    stub_died: bool = False  # Triton does not start a dead Python stub again by itself
+    # When Triton last said so (time.monotonic()), since the last answer: it does not start a dead
+    # Python stub again by itself.
+    stub_died: float | None = None
     too_many_pings: bool = False  # Triton ended a connection for its keepalive
 
 
@@ -143,13 +146,14 @@ class EngineStream:
         if response.error_message:
             error = engine_error(response.error_message)
             if isinstance(error, Unavailable):
-                self._health.stub_died |= _STUB_DIED in response.error_message
+                if _STUB_DIED in response.error_message:
+                    self._health.stub_died = time.monotonic()
                 self._health.lost.set()
             if answer is not None and not answer.done():
                 answer.set_exception(error)
             return False
         self._health.answers += 1
-        self._health.stub_died = False
+        self._health.stub_died = None
         if answer is not None and not answer.done():
             answer.set_result(response.infer_response)
         return True

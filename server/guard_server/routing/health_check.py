@@ -70,7 +70,7 @@ class HealthCheck:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
                 engine.reconnect()
-                await self._repair.run(self._answers_probe)
+                await self._repair.run()
                 continue
             pause = _RETRY_S[0]
             self._set(ready=True)
@@ -81,6 +81,7 @@ class HealthCheck:
             self._set(ready=False)
             # Triton never answers for requests in a dead stub, nor over a connection that hangs.
             engine.reconnect()
+            await self._repair.run()
 
     def _set(self, *, ready: bool) -> None:
         self.ready = ready

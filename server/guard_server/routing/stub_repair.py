@@ -2,8 +2,11 @@
 
 import contextlib
 import fcntl
-from collections.abc import Awaitable, Callable, Iterator
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -26,29 +29,31 @@ class StubRepair:
         self._directory = directory
         self._unlocked = False  # the last time there was no lock
 
-    async def run(self, answers_probe: Callable[[], Awaitable[bool]]) -> None:
-        """Reloads the model if its stub died and it does not answer. Failures are not raised."""
+    async def run(self) -> None:
+        """Reloads the model if its stub died since it was loaded last. Failures are not raised."""
         engine = self._slot.engine
-        if not engine.health.stub_died:
+        died = engine.health.stub_died
+        if died is None:
             return
-        with self._locked() as locked:
-            # Another process may have reloaded it; then it must not be reloaded again.
-            engine.health.lost.clear()
-            if not locked or await answers_probe():
+        with self._locked() as lock:
+            # A probe would not do: a dead stub's errors come one by one, seconds apart.
+            if lock is None or died < _loaded(lock) <= time.monotonic():
                 return
             _log.error(
                 "the engine's process died; having Triton load it again", slot=self._slot.name
             )
             with contextlib.suppress(Unavailable):  # the next warm-up shows it
                 await engine.reload()
+                now = time.monotonic()
+                os.utime(lock.fileno(), (now, now))  # possible also where the disk is full
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
-        """Whether no other process repairs this slot meanwhile."""
+    def _locked(self) -> Iterator[TextIO | None]:
+        """The lock, which no other process has meanwhile; None if one has it, or there is none."""
         try:
             if self._directory is None:
                 raise OSError("this gateway shares no directory of locks (GUARD_STATUS)")
-            lock = (self._directory / f"{self._slot.name}.repair").open("w")
+            lock = (self._directory / f"{self._slot.name}.repair").open("a")
         except OSError as error:  # without the lock two processes could load it at a time
             if not self._unlocked:
                 _log.error(
@@ -57,13 +62,21 @@ class StubRepair:
                     reason=str(error),
                 )
             self._unlocked = True
-            yield False
+            yield None
             return
         self._unlocked = False
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield False
+                yield None
             else:
-                yield True
+                yield lock
+
+
+def _loaded(lock: TextIO) -> float:
+    """When the model was loaded again last, by the monotonic clock that all processes share.
+
+    A new lock gives the time of day instead, which is later than now.
+    """
+    return os.fstat(lock.fileno()).st_mtime
