@@ -32,7 +32,7 @@ class ChaosServer:
     def __init__(self, directory: Path, slots: int) -> None:
         """Everything is below `directory`. Raises CalledProcessError if a slot can't be built."""
         self._directory = directory
-        self._port, self._control_port, self._triton_port = free_ports(3)
+        self._port, self._triton_port = free_ports(2)
         self.target = f"127.0.0.1:{self._port}"
         self.run = directory / "run" / f"127.0.0.1-{self._port}"
         self._slots = slots
@@ -54,7 +54,6 @@ class ChaosServer:
         command = [
             *(str(_GUARD), "serve", "--workers", str(_WORKERS), "--port", str(self._port)),
             *("--metrics-port", "0", "--cache-mib", "0", "--triton-port", str(self._triton_port)),
-            *("--control-port", str(self._control_port)),
         ]
         with (self._directory / "serve.log").open("ab") as log:
             environment = {**os.environ, "GUARD_RUN": str(self._directory / "run")}
