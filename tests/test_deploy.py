@@ -142,15 +142,63 @@ def test_compose_is_safe_by_default() -> None:
             assert port.startswith("127.0.0.1:"), name
         path = COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]
         assert path.is_file(), name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "ipc" not in service and "sockets:/sockets" in service["volumes"]
         if name.startswith("gateway"):
-            assert service["read_only"] and service["cap_drop"] == ["ALL"]
-            assert service["network_mode"] == f"service:{service['depends_on'][0]}"
+            assert service["read_only"]
+            socket = service["environment"]["GUARD_TRITON"].removeprefix("unix:")
+            engine = services[service["depends_on"][0]]
+            assert f"{engine['command'][-1]}:18001" == socket  # that of `guard engine`
+            assert engine["network_mode"] == "none"
 
 
-@pytest.mark.parametrize("name", DOCKERFILES[1:])
+def manifests() -> list[dict[str, Any]]:
+    paths = sorted((PROJECT / "deploy" / "kubernetes").glob("*.yaml"))
+    return [each for path in paths for each in YAML(typ="safe").load_all(path)]
+
+
+def test_the_pods_run_with_no_rights_that_they_do_not_need() -> None:
+    deployments = [each for each in manifests() if each["kind"] == "Deployment"]
+    assert len(deployments) == 2
+    for deployment in deployments:
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_only_the_gateway_reaches_triton() -> None:
+    found = {
+        (each["kind"], each["metadata"]["name"]): each for each in manifests() if "metadata" in each
+    }
+    labels = {
+        name: each["spec"]["template"]["metadata"]["labels"]
+        for (kind, name), each in found.items()
+        if kind == "Deployment"
+    }
+    policy = found["NetworkPolicy", "guard-triton"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels["triton-blue"].items()
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
+    [rule] = policy["ingress"]
+    [peer] = rule["from"]
+    assert peer["podSelector"]["matchLabels"].items() <= labels["guard-gateway"].items()
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8001}]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
 def test_no_container_of_ours_runs_as_root(name: str) -> None:
     text = (PROJECT / name).read_text()
     assert text.rindex("\nUSER 10001\n") > text.rindex("\nRUN ")
+    assert "useradd --system --uid 10001" in text and "install -d -m 700 -o guard /sockets" in text
 
 
 @pytest.mark.parametrize("target", ["gpu-build", "gpu-serve"])
@@ -177,11 +225,14 @@ def test_the_probe(served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.mark.triton
 def test_the_engine_alone(blue: Path, tmp_path: Path) -> None:
-    command = [GUARD, "engine", "--slot", blue, "--port", str(free_port())]
+    port, socket = free_port(), tmp_path / "triton"
+    command = [GUARD, "engine", "--slot", blue, "--port", str(port), "--socket", socket]
     with start(command, tmp_path / "output.txt") as running:
         while "Triton serves" not in running.said():
             assert not running.ended(), running.said()
             time.sleep(0.05)
+        assert f"on unix:{socket}:{port};" in running.said()
+        assert not Path(f"{socket}:{port}").stat().st_mode & 0o077
         [triton] = children_of(running.pid)
         os.kill(triton, signal.SIGKILL)
         while "Triton runs again" not in running.said():

@@ -6,9 +6,19 @@ from typing import TypeVar
 import grpc
 
 from guard_cli.options import fail
+from guard_core.engine.channel import TritonTls
 from qwen3guard_client import AsyncClient, Client
 
 _Client = TypeVar("_Client", Client, AsyncClient)
+
+
+def triton_tls(ca: Path | None, cert: Path | None, key: Path | None) -> TritonTls | None:
+    """For a Triton that runs already; None for its socket or plain text."""
+    if ca and cert and key:
+        return TritonTls(ca, cert, key)
+    if ca or cert or key:
+        fail("TLS to Triton needs --tls-ca, --tls-cert and --tls-key together.", code=2)
+    return None
 
 
 def connect(

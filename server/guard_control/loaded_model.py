@@ -7,6 +7,7 @@ from enum import Enum, auto
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_core.engine.channel import TritonTls, blocking_channel
 from guard_core.engine.stream import engine_error
 from guard_core.engine.tensors import Generation, infer_request
 from guard_core.errors import Unavailable
@@ -35,9 +36,10 @@ class EngineAnswer(Enum):
 class LoadedModel:
     """One model of a Triton. Its calls block."""
 
-    def __init__(self, target: str, name: str, end_id: int) -> None:
+    def __init__(self, target: str, name: str, end_id: int, tls: TritonTls | None = None) -> None:
         """`target`: Triton's gRPC address. `end_id`: a token that its vocabulary has."""
         self._target = target
+        self._tls = tls
         self._name = name
         self._end_id = end_id
 
@@ -72,7 +74,7 @@ class LoadedModel:
         """Asks it for one token."""
         wanted = Generation((self._end_id,), self._end_id, max_tokens=1)
         request = infer_request(self._name, uuid.uuid4().hex, wanted)
-        with grpc.insecure_channel(self._target, _OPTIONS) as channel:
+        with blocking_channel(self._target, self._tls, _OPTIONS) as channel:
             call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
                 f"{_SERVICE}/ModelStreamInfer"
             )
@@ -86,7 +88,7 @@ class LoadedModel:
 
     def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """The answer's bytes. Raises grpc.RpcError."""
-        with grpc.insecure_channel(self._target, _OPTIONS) as channel:
+        with blocking_channel(self._target, self._tls, _OPTIONS) as channel:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
                 f"{_SERVICE}/{method}"
             )

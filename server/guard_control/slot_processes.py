@@ -129,8 +129,9 @@ class SlotProcesses:
     """All slots that run or start, by name."""
 
     def __init__(self, run: Path, first_port: int, events: Events, *, out_s: float = 10.0) -> None:
-        """`run`: the directory for Tritons' logs. The first slot's Triton takes `first_port` for
-        gRPC and the next port for metrics, the second slot's the two after them, and so on.
+        """`run`: the directory for Tritons' logs. The first slot's Triton has the number
+        `first_port` in its socket's name and takes the next port for metrics, the second slot's the
+        two after these, and so on.
         `out_s`: see SlotProcess.
         """
         self._run = run
@@ -149,8 +150,13 @@ class SlotProcesses:
     def __getitem__(self, name: str) -> SlotProcess:
         return self._slots[name]
 
-    async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
-        """Starts the Triton of a slot whose name is free. Raises TritonFailed or SlotInvalid."""
+    async def start(
+        self, directory: Path, timeout_s: float, socket: Path | None = None
+    ) -> SlotProcess:
+        """Starts the Triton of a slot whose name is free; its socket is in memory by default.
+
+        Raises TritonFailed or SlotInvalid.
+        """
         name = directory.name
         manifest = Manifest.load(directory)
         used = {claim.port for claim in self._ports.values()}
@@ -160,7 +166,9 @@ class SlotProcesses:
         except PortTaken as error:
             raise TritonFailed(str(error)) from None
         log = self._run / f"triton-{name}.log"
-        triton = TritonProcess(directory, grpc_port=port, metrics_port=port + 1, log=log)
+        triton = TritonProcess(
+            directory, grpc_port=port, metrics_port=port + 1, log=log, socket=socket
+        )
         slot = SlotProcess(directory, triton, manifest, self._events, out_s=self._out_s)
         self._slots[name] = slot
         try:

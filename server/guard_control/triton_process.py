@@ -1,5 +1,7 @@
-"""A local Triton: one process for one slot, on loopback only.
+"""A local Triton: one process for one slot, for its own user only.
 
+Whoever can ask a Triton to load a model runs code in it. So it listens on a Unix socket in a
+directory that no other user may enter; only its metrics are on a port, and can be read by all.
 For a CPU engine its binaries come from the nvidia-pytriton wheel, for a GPU engine from NVIDIA's
 container. It can't outlive this process: the kernel stops it when this one is gone.
 """
@@ -19,6 +21,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from guard_control.host import child_process, orphans, shared_memory
+from guard_control.host.private_files import with_private_files
 from guard_control.loaded_model import LoadedModel, ModelState
 from guard_control.triton_wheel import (
     TritonMissing,
@@ -32,7 +35,7 @@ from guard_core.slot.manifest import Manifest
 from guard_server.listening import check_port
 
 _HOST = "127.0.0.1"
-_SLOT, _BACKENDS = "slot", "backends"
+_SLOT, _BACKENDS, _SOCKET = "slot", "backends", "grpc"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 30
 
@@ -57,14 +60,18 @@ class TritonProcess:
         grpc_port: int,
         metrics_port: int,
         log: Path,
+        socket: Path | None = None,
         container: Container = Container(),  # noqa: B008 - it is frozen
     ) -> None:
-        """`slot`: a built slot's directory. `log`: the file for Triton's output."""
-        self.target = f"{_HOST}:{grpc_port}"
+        """`slot`: a built slot's directory. `log`: the file for Triton's output.
+
+        `grpc_port`: the number at the end of its socket's name. `socket`: the rest of that name;
+        by default it is in memory, where only this user finds it.
+        """
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
         self._slot = slot.resolve()
         self._container = container
-        self._ports = (grpc_port, metrics_port)
+        self._grpc_port, self._metrics_port = grpc_port, metrics_port
         self.log = log
         self._shared_memory = shared_memory.new_prefix()
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,6 +79,9 @@ class TritonProcess:
         # Links with plain names: Triton gives a stub its paths without quotes, and can't read those
         # that are not ASCII. In memory, so that a full disk stops no start.
         self._links = shared_memory.DIRECTORY / f"{self._shared_memory}links"
+        # Triton puts a colon and its port behind every address.
+        self._address = f"unix:{socket or self._links / _SOCKET}"
+        self.target = f"{self._address}:{grpc_port}"
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,7 +115,7 @@ class TritonProcess:
         self._model = LoadedModel(self.target, model, manifest.tokens.end_ids[0])
         if gpu:
             check_machine(manifest, read_machine(self._container))
-        self._check_ports()
+        self._check_port()
         shared_memory.remove_stale()
         try:
             self._make_links(gpu=gpu)
@@ -142,31 +152,29 @@ class TritonProcess:
         return self._model
 
     def model_state(self, timeout_s: float) -> ModelState:
-        """What this very Triton says of the slot's model, and no other one on its port."""
-        state = self.model.state(timeout_s)
-        return state if self._listens() else ModelState.SILENT
+        """What Triton says of the slot's model."""
+        return self.model.state(timeout_s)
 
-    def _check_ports(self) -> None:
-        for port in self._ports:
-            if ended := orphans.end(port):
-                _log.warning("ended what a killed server had left running", port=port, pids=ended)
-            try:
-                check_port(_HOST, port)
-            except OSError as error:
-                raise TritonFailed(
-                    f"Port {port} can't be used for Triton. {error} Stop the process that uses "
-                    "it, or choose another port."
-                ) from None
+    def _check_port(self) -> None:
+        port = self._metrics_port
+        if ended := orphans.end(port):
+            _log.warning("ended what a killed server had left running", port=port, pids=ended)
+        try:
+            check_port(_HOST, port)
+        except OSError as error:
+            raise TritonFailed(
+                f"Port {port} can't be used for Triton's metrics. {error} Stop the process that "
+                "uses it, or choose another port."
+            ) from None
 
     def _make_links(self, *, gpu: bool) -> None:
         shutil.rmtree(self._links, ignore_errors=True)
-        self._links.mkdir()
+        self._links.mkdir(mode=0o700)
         (self._links / _SLOT).symlink_to(self._slot, target_is_directory=True)
         if not gpu:
             make_backend_directory(self._links / _BACKENDS)
 
     def _command(self, model: str, *, gpu: bool) -> list[str]:
-        grpc_port, metrics_port = self._ports
         server = self._container.tritonserver if gpu else wheel_directory() / "bin" / "tritonserver"
         backends = self._container.backends if gpu else self._links / _BACKENDS
         return [
@@ -176,12 +184,12 @@ class TritonProcess:
             f"--load-model={model}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
-            f"--grpc-address={_HOST}",
-            f"--grpc-port={grpc_port}",
+            f"--grpc-address={self._address}",
+            f"--grpc-port={self._grpc_port}",
             *TRITON_FLAGS,
             "--allow-http=false",
             f"--metrics-address={_HOST}",
-            f"--metrics-port={metrics_port}",
+            f"--metrics-port={self._metrics_port}",
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             "--strict-readiness=false",  # one failed load must not fail the server's health
@@ -191,7 +199,7 @@ class TritonProcess:
         try:
             with self._open_log() as log:
                 self._process = child_process.spawn(
-                    command,
+                    with_private_files(command),
                     # At the end of ours it would refuse everything anyway, for 30 s.
                     signal.SIGKILL,
                     output=log,
@@ -219,7 +227,7 @@ class TritonProcess:
             children = child_process.Children()
             while True:
                 if not self.running:
-                    self._check_ports()  # the likeliest reason, if another process was faster
+                    self._check_port()  # the likeliest reason, if another process was faster
                     raise TritonDied(f"Triton stopped while it started.{self._log_tail()}")
                 if self.pid and children.dead(self.pid):  # Triton itself waits for five minutes
                     raise TritonDied(
@@ -228,15 +236,9 @@ class TritonProcess:
                 if time.monotonic() > deadline:
                     raise TritonFailed(f"Triton was not ready in time.{self._log_tail()}")
                 with contextlib.suppress(grpc.RpcError):
-                    ready = ask(service_pb2.ModelReadyRequest(name=model), timeout=1).ready
-                    if ready and self._listens():
+                    if ask(service_pb2.ModelReadyRequest(name=model), timeout=1).ready:
                         return
                 time.sleep(_POLL_S)
-
-    def _listens(self) -> bool:
-        """Whether it was this Triton that answered, and no other one on its port."""
-        pid = self.pid
-        return pid is not None and child_process.listens(pid, self._ports[0])
 
     def _log_tail(self) -> str:
         try:

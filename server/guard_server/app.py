@@ -100,6 +100,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         changed=lambda serving: health.set(serving=serving),
         repairs=settings.status,
         probe_s=tuning.probe_s,
+        triton_tls=settings.triton_tls,
     )
     statistics = KServeStatistics()
     metrics = Metrics() if settings.metrics_port else None

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from guard_core.engine.channel import TritonTls
 from guard_core.verdict.readings import MarkerTreatment
 
 
@@ -24,8 +25,18 @@ class Settings(BaseSettings):
         description="Directory of the only slot, instead of traffic.json; its name is the slot's.",
     )
     triton: str | None = Field(
-        default=None, description="gRPC address of that slot's Triton, HOST:PORT."
+        default=None,
+        description="gRPC address of that slot's Triton: HOST:PORT, or unix:PATH:NUMBER.",
     )
+    triton_tls_ca: Path | None = Field(
+        default=None,
+        description="PEM authorities of the Tritons' certificates; with the two below it turns on "
+        "TLS with certificates of both sides to every Triton.",
+    )
+    triton_tls_cert: Path | None = Field(
+        default=None, description="PEM certificate chain that the Tritons are shown."
+    )
+    triton_tls_key: Path | None = Field(default=None, description="PEM key of that certificate.")
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=50051, ge=0, le=65535, description="Port of the gateway.")
     tls_cert: Path | None = Field(
@@ -122,6 +133,22 @@ class Settings(BaseSettings):
                 "say which slots to serve: GUARD_TRAFFIC, or GUARD_SLOT and GUARD_TRITON for one"
             )
         return self
+
+    @model_validator(mode="after")
+    def _triton_tls_is_whole(self) -> Self:
+        files = (self.triton_tls_ca, self.triton_tls_cert, self.triton_tls_key)
+        if any(files) and not all(files):
+            raise ValueError(
+                "TLS to Triton needs GUARD_TRITON_TLS_CA, GUARD_TRITON_TLS_CERT and "
+                "GUARD_TRITON_TLS_KEY together"
+            )
+        return self
+
+    @property
+    def triton_tls(self) -> TritonTls | None:
+        """The files for TLS to every Triton; None without it."""
+        ca, cert, key = self.triton_tls_ca, self.triton_tls_cert, self.triton_tls_key
+        return TritonTls(ca, cert, key) if ca and cert and key else None
 
     @model_validator(mode="after")
     def _listener_is_safe(self) -> Self:

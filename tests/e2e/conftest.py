@@ -55,7 +55,6 @@ def gpu_triton(
 @pytest.fixture(scope="session")
 async def gpu(gpu_slot: Path, gpu_triton: TritonProcess) -> AsyncIterator[Client]:
     """A gateway in front of it."""
-    port = int(gpu_triton.target.rpartition(":")[2])
-    async with gateway(gpu_slot, port) as client:
+    async with gateway(gpu_slot, gpu_triton.target) as client:
         await client.until_serving()
         yield client

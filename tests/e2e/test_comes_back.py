@@ -89,11 +89,13 @@ async def test_four_gateways_have_a_dead_engine_loaded_again_once(
     blue: Path, tmp_path: Path
 ) -> None:
     """They share a lock: each of them alone would unload what another one has just loaded."""
-    port, log = free_port(), tmp_path / "triton.log"
-    with TritonProcess(blue, grpc_port=port, metrics_port=free_port(), log=log) as triton:
+    log = tmp_path / "triton.log"
+    with TritonProcess(blue, grpc_port=free_port(), metrics_port=free_port(), log=log) as triton:
         async with AsyncExitStack() as stack:
             clients = [
-                await stack.enter_async_context(gateway(blue, port, status=tmp_path / "status"))
+                await stack.enter_async_context(
+                    gateway(blue, triton.target, status=tmp_path / "status")
+                )
                 for _ in range(4)
             ]
             for kills in range(3):

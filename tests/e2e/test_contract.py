@@ -106,7 +106,7 @@ def target(gpu_triton: TritonProcess, files: SlotFiles, script: Script) -> str:
 
 @pytest.fixture(scope="module")
 def cpu(blue: Path, served: Served) -> "Engine":
-    return Engine(f"127.0.0.1:{served.triton_port}", SlotFiles.load(blue))
+    return Engine(served.triton, SlotFiles.load(blue))
 
 
 class Engine:
@@ -139,7 +139,7 @@ def failing(findings: list[Finding]) -> set[str]:
 
 def test_the_cpu_engine_keeps_the_contract(blue: Path, served: Served, tmp_path: Path) -> None:
     report = tmp_path / "contract.json"
-    at = f"127.0.0.1:{served.triton_port}"
+    at = served.triton
     done = guard("verify", "contract", str(blue), "--triton", at, "--json", str(report))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())

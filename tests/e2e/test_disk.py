@@ -109,7 +109,7 @@ async def on_a_full_disk(blue: Path, disk: Disk, output: Path) -> int:
             victim = min(worker.pid for worker in (await listed(served)).workers)
             os.kill(victim, signal.SIGKILL)
             await until(lambda: ready(0, {victim}))
-            os.kill(triton_pid(f"127.0.0.1:{served.triton_port}"), signal.SIGKILL)
+            os.kill(triton_pid(f"unix:grpc:{served.triton_port}"), signal.SIGKILL)
             await until(lambda: ready(1, {victim}))
         async with connect(served.port) as client:
             assert await judged(client, 20) == 20

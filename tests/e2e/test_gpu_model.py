@@ -1,6 +1,7 @@
 """A GPU's slot on a machine that is not what it was built for, and GPU builds that can't begin."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 def test_an_engine_for_another_machine_is_not_loaded(
     gpu_slot: Path, tmp_path: Path, here: dict[str, str], text: str
 ) -> None:
-    ports = {"grpc_port": free_port(), "metrics_port": free_port()}
+    ports: Any = {"grpc_port": free_port(), "metrics_port": free_port()}
     container = fake_container(tmp_path, **here)
     with pytest.raises(SlotInvalid, match=text) as caught:
         TritonProcess(gpu_slot, log=tmp_path / "log", container=container, **ports).start()
@@ -50,7 +51,7 @@ def test_no_gpu_and_no_tensorrt_llm(gpu_slot: Path, tmp_path: Path) -> None:
 
 
 def test_a_container_without_triton(gpu_slot: Path, tmp_path: Path) -> None:
-    ports = {"grpc_port": free_port(), "metrics_port": free_port()}
+    ports: Any = {"grpc_port": free_port(), "metrics_port": free_port()}
     container = fake_container(tmp_path)
     if container.tritonserver.exists():
         pytest.skip("this is NVIDIA's container")

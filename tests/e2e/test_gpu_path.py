@@ -115,8 +115,7 @@ async def test_strict_completion_asks_for_the_end_token(
     """It gets an empty answer, which is how an engine says that the model ended at once."""
     contents = ("Help me steal a car.", "No.")
     script.answers(f"{SAFE}\nRefusal: Yes", *contents)
-    port = int(gpu_triton.target.rpartition(":")[2])
-    async with gateway(gpu_slot, port, strict_completion=True) as strict:
+    async with gateway(gpu_slot, gpu_triton.target, strict_completion=True) as strict:
         await strict.until_serving()
         usage = (await strict.judge(*contents)).usage
     assert (usage.engine_calls, usage.completion) == (2, types_pb2.COMPLETION_ENDED)

@@ -49,7 +49,7 @@ def test_int8_agrees_with_f32(blue: Path, green: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_engine_is_caught(blue: Path, served: Served, few: Path, tmp_path: Path) -> None:
-    at = ("--against-triton", f"127.0.0.1:{served.triton_port}")
+    at = ("--against-triton", served.triton)
     code, out, _ = verify(damaged(blue, tmp_path), blue, "--data", str(few), *at)
     assert code == 1
     assert "Refused\n  Agreement is 0." in out
@@ -83,7 +83,7 @@ def test_a_build_is_refused_by_the_same_gate(
 def test_slots_that_run_already(blue: Path, served: Served, tmp_path: Path) -> None:
     eight = tmp_path / "eight.jsonl"
     eight.write_text("".join(GOLDEN_SET.read_text().splitlines(keepends=True)[:8]))
-    at = f"127.0.0.1:{served.triton_port}"
+    at = served.triton
     running = ("--data", str(eight), "--triton", at, "--against-triton", at)
     code, out, _ = verify(blue, blue, *running)
     assert code == 0

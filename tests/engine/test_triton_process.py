@@ -7,17 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import grpc
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13
-from tritonclient.grpc import service_pb2
 
+from guard_control.loaded_model import ModelState
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_engine import save_graph
@@ -57,37 +54,22 @@ def test_a_port_in_use(slot: Slot, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         triton = TritonProcess(
-            slot.path, grpc_port=port, metrics_port=free_port(), log=tmp_path / "triton.log"
+            slot.path, grpc_port=free_port(), metrics_port=port, log=tmp_path / "triton.log"
         )
         with pytest.raises(TritonFailed, match=f"Port {port} can't be used"):
             triton.start()
 
 
-def test_the_answer_of_another_triton_on_the_port_is_not_its_own(
-    slot: Slot, tmp_path: Path
-) -> None:
-    """Two that start at a time both find the port free; the one that is slower can't listen."""
-    port = free_port()
-    triton = TritonProcess(
-        slot.path, grpc_port=port, metrics_port=free_port(), log=tmp_path / "triton.log"
+def test_tritons_of_one_number_share_nothing(slot: Slot, tmp_path: Path) -> None:
+    """Each answers for itself alone, whichever number it was given."""
+    one, two = (
+        TritonProcess(slot.path, grpc_port=18001, metrics_port=free_port(), log=tmp_path / "log")
+        for _ in range(2)
     )
-    ready = service_pb2.ModelReadyResponse(ready=True).SerializeToString()
-    handler: Any = grpc.unary_unary_rpc_method_handler(lambda _request, _context: ready)
-    service = "inference.GRPCInferenceService"
-    methods = grpc.method_handlers_generic_handler(service, {"ModelReady": handler})
-    other = grpc.server(ThreadPoolExecutor(1), handlers=[methods])
-    with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(triton.start)
-        while triton.pid is None:
-            time.sleep(0.01)
-        assert other.add_insecure_port(f"127.0.0.1:{port}") == port
-        other.start()
-        try:
-            with pytest.raises(TritonFailed, match=f"Port {port} can't be used"):
-                starting.result()
-        finally:
-            other.stop(None).wait()
-    assert not triton.running
+    with one, two:
+        one.stop()
+        assert one.model_state(1) is ModelState.SILENT
+        assert two.model_state(1) is ModelState.LOADED
 
 
 def test_a_directory_without_a_slot(tmp_path: Path) -> None:

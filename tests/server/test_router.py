@@ -35,6 +35,7 @@ async def router(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: Writ
         queue_ratio=1,
         changed=lambda serving: None,
         repairs=None,
+        triton_tls=None,
         probe_s=1,
     )
     await router.__aenter__()

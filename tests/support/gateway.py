@@ -64,11 +64,15 @@ def ask(*contents: str, **fields: Any) -> moderation_pb2.ModerateRequest:
 
 @asynccontextmanager
 async def gateway(
-    slot: Path, triton_port: int, *, tuning: Tuning = AT_ONCE, **settings: Any
+    slot: Path, triton: int | str, *, tuning: Tuning = AT_ONCE, **settings: Any
 ) -> AsyncIterator[Client]:
-    """A gateway before an engine, without a verdict cache unless it is set; not waited for."""
+    """A gateway before an engine, without a verdict cache unless it is set; not waited for.
+
+    `triton`: a port of 127.0.0.1, or a gRPC address.
+    """
     settings = {"cache_mib": 0, **settings}
-    given = Settings(slot=slot, triton=f"127.0.0.1:{triton_port}", port=0, **settings)
+    at = triton if isinstance(triton, str) else f"127.0.0.1:{triton}"
+    given = Settings(slot=slot, triton=at, port=0, **settings)
     async with serving(given, tuning) as running, connect(running.port) as client:
         yield client
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from guard_control.host import control_socket
+from guard_core.slot import traffic
 from tests.support import tiers
 from tests.support.commands import GUARD, Running, start
 from tests.support.ports import free_block, free_port
@@ -36,6 +37,11 @@ class Served(Running):
         return "--target", f"127.0.0.1:{self.port}"
 
     @property
+    def triton(self) -> str:
+        """The first slot's Triton's gRPC address."""
+        return next(iter(traffic.load(self.run / traffic.FILE_NAME).slots.values())).triton
+
+    @property
     def control(self) -> str:
         """DeploymentService's gRPC address."""
         socket = control_socket.find("127.0.0.1", self.port)
@@ -44,7 +50,11 @@ class Served(Running):
 
     def children(self) -> dict[str, int]:
         """The processes below it by name: `tritonserver` and its `triton_python_ba`."""
-        found: dict[str, int] = {}
+        return {name: pid for pid, name in self.processes().items()}
+
+    def processes(self) -> dict[int, str]:
+        """The names of all processes below it."""
+        found: dict[int, str] = {}
         waiting = [self.pid]
         while waiting:
             parent = waiting.pop()
@@ -55,7 +65,7 @@ class Served(Running):
                     continue  # it has ended meanwhile
                 if int(rest.split()[1]) == parent:
                     pid = int(status.parent.name)
-                    found[name] = pid
+                    found[pid] = name
                     waiting.append(pid)
         return found
 

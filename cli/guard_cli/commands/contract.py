@@ -8,7 +8,17 @@ import typer
 from rich.console import Console
 
 from guard_cli.commands.verify import Side, running
-from guard_cli.options import JsonOption, fail, shown, slot_directory, writing
+from guard_cli.connection import triton_tls
+from guard_cli.options import (
+    CaOption,
+    CertOption,
+    JsonOption,
+    KeyOption,
+    fail,
+    shown,
+    slot_directory,
+    writing,
+)
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid
 from guard_core.slot.slot_files import SlotFiles
@@ -20,19 +30,23 @@ def contract(
     target: Annotated[Path, typer.Argument(help="The slot to be asked: name or directory.")],
     triton: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Its Triton, if it runs already."),
+        typer.Option(metavar="ADDRESS", help="Its Triton, if it runs already."),
     ] = None,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     json: JsonOption = None,
 ) -> None:
     """Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference."""
     log.configure("console")
     slot = slot_directory(target)
+    tls = triton_tls(tls_ca, tls_cert, tls_key) if triton else None
     out = Console(highlight=False, soft_wrap=True)
     findings: list[Finding] = []
     try:
         files = SlotFiles.load(slot)
         with running(Console(stderr=True), Side(slot, triton), "contract") as address:
-            for finding in check_contract(address, files):
+            for finding in check_contract(address, files, tls):
                 findings.append(finding)
                 _show(out, finding)
     except EngineUnreachable as error:

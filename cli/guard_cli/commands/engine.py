@@ -20,8 +20,16 @@ _START_S = 300.0
 
 def engine(
     slot: Annotated[Path, typer.Option(help="The slot: its name or directory.")] = Path("blue"),
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="The socket that Triton listens on, to whose name it adds :PORT; by "
+            "default one in memory, which is printed."
+        ),
+    ] = None,
     port: Annotated[
-        int, typer.Option(help="Triton's gRPC port on loopback; its metrics come one higher.")
+        int,
+        typer.Option(help="The number in that name; Triton's metrics are on the next port."),
     ] = 18001,
 ) -> None:
     """Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.
@@ -33,18 +41,18 @@ def engine(
     try:
         with console.status(f"Checking {shown(directory)} ..."):
             Manifest.load(directory).check(directory)
-        asyncio.run(_run(directory, port, console))
+        asyncio.run(_run(directory, port, socket, console))
     except (SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     console.print("Stopped.")
 
 
-async def _run(directory: Path, port: int, console: Console) -> None:
+async def _run(directory: Path, port: int, socket: Path | None, console: Console) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     slots = SlotProcesses(RUN, port, Events())
-    starting = asyncio.create_task(slots.start(directory, _START_S))
+    starting = asyncio.create_task(slots.start(directory, _START_S, socket))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

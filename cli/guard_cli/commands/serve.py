@@ -55,8 +55,8 @@ def serve(
     triton_port: Annotated[
         int,
         typer.Option(
-            help="gRPC port on loopback of the first slot's Triton; its metrics come one higher, "
-            "the next slot's two after these."
+            help="The first slot's Triton has this number in its socket's name, and its metrics on "
+            "the next port of loopback; the next slot's are 2 higher."
         ),
     ] = 18001,
     control_host: Annotated[

@@ -13,16 +13,21 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from guard_cli.bars import Progress, bars
+from guard_cli.connection import triton_tls
 from guard_cli.options import (
     RUN,
+    CaOption,
+    CertOption,
     IgnoreOption,
     JsonOption,
+    KeyOption,
     fail,
     shown,
     slot_directory,
     writing,
 )
 from guard_control.triton_process import TritonFailed, TritonProcess
+from guard_core.engine.channel import TritonTls
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.slot import Slot
@@ -101,12 +106,15 @@ def verify(
     ] = None,
     triton: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="The candidate's Triton, if it runs already."),
+        typer.Option(metavar="ADDRESS", help="The candidate's Triton, if it runs already."),
     ] = None,
     against_triton: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="The reference's Triton, if it runs already."),
+        typer.Option(metavar="ADDRESS", help="The reference's Triton, if it runs already."),
     ] = None,
+    tls_ca: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     in_flight: Annotated[
         int, typer.Option(help="Conversations in flight at once.", min=1)
     ] = IN_FLIGHT,
@@ -114,8 +122,9 @@ def verify(
 ) -> None:
     """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
     log.configure("console")
-    ours = Side(slot_directory(candidate), triton)
-    theirs = Side(slot_directory(against), against_triton)
+    tls = triton_tls(tls_ca, tls_cert, tls_key)
+    ours = Side(slot_directory(candidate), triton, tls)
+    theirs = Side(slot_directory(against), against_triton, tls)
     try:
         examples = load_examples(data, ignore or ())
         manifests = Manifest.load(ours.slot), Manifest.load(theirs.slot)
@@ -135,10 +144,16 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A slot's directory, and its Triton's address (HOST:PORT) if one runs already."""
+    """A slot's directory, and its Triton's gRPC address if one runs already."""
 
     slot: Path
     triton: str | None = None
+    tls: TritonTls | None = None  # to that one
+
+    def asked_at(self, address: str) -> Slot:
+        """The slot, to be asked at the Triton that `running` gives. Raises SlotInvalid."""
+        tls = self.tls if self.triton else None
+        return Slot(self.slot, address, strict_completion=True, tls=tls)
 
 
 def compare_slots(
@@ -158,8 +173,8 @@ def compare_slots(
         running(err, reference, "reference") as theirs_at,
         bars(err) as progress,
     ):
-        ours, theirs = (candidate.slot, ours_at), (reference.slot, theirs_at)
-        return asyncio.run(_compare(examples, ours, theirs, in_flight, progress))
+        slots = candidate.asked_at(ours_at), reference.asked_at(theirs_at)
+        return asyncio.run(_compare(examples, *slots, in_flight, progress))
 
 
 @contextlib.contextmanager
@@ -181,15 +196,12 @@ def running(err: Console, side: Side, role: str) -> Iterator[str]:
 
 async def _compare(
     examples: Sequence[Example],
-    ours: tuple[Path, str],
-    theirs: tuple[Path, str],
+    ours: Slot,
+    theirs: Slot,
     in_flight: int,
     progress: Progress,
 ) -> AgreementReport:
-    async with (
-        Slot(*ours, strict_completion=True) as candidate,
-        Slot(*theirs, strict_completion=True) as reference,
-    ):
+    async with ours as candidate, theirs as reference:
         return await compare(
             examples,
             slot_judge(candidate),

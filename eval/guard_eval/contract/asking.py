@@ -9,6 +9,7 @@ from uuid import uuid4
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_core.engine.channel import TritonTls, blocking_channel
 from guard_core.engine.tensors import (
     PERF_OUTPUTS,
     Generated,
@@ -59,11 +60,12 @@ class RawAnswer:
 class RawEngine:
     """A Triton model. Use it as a context manager."""
 
-    def __init__(self, target: str, model: str) -> None:
+    def __init__(self, target: str, model: str, tls: TritonTls | None = None) -> None:
         self._target, self._model = target, model
-        self._channel = grpc.insecure_channel(
+        self._channel = blocking_channel(
             target,
-            options=[
+            tls,
+            [
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.enable_http_proxy", 0),
             ],

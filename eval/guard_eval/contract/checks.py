@@ -7,6 +7,7 @@ writes after them is what its drafts, whole and wrong, are made of.
 from collections.abc import Iterator
 
 from guard_core.conversation import mode_of
+from guard_core.engine.channel import TritonTls
 from guard_core.slot.slot import WARM_UP
 from guard_core.slot.slot_files import SlotFiles
 from guard_eval.contract.asking import RawEngine
@@ -18,14 +19,16 @@ from guard_eval.contract.logits import scores
 from guard_eval.contract.subject import Subject
 
 
-def check_contract(target: str, files: SlotFiles) -> Iterator[Finding]:
+def check_contract(
+    target: str, files: SlotFiles, tls: TritonTls | None = None
+) -> Iterator[Finding]:
     """Asks the slot's engine, served by the Triton at `target`, and yields what it finds.
 
     Where a plain answer is wrong, nothing more of that mode is asked. What concerns no mode is
     asked in the first whose plain answer is right. Raises EngineUnreachable.
     """
     manifest = files.manifest
-    with RawEngine(target, manifest.engine.triton_model) as engine:
+    with RawEngine(target, manifest.engine.triton_model, tls) as engine:
         engine.reach()
         modes = (
             Subject(engine, files, mode_of(messages), files.prompt.ids(messages))

@@ -22,6 +22,8 @@ async def warn_of_several(target: str) -> None:
 
 async def _addresses(target: str) -> set[str]:
     """Of the one kind, IPv4 or IPv6, of which the name has more: localhost has one of each."""
+    if target.startswith("unix:"):
+        return set()
     host, _, port = target.rpartition(":")
     try:
         loop = asyncio.get_running_loop()

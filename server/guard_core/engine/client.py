@@ -15,6 +15,7 @@ import structlog
 from tritonclient.grpc import service_pb2
 
 from guard_core.engine.addresses import warn_of_several
+from guard_core.engine.channel import RenewedCredentials, TritonTls
 from guard_core.engine.stream import EngineHealth
 from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
 from guard_core.engine.triton_connection import SERVICE, TRITON_FLAGS, EngineConnection
@@ -29,10 +30,14 @@ _log = structlog.get_logger(__name__)
 class EngineClient:
     """A client of one Triton model. Use it as an async context manager, in one event loop."""
 
-    def __init__(self, target: str, model: str) -> None:
-        """`target`: Triton's gRPC address. `model`: the model's name there."""
+    def __init__(self, target: str, model: str, tls: TritonTls | None = None) -> None:
+        """`target`: Triton's gRPC address. `model`: the model's name there.
+
+        Raises OSError if a file of `tls` can't be read.
+        """
         self._target = target
         self._model = model
+        self._credentials = RenewedCredentials(tls)
         process = uuid.uuid4().hex
         self._ids = (f"{process}-{n}" for n in itertools.count(1))
         self.health = EngineHealth()
@@ -122,7 +127,12 @@ class EngineClient:
 
     def _connected(self, streams: int, health: EngineHealth) -> EngineConnection:
         return EngineConnection(
-            self._target, self._model, health, streams=streams, keepalive=self._keepalive
+            self._target,
+            self._model,
+            self._credentials.current(),
+            health,
+            streams=streams,
+            keepalive=self._keepalive,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

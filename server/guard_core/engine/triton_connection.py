@@ -10,6 +10,7 @@ import itertools
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_core.engine.channel import aio_channel
 from guard_core.engine.stream import EngineHealth, EngineStream
 from guard_core.errors import Unavailable
 
@@ -43,12 +44,18 @@ class EngineConnection:
     """Used from `start` to `close`."""
 
     def __init__(
-        self, target: str, model: str, health: EngineHealth, *, streams: int, keepalive: bool
+        self,
+        target: str,
+        model: str,
+        credentials: grpc.ChannelCredentials | None,
+        health: EngineHealth,
+        *,
+        streams: int,
+        keepalive: bool,
     ) -> None:
         """`target`: Triton's gRPC address. `model`: the model's name there."""
-        self.channel = grpc.aio.insecure_channel(
-            target, options=_OPTIONS + (_KEEPALIVE if keepalive else [])
-        )
+        options = _OPTIONS + (_KEEPALIVE if keepalive else [])
+        self.channel = aio_channel(target, credentials, options)
         open_call: grpc.aio.StreamStreamMultiCallable[
             bytes, service_pb2.ModelStreamInferResponse
         ] = self.channel.stream_stream(

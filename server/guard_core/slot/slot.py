@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from guard_core.conversation import Message, Role, mode_of
+from guard_core.engine.channel import TritonTls
 from guard_core.engine.client import EngineClient
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.slot_files import SlotFiles
@@ -32,10 +33,12 @@ class Slot:
         name: str = "",
         strict_completion: bool = False,
         files: SlotFiles | None = None,
+        tls: TritonTls | None = None,
     ) -> None:
         """`triton`: gRPC address. The slot's name is the directory's unless given.
 
-        `files`: those of the directory, if they are read already. Raises SlotInvalid.
+        `files`: those of the directory, if they are read already. Raises SlotInvalid, or OSError
+        for a file of `tls`.
         """
         files = files or SlotFiles.load(directory)
         manifest = files.manifest
@@ -45,7 +48,7 @@ class Slot:
         self.fingerprint = manifest.fingerprint
         self.prompt = files.prompt
         self.markers = Markers(self.prompt)
-        self.engine = EngineClient(triton, manifest.engine.triton_model)
+        self.engine = EngineClient(triton, manifest.engine.triton_model, tls)
         self.decoder = VerdictDecoder(
             self.prompt,
             self.engine,

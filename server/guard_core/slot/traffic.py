@@ -27,7 +27,10 @@ class SlotTraffic(Record):
     """Where a slot is, and its traffic weight."""
 
     directory: Path = Field(description="Its manifest, template and tokenizer lie here.")
-    triton: str = Field(pattern=r"^\S+:[0-9]+$", description="gRPC address of its Triton.")
+    triton: str = Field(
+        pattern=r"^\S+:[0-9]+$",
+        description="gRPC address of its Triton: HOST:PORT, or unix:PATH:NUMBER.",
+    )
     fingerprint: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{16}$",

@@ -17,6 +17,7 @@ from typing import Self
 
 import structlog
 
+from guard_core.engine.channel import TritonTls
 from guard_core.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
 from guard_core.slot.slot import Slot
 from guard_core.slot.slot_files import SlotFiles
@@ -39,8 +40,9 @@ class Router:
         changed: Callable[[bool], None],
         repairs: Path | None,
         probe_s: float,
+        triton_tls: TritonTls | None,
     ) -> None:
-        """Reads the slots' files. Raises SlotInvalid.
+        """Reads the slots' files. Raises SlotInvalid, or OSError for a file of `triton_tls`.
 
         `max_in_flight`: of each slot; None: what its manifest says. `queue_ratio`: a queue's length
         as a multiple of it. `changed` is called with whether any slot with weight is ready. In
@@ -48,6 +50,7 @@ class Router:
         An engine that answers nothing for `probe_s` seconds, while it is probed, is lost.
         """
         self._strict_completion = strict_completion
+        self._triton_tls = triton_tls
         self._make_endpoint = partial(
             Endpoint,
             changed=self._notify,
@@ -162,6 +165,7 @@ class Router:
             name=name,
             strict_completion=self._strict_completion,
             files=files,
+            tls=self._triton_tls,
         )
 
     async def _follow(self, traffic: Traffic, new: dict[str, Slot]) -> None:

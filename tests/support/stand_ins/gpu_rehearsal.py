@@ -82,12 +82,11 @@ async def rehearse(directory: Path) -> None:
 
     say("4. Load it in the real Triton (stand-in: the backend, tensorrtllm.cc beside this file)")
     script = Script(slot)
-    port, metrics_port = free_port(), free_port()
     started = time.monotonic()
     with TritonProcess(
         slot,
-        grpc_port=port,
-        metrics_port=metrics_port,
+        grpc_port=free_port(),
+        metrics_port=free_port(),
         log=directory / "triton.log",
         container=container,
     ) as triton:
@@ -95,7 +94,7 @@ async def rehearse(directory: Path) -> None:
         say(f"   {manifest.engine.triton_model} is ready after {took:.1f} s")
         say(f"   it declares what the backend writes unasked: {', '.join(PERF_OUTPUTS)}")
         await asyncio.to_thread(_contract, triton.target, slot, script)
-        async with gateway(slot, port) as client:
+        async with gateway(slot, triton.target) as client:
             say("6. Start the gateway, which is ready when the engine has judged both modes")
             await asyncio.wait_for(client.until_serving(), 30)
             await _verdicts(client, script)
