@@ -17,6 +17,7 @@ from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.host import control_socket, shared_memory
+from guard_server.tls.certificates import CertificateFiles
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 from tests.support.commands import guard
@@ -68,11 +69,11 @@ def test_by_tcp_it_is_refused_without_certificates_of_both_sides(options: tuple[
 async def test_by_tcp_only_a_certificate_of_the_clients_authority_operates(tmp_path: Path) -> None:
     authority, other = trustme.CA(), trustme.CA()
     server = authority.issue_cert("localhost")
-    files = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "client_ca")}
-    server.cert_chain_pems[0].write_to_path(files["cert"])
+    files = {name: tmp_path / f"{name}.pem" for name in ("chain", "key", "client_ca")}
+    server.cert_chain_pems[0].write_to_path(files["chain"])
     server.private_key_pem.write_to_path(files["key"])
     authority.cert_pem.write_to_path(files["client_ca"])
-    tcp = ControlTcp("127.0.0.1", free_port(), **files)
+    tcp = ControlTcp("127.0.0.1", free_port(), CertificateFiles(**files))
 
     def channel(*pair: bytes) -> grpc.aio.Channel:
         root = authority.cert_pem.bytes()
@@ -94,12 +95,15 @@ async def test_by_tcp_only_a_certificate_of_the_clients_authority_operates(tmp_p
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
-    missing = tmp_path / "cert.pem"
-    tcp = ControlTcp("127.0.0.1", free_port(), missing, missing, missing)
-    with pytest.raises(OSError, match=f"{missing} can't be read: No such file"):
-        async with listening(DeploymentService(NO_FLEET, ()), tmp_path / "control", tcp):
-            pass
+def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
+    options = [
+        word
+        for name in ("cert", "key", "client-ca")
+        for word in (f"--control-tls-{name}", str(tmp_path / f"{name}.pem"))
+    ]
+    done = guard("serve", "--slot", "nowhere", "--control-port", "50052", *options)
+    assert done.returncode == 1
+    assert f"Can't read {tmp_path}/cert.pem: No such file" in done.stderr
 
 
 def test_a_command_finds_its_server_by_the_gateways_address() -> None:

@@ -91,8 +91,9 @@ def serve(
     console = Console(stderr=True)
     server = _Server(console, settings, control)
     try:
-        if files := certificates.files_of(settings):
-            certificates.read(files)  # before Triton starts: the workers would refuse them late
+        for files in (certificates.files_of(settings), control and control.files):
+            if files:
+                certificates.read(files)  # before Triton starts: they would be refused late
         run = run_directory(RUN, settings.host, settings.port)
         initial = InitialTraffic.resume(run) if slot is None else None
         initial = initial or InitialTraffic.single(slot_directory(slot or Path("blue")).resolve())
@@ -129,7 +130,7 @@ def _control(
     host: str, port: int | None, cert: Path | None, key: Path | None, client_ca: Path | None
 ) -> ControlTcp | None:
     if port and cert and key and client_ca:
-        return ControlTcp(host, port, cert, key, client_ca)
+        return ControlTcp(host, port, certificates.CertificateFiles(cert, key, client_ca))
     if port or cert or key or client_ca:
         fail(
             "The control plane by TCP takes mutual TLS only: give --control-port, "

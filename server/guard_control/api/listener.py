@@ -3,6 +3,7 @@
 TCP takes mutual TLS only: whoever reaches this service decides which model judges.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,24 +14,26 @@ import grpc
 
 from guard_control.api.deployment_service import DeploymentService
 from guard_server.listening import cannot_listen
+from guard_server.tls.certificates import CertificateFiles
+from guard_server.tls.renewal import RenewedCertificates
+
+_RENEW_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ControlTcp:
-    """An address, and the PEM files of both sides' certificates."""
+    """An address, and the files of the certificates; callers must have one of their authorities."""
 
     host: str
     port: int
-    cert: Path
-    key: Path
-    client_ca: Path
+    files: CertificateFiles
 
 
 @asynccontextmanager
 async def listening(
     service: DeploymentService, socket: Path, tcp: ControlTcp | None
 ) -> AsyncIterator[None]:
-    """Serves while the block runs. Raises OSError if it can't listen, or a file can't be read.
+    """Serves while the block runs. Raises OSError if it can't listen, or CertificateInvalid.
 
     `socket`: a path of at most 107 bytes, in a directory that only its owner may enter.
     """
@@ -41,32 +44,24 @@ async def listening(
     except RuntimeError as error:
         raise OSError(f"Can't listen on {socket}: {error}") from None
     os.chmod(socket, 0o600)  # noqa: PTH101 - in memory: it does not block
+    followed = []
     if tcp is not None:
-        _listen(server, tcp)
+        certificates = RenewedCertificates(tcp.files)
+        _listen(server, tcp, certificates.credentials())
+        followed.append(asyncio.create_task(certificates.follow(_RENEW_S)))
     await server.start()
     try:
         yield
     finally:
+        for task in followed:
+            task.cancel()
         await service.cancel_rollout("The server is stopping.")
         await server.stop(None)
 
 
-def _listen(server: grpc.aio.Server, tcp: ControlTcp) -> None:
-    credentials = grpc.ssl_server_credentials(
-        [(_read(tcp.key), _read(tcp.cert))],
-        root_certificates=_read(tcp.client_ca),
-        require_client_auth=True,
-    )
+def _listen(server: grpc.aio.Server, tcp: ControlTcp, credentials: grpc.ServerCredentials) -> None:
     host = f"[{tcp.host}]" if ":" in tcp.host else tcp.host
     try:
         server.add_secure_port(f"{host}:{tcp.port}", credentials)
     except RuntimeError as error:
-        hint = "is the port in use, or a certificate or key not PEM"
-        raise cannot_listen(tcp.host, tcp.port, error, hint=hint) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise OSError(f"{path} can't be read: {error.strerror}.") from None
+        raise cannot_listen(tcp.host, tcp.port, error) from None
