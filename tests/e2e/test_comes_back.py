@@ -105,5 +105,10 @@ async def test_four_gateways_have_a_dead_engine_loaded_again_once(
                 assert triton.pid is not None
                 [stub] = children_of(triton.pid)
                 os.kill(stub, signal.SIGKILL)
-                await asyncio.gather(*(client.until_serving(wanted=False) for client in clients))
+                asked = (client.judge("Q") for client in clients)  # a quiet gateway sees nothing
+                errors = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(error, grpc.aio.AioRpcError) for error in errors)
+                while log.read_text().count(LOADED) == 1 + kills:
+                    await asyncio.sleep(0.05)
             await asyncio.gather(*(client.until_serving() for client in clients))
+            assert log.read_text().count(LOADED) == 4

@@ -78,7 +78,9 @@ async def test_a_dead_engine_is_replaced_by_the_scheduler(blue: Path, tmp_path: 
             assert triton.pid is not None
             [stub] = children_of(triton.pid)
             os.kill(stub, signal.SIGKILL)
-            await one.until_serving(wanted=False)
+            await asyncio.gather(one.judge("Q"), other.judge("Q"), return_exceptions=True)
+            assert not await one.serving()
+            assert not await other.serving()
             await asyncio.sleep(3)  # a gateway would have had it loaded again by now
             assert not await kubelet.probe()
             assert "died" in kubelet.said

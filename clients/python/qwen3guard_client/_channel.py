@@ -25,6 +25,7 @@ _OPTIONS: ChannelOptions = [
     ),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # this one counts: a minute whatever the other one is
 ]
 
 

@@ -83,6 +83,14 @@ def listens(pid: int, port: int) -> bool:
         return False
 
 
+def ended(pid: int) -> bool:
+    """Whether a process has ended, waited for or not: then it holds no port any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 class Children:
     """Finds a child that died and that its parent does not miss."""
 

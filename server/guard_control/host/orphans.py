@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from guard_control.host.child_process import PARENT, listens
+from guard_control.host.child_process import PARENT, ended, listens
 
 _ENDED_S, _POLL_S = 5.0, 0.02
 
@@ -21,7 +21,7 @@ def end(port: int) -> list[int]:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)  # each began a session of its own
     deadline = time.monotonic() + _ENDED_S
-    while any(listens(pid, port) for pid in found) and time.monotonic() < deadline:
+    while not all(map(ended, found)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return found
 

@@ -42,7 +42,7 @@ class StubRepair:
             _log.error(
                 "the engine's process died; having Triton load it again", slot=self._slot.name
             )
-            with contextlib.suppress(Unavailable):  # the next warm-up shows it
+            with contextlib.suppress(Unavailable, OSError):  # the next warm-up shows it
                 await engine.reload()
                 now = time.monotonic()
                 os.utime(lock.fileno(), (now, now))  # possible also where the disk is full
