@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ def write(page: Path, results: Sequence[FaultResult], command: str) -> None:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--short", action="store_true", help="kill -9 alone, in three minutes")
-    options.add_argument("--only", help="faults whose name and part hold this text")
+    options.add_argument("--only", default="", help="a pattern of their names and parts")
     options.add_argument("--directory", type=Path, default=Path(".run/chaos"))
     options.add_argument("--json", type=Path, help="write the results to this file")
     options.add_argument("--page", type=Path, help="write the table into this page")
@@ -118,7 +119,7 @@ def main() -> int:
     wanted = [
         fault
         for fault in faults()
-        if (fault.short or not given.short) and (given.only or "") in f"{fault.name} {fault.part}"
+        if (fault.short or not given.short) and re.search(given.only, f"{fault.name} {fault.part}")
     ]
     directory = given.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
