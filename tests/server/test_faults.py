@@ -209,6 +209,24 @@ async def test_a_dead_stub_is_loaded_again_once(
         assert engine.reloads == ["unload", "load"]
 
 
+async def test_of_two_gateways_that_share_a_lock_one_has_a_dead_stub_loaded_again(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Agree
+) -> None:
+    slot, status = write_tiny_slot(tmp_path), tmp_path / "status"
+    async with (
+        fake_engine(agree) as engine,
+        gateway(slot, engine.port, status=status) as one,
+        gateway(slot, engine.port, status=status) as other,
+    ):
+        await asyncio.gather(one.until_serving(), other.until_serving())
+        dead, engine.load_s = "Stub process 'x' is not healthy.", 0.6
+        engine.answer = lambda asked: agree(asked) if "load" in engine.reloads else dead
+        found = await asyncio.gather(refused(one), refused(other))
+        assert {code for code, _ in found} == {Code.UNAVAILABLE}
+        await asyncio.gather(one.until_serving(), other.until_serving())
+        assert engine.reloads == ["unload", "load"]
+
+
 async def test_a_dead_stub_is_not_loaded_again_where_no_lock_is_shared(
     tiny_serve: TinyServe, agree: Agree
 ) -> None:

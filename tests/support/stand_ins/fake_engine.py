@@ -47,6 +47,7 @@ class FakeEngine:
     asked: list[Asked] = field(default_factory=list)
     reloads: list[str] = field(default_factory=list)
     delay_s: float = 0
+    load_s: float = 0  # so long it takes to load the model again
     hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
     _server: grpc.aio.Server | None = None
 
@@ -85,6 +86,7 @@ class FakeEngine:
         return b""
 
     async def _load(self, _request: bytes, _context: object) -> bytes:
+        await asyncio.sleep(self.load_s)
         self.reloads.append("load")
         return b""
 
