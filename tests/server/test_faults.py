@@ -209,6 +209,26 @@ async def test_a_dead_stub_is_loaded_again_once(
         assert engine.reloads == ["unload", "load"]
 
 
+async def test_a_stub_that_died_with_its_triton_is_not_loaded_again(
+    tmp_path: Path, tiny_serve: TinyServe, agree: Agree
+) -> None:
+    """The new Triton loads it: to have that done twice would cost its first verdicts."""
+    async with tiny_serve(status=tmp_path / "status") as (client, engine):
+        engine.answer = lambda _: "Stub process 'x' is not healthy."
+        engine.load_s = 60
+        assert (await refused(client))[0] is Code.UNAVAILABLE
+        await until(lambda: engine.reloads == ["unload"])
+        await engine.stop()
+        engine.reloads.clear()
+        engine.answer = lambda _: "Request for unknown model: 'x' is not found"
+        engine.load_s = 0
+        await engine.start()
+        await until(lambda: len(engine.asked) > 5)
+        engine.answer = agree
+        await client.until_serving()
+        assert not engine.reloads
+
+
 async def test_of_two_gateways_that_share_a_lock_one_has_a_dead_stub_loaded_again(
     tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Agree
 ) -> None:

@@ -17,6 +17,7 @@ from guard_bench.chaos.server import ChaosServer
 
 _STUB_S, _TRITON_S, _SUPERVISOR_S = 10.0, 30.0, 30.0
 _FEW_FILES = 64
+_LONG_S = 60
 _Inject = Callable[[ChaosServer], Awaitable[None]]
 
 
@@ -32,6 +33,8 @@ class Fault:
     """The longest time without a verdict where there is one slot."""
     short: bool = False
     """Whether the short form has it too."""
+    long: bool = False
+    """Made with one slot only, so that all takes less than an hour."""
 
 
 def faults() -> list[Fault]:
@@ -46,7 +49,8 @@ def faults() -> list[Fault]:
             # A stub that stands still is a stuck Triton; a stopped supervisor stops no verdict.
             limit_s = max(back_s, _TRITON_S) if part == "stub" else back_s
             inject = _stopped(part, seconds)
-            found.append(Fault(f"SIGSTOP {seconds} s", part, inject, limit_s))
+            name, long = f"SIGSTOP {seconds} s", seconds > _LONG_S
+            found.append(Fault(name, part, inject, limit_s, long=long))
     for one, other in combinations(limits, 2):
         both = _each(_signalled(one, signal.SIGKILL), _signalled(other, signal.SIGKILL))
         limit_s = max(limits[one], limits[other])

@@ -134,6 +134,7 @@ class EngineStream:
             self.fail_in_flight()
             if self._closing:
                 return
+            self._health.stub_died = None  # another Triton may come: what this one said is over
             self._health.too_many_pings |= _TOO_MANY_PINGS in reason.lower().replace("_", " ")
             self._health.lost.set()
             pause = _RECONNECT_S[0] if answered else min(2 * pause, _RECONNECT_S[1])
