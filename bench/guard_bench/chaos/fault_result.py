@@ -26,7 +26,7 @@ class FaultResult:
     """Without any verdict, from the fault on."""
     limit_s: float
     whole: bool
-    """Whether all processes were there again at the end."""
+    """Whether all processes were there again at the end, and none of a killed server was left."""
 
     @property
     def reached(self) -> bool:

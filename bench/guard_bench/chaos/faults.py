@@ -72,8 +72,7 @@ def _each(*injects: _Inject) -> _Inject:
 def _signalled(part: str, number: signal.Signals) -> _Inject:
     async def inject(server: ChaosServer) -> None:
         if part == "supervisor":
-            await asyncio.to_thread(server.kill, number)
-            await server.until_ended()
+            await server.end(number)
             await server.start()
         else:
             for pid in server.pids(part)[:1]:  # none where the fault before took it along

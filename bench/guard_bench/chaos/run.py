@@ -73,8 +73,9 @@ async def _one(
         load = asyncio.create_task(open_loop(send, rate=rate, stop=stop, calls=calls))
         await asyncio.sleep(_BEFORE_S)
         begun = loop.time()
+        server.left_behind.clear()
         await fault.inject(server)
-        whole = await server.until_whole(_WHOLE_S)
+        whole = await server.until_whole(_WHOLE_S) and not server.left_behind
         await asyncio.sleep(_AFTER_S)
         ended = loop.time()
         stop.set()

@@ -20,7 +20,7 @@ from guard_bench.targets.processes import free_ports
 
 _GUARD = Path(sys.executable).with_name("guard")
 _START_S = 120.0
-_ENDED_S = 60.0
+_ENDED_S, _CHILDREN_S = 60.0, 15.0  # of a server that is stopped; of a dead one's processes
 _POLL_S = 0.05
 _WORKERS = 2
 _SLOTS = ("blue", "green")
@@ -37,7 +37,7 @@ class ChaosServer:
         self.run = directory / "run" / f"127.0.0.1-{self._port}"
         self._slots = slots
         self._process: subprocess.Popen[bytes] | None = None
-        self._known: set[int] = set()  # its processes when it was killed
+        self.left_behind: set[int] = set()
         build(directory / "blue", "int8")
         if not (directory / "green").exists():
             shutil.copytree(directory / "blue", directory / "green")
@@ -80,22 +80,22 @@ class ChaosServer:
             await asyncio.sleep(_POLL_S)
         return False
 
-    async def until_ended(self) -> float:
-        """Seconds until none of the processes of a killed server is left, at most 60."""
-        assert self._process is not None  # noqa: S101  (started)
-        begun, left = time.monotonic(), set(self._known)
-        while left and time.monotonic() - begun < _ENDED_S:
-            left = {pid for pid in left if _state(pid) not in ("", "Z")}
-            await asyncio.sleep(_POLL_S)
-        return time.monotonic() - begun
+    async def end(self, number: signal.Signals) -> None:
+        """Sends the supervisor alone a signal; returns when all its processes have ended.
 
-    def kill(self, number: signal.Signals) -> None:
-        """Sends the supervisor alone a signal."""
+        `left_behind` holds those that had not in time, and that are killed then.
+        """
         assert self._process is not None  # noqa: S101  (started)
-        self._known = {pid for pid, _ in self._children()}
+        left = {pid for pid, _ in self._children()}
         self._process.send_signal(number)
-        if number not in (signal.SIGSTOP, signal.SIGCONT):
-            self._process.wait()
+        await asyncio.to_thread(self._process.wait)
+        end = time.monotonic() + _CHILDREN_S
+        while left and time.monotonic() < end:
+            await asyncio.sleep(_POLL_S)
+            left = {pid for pid in left if _state(pid) not in ("", "Z")}
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        self.left_behind = left
 
     def close(self) -> None:
         """Ends it, whatever state it is in."""
