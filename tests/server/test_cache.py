@@ -1,6 +1,7 @@
 """Equal prompts share a verdict: in flight and afterwards, and never beyond what made it."""
 
 import asyncio
+import time
 import tracemalloc
 from collections.abc import Callable
 
@@ -13,9 +14,10 @@ from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import CATEGORIES, Severity
 from guard_server.pipeline.cache import ENTRY_BYTES, VerdictCache
+from guard_server.routing.limiter import Caller, ConcurrencyLimiter
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
-from tests.support.gateway import ask
+from tests.support.gateway import ask, connect
 from tests.support.stand_ins.fake_engine import Answer, Asked, until
 
 Agree = Callable[[Asked], Answer]
@@ -87,38 +89,79 @@ async def test_an_error_is_nobodys_later(tiny_serve: TinyServe, agree: Agree) ->
         assert not (await client.judge("Q")).usage.cached
 
 
-async def test_a_rejection_of_the_first_request_is_not_one_of_the_others() -> None:
-    kept, full = VerdictCache(2**20, 60), asyncio.Event()
+async def test_what_queues_in_anothers_batch_is_asked_in_ones_own_turn(
+    tiny_serve: TinyServe,
+) -> None:
+    async with (
+        tiny_serve(cache_mib=1, max_in_flight=1, queue_per_place=9) as (client, engine),
+        connect(client.port) as other,
+    ):
+        engine.delay_s = 0.05
+        items = [ask(f"Q {n}") for n in range(64)]
+        batch = asyncio.ensure_future(
+            client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=items))
+        )
+        await until(lambda: len(engine.drafts()) == 2)
+        begun = len(engine.drafts())
+        last = await other.stub.Moderate(items[-1], timeout=2)
+        assert not last.usage.cached
+        assert len(engine.drafts()) <= begun + 3
+        assert [item.response.usage.cached for item in (await batch).items].count(True) == 1
 
-    async def rejected() -> Decoded:
-        await full.wait()
-        raise Overloaded("Overloaded: this connection holds most of the queue.", retry_after=1)
 
-    first = asyncio.create_task(kept.get_or_run(b"key", rejected))
-    await asyncio.sleep(0)
-    others = [asyncio.create_task(keep(kept, b"key")) for _ in range(3)]
-    await asyncio.sleep(0)
-    full.set()
-    with pytest.raises(Overloaded):
-        await first
-    assert await asyncio.gather(*others) == [False, True, True]
+async def test_what_queues_leaves_the_queue_when_an_equal_call_is_in_flight(
+    tiny_serve: TinyServe, agree: Agree
+) -> None:
+    async with tiny_serve(cache_mib=1, max_in_flight=1, queue_per_place=9) as (client, engine):
+        engine.answer = lambda _: None
+        stuck = asyncio.create_task(client.judge("stuck"))
+        await until(lambda: len(engine.drafts()) == 1)
+        crowd = [asyncio.create_task(client.judge("Q")) for _ in range(2)]
+        batch = client.stub.BatchModerate(moderation_pb2.BatchModerateRequest(items=[ask("Q")] * 3))
+        await asyncio.sleep(0.2)
+        engine.answer, engine.delay_s = agree, 0.2
+        stuck.cancel()
+        replies = [*await asyncio.gather(*crowd), *(item.response for item in (await batch).items)]
+        assert len(engine.drafts()) == 2
+        assert [reply.usage.cached for reply in replies].count(False) == 1
 
 
-async def test_a_crowd_that_is_rejected_asks_only_twice() -> None:
-    kept, full, asked = VerdictCache(2**20, 60), asyncio.Event(), 0
-
-    async def rejected() -> Decoded:
-        nonlocal asked
-        asked += 1
-        await full.wait()
-        raise Overloaded("Overloaded: this connection holds most of the queue.", retry_after=1)
-
-    crowd = [asyncio.create_task(kept.get_or_run(b"key", rejected)) for _ in range(2000)]
-    await asyncio.sleep(0)
-    full.set()
-    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+async def test_requests_that_are_refused_for_their_deadlines_refuse_no_equal_one() -> None:
+    kept, limiter = VerdictCache(2**20, 60), ConcurrencyLimiter(1, 10)
+    async with limiter.permit():
+        await asyncio.sleep(0.2)  # the only request's time so far
+    held = limiter.permit()
+    await held.take()
+    hasty = [keep(kept, b"key", limiter, time.monotonic() + 0.1) for _ in range(2)]
+    patient = asyncio.create_task(keep(kept, b"key", limiter, time.monotonic() + 10))
+    outcomes = await asyncio.gather(*hasty, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Overloaded}
-    assert asked == 2
+    held.release(answered=True)
+    assert not await patient
+
+
+async def test_a_request_that_gives_up_in_the_queue_leaves_its_permit_to_an_equal_one() -> None:
+    kept, limiter = VerdictCache(2**20, 60), ConcurrencyLimiter(1, 10)
+    held = limiter.permit()
+    await held.take()
+    crowd = [asyncio.create_task(keep(kept, b"key", limiter)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    held.release(answered=True)
+    crowd[0].cancel()  # in the moment in which it is its turn
+    assert [await one for one in crowd[1:]] == [False, True]
+    assert (limiter.in_flight, limiter.queued) == (0, 0)
+
+
+async def test_a_crowd_beyond_the_queue_is_rejected_at_once() -> None:
+    kept, limiter = VerdictCache(2**20, 60), ConcurrencyLimiter(1, 10)
+    held = limiter.permit()
+    await held.take()
+    crowd = [asyncio.create_task(keep(kept, b"key", limiter)) for _ in range(2000)]
+    await asyncio.sleep(0.2)
+    held.release(answered=True)
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 1990
+    assert outcomes.count(False) == 1
 
 
 async def test_scores_are_cached_apart(tiny_serve: TinyServe) -> None:
@@ -149,13 +192,20 @@ def decoded() -> Decoded:
     )
 
 
-async def keep(kept: VerdictCache, key: bytes) -> bool:
-    """Whether the verdict was there already."""
+async def keep(
+    kept: VerdictCache,
+    key: bytes,
+    limiter: ConcurrencyLimiter | None = None,
+    deadline: float | None = None,
+) -> bool:
+    """Whether the verdict was there already, or came from another's engine call."""
+    permit = (limiter or ConcurrencyLimiter(1, 1)).permit(Caller(deadline=deadline))
 
     async def run() -> Decoded:
+        await asyncio.sleep(0)
         return decoded()
 
-    return (await kept.get_or_run(key, run))[1]
+    return (await kept.get_or_run(key, permit, run))[1]
 
 
 async def test_another_slot_or_other_ids_are_another_key() -> None:

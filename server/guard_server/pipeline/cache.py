@@ -1,5 +1,8 @@
 """Verdict cache with request coalescing: equal prompts in flight share one engine call.
 
+Only a call that is in flight at the engine is shared. Before that each request queues for itself,
+with its own deadline and turn; once an equal one is in flight, it leaves the queue for that one.
+
 The key holds the slot's fingerprint, so another model never answers with this one's verdicts. Keys
 are digests under a secret of this process, so that no caller can make two prompts collide.
 """
@@ -15,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from guard_core.errors import Overloaded
 from guard_core.verdict.decoder import Decoded, DecodeUsage
+from guard_server.routing.limiter import Permit
 
 ENTRY_BYTES = 1536  # an entry with its keys and the longest verdict takes less
 _DIGEST_BYTES = 16
@@ -45,6 +48,7 @@ class VerdictCache:
         self._secret = os.urandom(_DIGEST_BYTES)
         self._entries: OrderedDict[bytes, tuple[float, Decoded]] = OrderedDict()  # with its end
         self._flights: dict[bytes, _Flight] = {}
+        self._queued: dict[bytes, set[asyncio.Task[None]]] = {}  # requests that wait for a permit
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -55,34 +59,52 @@ class VerdictCache:
         digest.update(b"%d%s" % (scores, fingerprint.encode()))
         return digest.digest()
 
-    async def get_or_run(self, key: bytes, run: Run) -> tuple[Decoded, bool]:
+    async def get_or_run(self, key: bytes, permit: Permit, run: Run) -> tuple[Decoded, bool]:
         """The verdict of that key, and whether it cost this request no engine call.
 
-        `run` is called if the verdict is neither cached nor in flight. What it raises goes to all
-        requests that wait for it and is not kept. If the first request is rejected by the limiter,
-        which goes by that request's deadline and connection, the waiting ones retry together once.
-        The engine call ends early only when every request that waits for it is cancelled.
+        `run` is called, with this request's `permit`, if the verdict is neither cached nor in
+        flight. What it raises goes to all requests that wait for it and is not kept. The engine
+        call ends early only when every request that waits for it is cancelled. Raises Overloaded if
+        this request gets no permit.
         """
-        retried = False
         while True:
             if (found := self._find(key)) is not None:
                 return found, True
-            flight = self._flights.get(key)
-            first = flight is None
-            if flight is None:
-                flight = self._start(key, run)
-            try:
-                decoded = await self._wait(key, flight)
-            except Overloaded:
-                if first or retried:
-                    raise
-                retried = True
-            else:
-                return (decoded, False) if first else (_without_cost(decoded), True)
+            if (flight := self._flights.get(key)) is not None:
+                return _without_cost(await self._wait(key, flight)), True
+            if permit.take_now():
+                return await self._wait(key, self._start(key, permit, run)), False
+            if await self._queue(key, permit):
+                if key not in self._flights and self._find(key) is None:
+                    return await self._wait(key, self._start(key, permit, run)), False
+                permit.release(answered=False)
 
-    def _start(self, key: bytes, run: Run) -> _Flight:
+    async def _queue(self, key: bytes, permit: Permit) -> bool:
+        """Waits for the permit. False if an equal call was in flight before that."""
+        taking = asyncio.create_task(permit.take())
+        queued = self._queued.setdefault(key, set())
+        queued.add(taking)
+        try:
+            await asyncio.wait({taking})
+        except asyncio.CancelledError:
+            given_up = taking.cancel() or taking.cancelled() or taking.exception() is not None
+            if not given_up:
+                permit.release(answered=False)
+            raise
+        finally:
+            queued.discard(taking)
+            if not queued and self._queued.get(key) is queued:
+                del self._queued[key]
+        if taking.cancelled():
+            return False
+        taking.result()
+        return True
+
+    def _start(self, key: bytes, permit: Permit, run: Run) -> _Flight:
         flight = self._flights[key] = _Flight(asyncio.create_task(run()))
-        flight.task.add_done_callback(partial(self._landed, key, flight))
+        flight.task.add_done_callback(partial(self._landed, key, flight, permit))
+        for taking in self._queued.get(key, ()):
+            taking.cancel()
         return flight
 
     async def _wait(self, key: bytes, flight: _Flight) -> Decoded:
@@ -106,9 +128,13 @@ class VerdictCache:
         self._entries.move_to_end(key)
         return decoded
 
-    def _landed(self, key: bytes, flight: _Flight, task: asyncio.Task[Decoded]) -> None:
+    def _landed(
+        self, key: bytes, flight: _Flight, permit: Permit, task: asyncio.Task[Decoded]
+    ) -> None:
         self._drop(key, flight)
-        if task.cancelled() or task.exception() is not None or not self._max_entries:
+        answered = not task.cancelled() and task.exception() is None
+        permit.release(answered=answered)
+        if not answered or not self._max_entries:
             return
         if len(self._entries) >= self._max_entries:
             self._entries.popitem(last=False)

@@ -107,17 +107,19 @@ class Moderator:
         slot = endpoint.slot
         with_scores = request.with_scores and slot.decoder.offers_scores
 
+        permit = endpoint.limiter.permit(call.caller)
+
         async def run() -> Decoded:
-            async with endpoint.limiter.permit(call.caller):
-                call.timer.passed(Stage.QUEUE)
-                decoded = await slot.decoder.decode(prompt, request.mode, with_scores=with_scores)
+            call.timer.passed(Stage.QUEUE)
+            decoded = await slot.decoder.decode(prompt, request.mode, with_scores=with_scores)
             call.timer.passed(Stage.ENGINE)
             return decoded
 
         if self._cache is None:
-            return await run(), False
+            async with permit:
+                return await run(), False
         key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
-        decoded, cached = await self._cache.get_or_run(key, run)
+        decoded, cached = await self._cache.get_or_run(key, permit, run)
         if cached:
             call.timer.passed(Stage.ENGINE)
         return decoded, cached

@@ -42,13 +42,13 @@ class ConcurrencyLimiter:
         self.limit = limit
         self._start_queued()
 
-    def permit(self, caller: Caller | None = None) -> "_Permit":
+    def permit(self, caller: Caller | None = None) -> "Permit":
         """One request in flight while the block runs; entering waits in the queue if need be.
 
         Entering raises Overloaded, at once, if the queue is full or the caller's deadline would
         pass before an answer; and later, if a caller with less in the queue needs the room.
         """
-        return _Permit(self, caller or Caller())
+        return Permit(self, caller or Caller())
 
     async def acquire(self, caller: Caller) -> None:
         """As entering `permit`: raises Overloaded. The caller must `release`."""
@@ -132,15 +132,24 @@ class ConcurrencyLimiter:
         return Overloaded(f"{what} Retry after the delay in RetryInfo.", delay)
 
 
-class _Permit:
-    """One request in flight, while its block runs."""
+class Permit:
+    """The right to one request in flight: for a block, or from `take` to `release`."""
 
     def __init__(self, limiter: ConcurrencyLimiter, caller: Caller) -> None:
         self._limiter = limiter
         self._caller = caller
         self._since = 0.0
 
-    async def __aenter__(self) -> None:
+    def take_now(self) -> bool:
+        """Takes it if that needs no wait."""
+        if not self._limiter.has_capacity:
+            return False
+        self._limiter.in_flight += 1
+        self._since = time.monotonic()
+        return True
+
+    async def take(self) -> None:
+        """Queues for it if need be. Raises Overloaded, as ConcurrencyLimiter.permit says."""
         if self._caller.queue_lock is None:
             await self._limiter.acquire(self._caller)
         else:
@@ -148,7 +157,14 @@ class _Permit:
                 await self._limiter.acquire(self._caller)
         self._since = time.monotonic()
 
+    def release(self, *, answered: bool) -> None:
+        """Ends the request. How long one took that was not `answered` says nothing."""
+        self._limiter.release(time.monotonic() - self._since if answered else None)
+
+    async def __aenter__(self) -> None:
+        await self.take()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, _error: object, _traceback: object
     ) -> None:
-        self._limiter.release(time.monotonic() - self._since if kind is None else None)
+        self.release(answered=kind is None)
