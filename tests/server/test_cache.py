@@ -14,7 +14,8 @@ from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import CATEGORIES, Severity
 from guard_server.pipeline.cache import ENTRY_BYTES, VerdictCache
-from guard_server.routing.limiter import Caller, ConcurrencyLimiter
+from guard_server.routing.caller import Caller
+from guard_server.routing.limiter import ConcurrencyLimiter
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.server.conftest import TinyServe
 from tests.support.gateway import ask, connect

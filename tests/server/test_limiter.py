@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import Overloaded
-from guard_server.routing.limiter import Caller, ConcurrencyLimiter
+from guard_server.routing.caller import Caller
+from guard_server.routing.limiter import ConcurrencyLimiter
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
 from tests.support.gateway import ask, connect, detail, reason, rich_status
@@ -26,7 +27,7 @@ async def test_a_callers_requests_wait_for_each_other_and_not_for_anothers() -> 
     order: list[str] = []
 
     async def call(name: str, held: asyncio.Event) -> None:
-        async with limiter.permit(Caller(name)):
+        async with limiter.permit(Caller(connection=name)):
             order.append(name)
             await held.wait()
 
@@ -42,16 +43,16 @@ async def test_a_callers_requests_wait_for_each_other_and_not_for_anothers() -> 
 
 async def test_a_full_queue_rejects_the_caller_who_has_most_of_it() -> None:
     limiter = ConcurrencyLimiter(1, 4)
-    async with limiter.permit(Caller("many")):
-        many = [asyncio.create_task(limiter.acquire(Caller("many"))) for _ in range(4)]
+    async with limiter.permit(Caller(connection="many")):
+        many = [asyncio.create_task(limiter.acquire(Caller(connection="many"))) for _ in range(4)]
         await asyncio.sleep(0)
-        few = asyncio.create_task(limiter.acquire(Caller("few")))
+        few = asyncio.create_task(limiter.acquire(Caller(connection="few")))
         await asyncio.wait(many, return_when=asyncio.FIRST_COMPLETED)
         assert [task.done() for task in many] == [False, False, False, True]
         with pytest.raises(Overloaded, match="this connection"):
             await many[3]
         with pytest.raises(Overloaded, match="queue is full"):
-            await limiter.acquire(Caller("many"))
+            await limiter.acquire(Caller(connection="many"))
         assert limiter.queued == 4
         for task in (*many[:3], few):
             task.cancel()
@@ -65,11 +66,13 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
         await asyncio.sleep(0.2)  # the only request's time so far
     async with limiter.permit():
         with pytest.raises(Overloaded, match="deadline"):
-            await limiter.acquire(Caller("hasty", time.monotonic() + 0.1))
-        many = [asyncio.create_task(limiter.acquire(Caller("many"))) for _ in range(60)]
+            await limiter.acquire(Caller(connection="hasty", deadline=time.monotonic() + 0.1))
+        many = [asyncio.create_task(limiter.acquire(Caller(connection="many"))) for _ in range(60)]
         await asyncio.sleep(0)
         # Its turn comes after one of the many, not after all of them.
-        patient = asyncio.create_task(limiter.acquire(Caller("patient", time.monotonic() + 6)))
+        patient = asyncio.create_task(
+            limiter.acquire(Caller(connection="patient", deadline=time.monotonic() + 6))
+        )
         await asyncio.sleep(0)
         assert not patient.done()
         for task in many:
@@ -90,7 +93,7 @@ def test_no_permit_is_lost_and_none_is_added(size: int, steps: list[tuple[str, s
         inside: Counter[str] = Counter()
 
         async def hold(name: str, end: asyncio.Event) -> None:
-            async with limiter.permit(Caller(name)):
+            async with limiter.permit(Caller(connection=name)):
                 inside["now"] += 1
                 try:
                     await end.wait()

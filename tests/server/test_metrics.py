@@ -10,7 +10,8 @@ from prometheus_client.registry import Collector
 
 from guard_core.errors import ServerFault
 from guard_server.pipeline.request import Call
-from guard_server.routing.limiter import Caller, ConcurrencyLimiter
+from guard_server.routing.caller import Caller
+from guard_server.routing.limiter import ConcurrencyLimiter
 from guard_server.telemetry import metric_sums
 from guard_server.telemetry import prometheus as metrics
 from guard_server.telemetry.metric_sums import Family

@@ -11,8 +11,9 @@ from grpc_status import rpc_status
 
 from guard_core.errors import known_error
 from guard_server.api import status
+from guard_server.api.identity import identity_of
 from guard_server.drain import Drain
-from guard_server.routing.limiter import Caller
+from guard_server.routing.caller import Caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,9 +47,10 @@ def answering(
 
 
 def caller_of(context: Context, *, many: bool = False) -> Caller:
-    """Who calls: a connection. `many`: the call brings many requests, one after the other."""
+    """Who calls. `many`: the call brings many requests, one after the other."""
     left = context.time_remaining()
     return Caller(
+        identity_of(context),
         context.peer(),
         None if left is None else time.monotonic() + left,
         asyncio.Lock() if many else None,

@@ -22,7 +22,7 @@ from guard_server.api.streaming import Stream
 from guard_server.drain import Drain
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.request import ModerationRequest
-from guard_server.routing.limiter import Caller
+from guard_server.routing.caller import Caller
 from guard_server.routing.router import Router
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -18,7 +18,7 @@ from guard_server.api.responses import response
 from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
 from guard_server.drain import Drain
 from guard_server.pipeline.moderator import Moderator
-from guard_server.routing.limiter import Caller
+from guard_server.routing.caller import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"]

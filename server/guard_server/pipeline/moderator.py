@@ -12,8 +12,8 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.request import Call, ModerationRequest
 from guard_server.pipeline.result import Moderation, Stage
 from guard_server.pipeline.shadow import Shadow
+from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
-from guard_server.routing.limiter import Caller
 from guard_server.routing.router import Router
 
 

@@ -7,8 +7,8 @@ from guard_core.conversation import Message, Mode, mode_of
 from guard_core.verdict.policy import Policy
 from guard_core.verdict.readings import MarkerTreatment
 from guard_server.pipeline.result import StageTimer
+from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
-from guard_server.routing.limiter import Caller
 
 
 @dataclass(frozen=True, slots=True)

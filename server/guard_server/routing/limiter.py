@@ -2,40 +2,34 @@
 
 import asyncio
 import time
-from collections import deque
-from dataclasses import dataclass
 
 from guard_core.errors import Overloaded
+from guard_server.routing.caller import Caller
+from guard_server.routing.fair_queue import FairQueue, Turn
 
 _RETRY_S = (0.05, 5.0)  # shortest and longest delay that a rejected caller is given
 _WEIGHT = 0.1  # of the newest request's time in the mean
 
 
-@dataclass(slots=True, eq=False)
-class Caller:
-    """What the limiter knows of a call. Callers are served round-robin by their names."""
-
-    name: str = ""
-    deadline: float | None = None  # time.monotonic()
-    queue_lock: asyncio.Lock | None = None  # at most one item of a batch or stream is queued
-
-
 class ConcurrencyLimiter:
-    """Limits requests in flight to an endpoint; queued callers are served round-robin."""
+    """Limits requests in flight to an endpoint; queued callers take turns: fair_queue.py."""
 
     def __init__(self, limit: int, queue_ratio: float) -> None:
         """`queue_ratio`: the queue's length as a multiple of the limit."""
         self.limit = limit
         self.in_flight = 0
-        self.queued = 0
         self._queue_ratio = queue_ratio
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # by caller; the next one first
+        self._queue = FairQueue()
         self._mean_s = 0.0  # how long a request is in flight
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
 
     @property
     def has_capacity(self) -> bool:
         """Whether a request would start at once."""
-        return self.in_flight < self.limit and not self.queued
+        return self.in_flight < self.limit and not self._queue
 
     def resize(self, limit: int) -> None:
         """Changes the limit; requests in flight go on."""
@@ -57,15 +51,13 @@ class ConcurrencyLimiter:
             return
         self._check_deadline(caller)
         self._make_room(caller)
-        turn = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(caller.name, deque()).append(turn)
-        self.queued += 1
+        turn = self._queue.append(caller)
         try:
-            await turn
+            await turn.begun
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._dequeue(caller.name, turn)
-            elif turn.exception() is None:  # it was started in the same moment
+            if turn.begun.cancelled():
+                self._queue.remove(turn)
+            elif turn.begun.exception() is None:  # it was started in the same moment
                 self.release()
             raise
 
@@ -77,24 +69,11 @@ class ConcurrencyLimiter:
         self._start_queued()
 
     def _start_queued(self) -> None:
-        while self._queues and self.in_flight < self.limit:
-            name, queue = next(iter(self._queues.items()))
-            turn = queue.popleft()
-            del self._queues[name]
-            if queue:
-                self._queues[name] = queue  # behind the others
-            self.queued -= 1
-            if not turn.done():
+        while self._queue and self.in_flight < self.limit:
+            turn = self._queue.pop()
+            if not turn.begun.done():
                 self.in_flight += 1
-                turn.set_result(None)
-
-    def _dequeue(self, name: str, turn: "asyncio.Future[None]") -> None:
-        queue = self._queues.get(name)
-        if queue is not None and turn in queue:  # else it was popped meanwhile
-            queue.remove(turn)
-            self.queued -= 1
-            if not queue:
-                del self._queues[name]
+                turn.begun.set_result(None)
 
     def _check_deadline(self, caller: Caller) -> None:
         if caller.deadline is None:
@@ -105,26 +84,23 @@ class ConcurrencyLimiter:
             )
 
     def _make_room(self, caller: Caller) -> None:
-        if self.queued < max(1, round(self.limit * self._queue_ratio)):
+        if len(self._queue) < max(1, round(self.limit * self._queue_ratio)):
             return
-        name, longest = max(self._queues.items(), key=lambda item: len(item[1]))
-        if len(longest) <= len(self._queues.get(caller.name, ())) + 1:
+        turn = self._queue.displaced_by(caller)
+        if turn is None:
             raise self._overloaded(caller, "Overloaded: the queue is full.")
-        turn = longest[-1]
-        self._dequeue(name, turn)
-        if not turn.done():
-            turn.set_exception(
-                self._overloaded(
-                    Caller(name), "Overloaded: this connection holds most of the queue."
-                )
-            )
+        self._queue.remove(turn)
+        if not turn.begun.done():
+            turn.begun.set_exception(self._displaced(turn, caller))
+
+    def _displaced(self, turn: Turn, caller: Caller) -> Overloaded:
+        same = turn.caller.identity == caller.identity
+        who = "this connection" if same else "this caller"
+        return self._overloaded(turn.caller, f"Overloaded: {who} holds most of the queue.")
 
     def _wait_s(self, caller: Caller) -> float:
         """How long one more request of this caller would wait, as far as can be estimated."""
-        own = len(self._queues.get(caller.name, ()))
-        others = (queue for name, queue in self._queues.items() if name != caller.name)
-        before = own + sum(min(len(queue), own + 1) for queue in others)  # round-robin
-        return (before + 1) * self._mean_s / self.limit
+        return (self._queue.ahead_of(caller) + 1) * self._mean_s / self.limit
 
     def _overloaded(self, caller: Caller, what: str) -> Overloaded:
         least, most = _RETRY_S
