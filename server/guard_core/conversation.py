@@ -60,10 +60,17 @@ def role_violations(roles: Sequence[Role | None]) -> Iterator[tuple[int, str]]:
             )
 
 
+def count_violation(messages: int) -> str | None:
+    """What is wrong with the number of messages, if anything."""
+    if not 1 <= messages <= MAX_MESSAGES:
+        return f"has {messages} messages; send 1 to {MAX_MESSAGES}, oldest first."
+    return None
+
+
 def size_violation(contents: Sequence[str]) -> str | None:
     """What is wrong with the number of messages or their size in bytes of UTF-8, if anything."""
-    if not 1 <= len(contents) <= MAX_MESSAGES:
-        return f"has {len(contents)} messages; send 1 to {MAX_MESSAGES}, oldest first."
+    if wrong_count := count_violation(len(contents)):
+        return wrong_count
     size = sum(len(content.encode()) for content in contents)
     if size > MAX_CONTENT_BYTES:
         return (

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -154,6 +155,8 @@ async def test_contents_beside_the_text_are_refused(tiny_gateway: Client, conten
         ('[{"role": "user", "content": "Q\\ud800"}]', ["conversation[0].content"]),
         ('[{"role": "user", "content": "Q", "\\ud800": 1}]', ["conversation[0].\\ud800"]),
         (f"[{USER}, []]", ["conversation"]),
+        ("[" + "[]," * 100_000 + "[]]", ["conversation"]),
+        ('[{"role": "user", "content": "Q"' + ', "a": 1' * 10_000 + "}]", ["conversation"]),
         (f"[{USER}] []", ["conversation"]),
         (USER, ["conversation"]),
     ],
@@ -162,6 +165,23 @@ async def test_json_keys_are_known_and_once(
     tiny_gateway: Client, text: str, paths: list[str]
 ) -> None:
     assert (await refusal(tiny_gateway, infer(text, "conversation")))[0] == paths
+
+
+async def test_a_conversation_of_as_many_parts_as_there_may_be_is_read(
+    tiny_gateway: Client,
+) -> None:
+    message = json.dumps({"role": "user", "content": '"['}, indent=4)
+    reply = await stub(tiny_gateway).ModelInfer(
+        infer(f"[{','.join([message] * 512)}]", "conversation")
+    )
+    assert reply.outputs
+
+
+@pytest.mark.parametrize("text", ['["' * 300_000, '\\"' * 300_000, '["' + "\\u0041" * 100_000])
+async def test_json_of_many_quotes_is_refused_in_no_time(tiny_gateway: Client, text: str) -> None:
+    begun = time.monotonic()
+    assert (await refusal(tiny_gateway, infer(text, "conversation")))[0] == ["conversation"]
+    assert time.monotonic() - begun < 1
 
 
 async def test_other_versions_are_not_found(tiny_gateway: Client) -> None:

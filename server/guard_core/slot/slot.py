@@ -1,6 +1,5 @@
 """A slot that can be asked: its prompt, and a decoder over a live connection to its engine."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -13,8 +12,6 @@ from guard_core.slot.slot_files import SlotFiles
 from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
 from guard_core.verdict.markers import Markers
 
-# Longer texts are tokenized beside the event loop (tokenizers releases Python's lock).
-_LONG_TEXT = 8192
 WARM_UP = (
     (Message(Role.USER, "Hello!"),),
     (Message(Role.USER, "Hello!"), Message(Role.ASSISTANT, "Hello! What can I do for you?")),
@@ -80,21 +77,27 @@ class Slot:
         for prompt, mode in self._warm_up:
             await self.decoder.decode(prompt, mode)
 
-    async def render(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids. Raises RequestInvalid if they are more than the engine takes."""
-        if sum(len(message.content) for message in messages) > _LONG_TEXT:
-            ids = await asyncio.to_thread(self.prompt.ids, messages)
-        else:
-            ids = self.prompt.ids(messages)
-        if len(ids) > self.decoder.max_prompt_tokens:
-            raise RequestInvalid(
-                [
-                    Violation(
-                        "conversation",
-                        f"makes a prompt of {len(ids)} tokens; this slot takes at most "
-                        f"{self.decoder.max_prompt_tokens}. Nothing is cut here: leave out older "
-                        "messages, or judge parts of the text one by one.",
-                    )
-                ]
-            )
+        most = self.decoder.max_prompt_tokens
+        # A shorter text is hardly ever refused, and has few tokens to find.
+        if 4 * sum([len(message.content) for message in messages]) > most:
+            least = self.prompt.least_tokens(messages)
+            if least > most:
+                raise self._too_long(f"at least {least}")
+        ids = self.prompt.ids(messages)
+        if len(ids) > most:
+            raise self._too_long(str(len(ids)))
         return ids
+
+    def _too_long(self, tokens: str) -> RequestInvalid:
+        return RequestInvalid(
+            [
+                Violation(
+                    "conversation",
+                    f"makes a prompt of {tokens} tokens; this slot takes at most "
+                    f"{self.decoder.max_prompt_tokens}. Nothing is cut here: leave out older "
+                    "messages, or judge parts of the text one by one.",
+                )
+            ]
+        )

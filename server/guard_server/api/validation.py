@@ -1,8 +1,16 @@
 """Validates requests and reports every violation. Nothing that the template would drop is cut."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from guard_core.conversation import MAX_MESSAGES, Message, Role, role_violations, size_violation
+from guard_core.conversation import (
+    MAX_MESSAGES,
+    Message,
+    Role,
+    count_violation,
+    role_violations,
+    size_violation,
+)
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.verdict.policy import Policy
 from guard_server.api import enums
@@ -20,12 +28,18 @@ def moderation_request(
     message: moderation_pb2.ModerateRequest, found: Iterable[Violation] = ()
 ) -> ModerationRequest:
     """Checks a request. Raises RequestInvalid with every violation, those `found` before first."""
-    roles = [enums.ROLE_OF.get(turn.role) for turn in message.conversation]
-    contents = [turn.content for turn in message.conversation]
+    # A message can hold a million turns: no more are looked at than are refused for their number.
+    turns = message.conversation[: MAX_MESSAGES + 1]
+    roles = [enums.ROLE_OF.get(turn.role) for turn in turns]
+    contents = [turn.content for turn in turns]
     policy = message.policy if message.HasField("policy") else None
     violations = list(found)
     unreadable = {violation.field for violation in violations}
-    violations += (v for v in _conversation(roles, contents) if v.field not in unreadable)
+    violations += (
+        v
+        for v in _conversation(len(message.conversation), roles, contents)
+        if v.field not in unreadable
+    )
     if policy is not None:
         violations += _policy(policy)
     if message.markers not in enums.MARKERS:
@@ -86,16 +100,19 @@ def stream_id(request: moderation_pb2.StreamModerateRequest, found: Iterable[Vio
         raise RequestInvalid(violations)
 
 
-def _conversation(roles: Sequence[Role | None], contents: Sequence[str]) -> Iterable[Violation]:
-    too_much = size_violation(contents)
-    if not 1 <= len(contents) <= MAX_MESSAGES:
-        yield Violation("conversation", str(too_much))
+def _conversation(
+    count: int, roles: Sequence[Role | None], contents: Sequence[str]
+) -> Iterable[Violation]:
+    if wrong_count := count_violation(count):
+        yield Violation("conversation", wrong_count)
         return
-    wrong_roles = list(role_violations(roles))
+    too_much = size_violation(contents)
+    wrong_roles = defaultdict(list)
+    for at, what in role_violations(roles):
+        wrong_roles[at].append(what)
     for index, content in enumerate(contents):
-        for at, what in wrong_roles:
-            if at == index:
-                yield Violation(f"conversation[{index}].role", what)
+        for what in wrong_roles.get(index, ()):
+            yield Violation(f"conversation[{index}].role", what)
         if not content:
             yield Violation(
                 f"conversation[{index}].content", "is empty: there is nothing to judge."

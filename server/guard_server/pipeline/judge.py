@@ -1,6 +1,7 @@
 """Judges one request by one slot, in every reading that its conversation has."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.slot import Slot
@@ -10,6 +11,8 @@ from guard_core.verdict.readings import ConversationReading, MarkerTreatment, re
 from guard_core.verdict.taxonomy import SEVERITIES
 from guard_server.pipeline.request import ModerationRequest
 from guard_server.pipeline.result import Judgements, Moderation, Stage, StageTimer
+from guard_server.pipeline.turns import TextTurns
+from guard_server.routing.caller import Caller
 
 Decode = Callable[[Sequence[int]], Awaitable[tuple[Decoded, bool]]]
 """From a prompt's token ids to a verdict, and whether it cost no engine call."""
@@ -20,21 +23,32 @@ class Judge:
 
     def __init__(self, markers: MarkerTreatment) -> None:
         self._markers = markers
+        self._texts = TextTurns()
 
     async def judge(
-        self, slot: Slot, request: ModerationRequest, decode: Decode, timer: StageTimer
+        self,
+        slot: Slot,
+        request: ModerationRequest,
+        caller: Caller,
+        decode: Decode,
+        timer: StageTimer,
     ) -> Moderation:
         """Judges the conversation, in all its readings if its contents hold markers.
 
         Raises RequestInvalid, before anything is decoded, if a prompt is too long or if markers
-        are refused; and what `decode` raises, if only for one reading.
+        are refused; Overloaded; and what `decode` raises, if only for one reading.
         """
-        marked = self._marked(slot, request)
+        length = sum([len(message.content) for message in request.messages])
+        first = partial(self._first_prompt, slot, request)
+        prompt, marked = await self._texts.run(caller, length, first)
         if marked:
-            return await _judge_all(
-                readings(request.messages, marked), slot, request, decode, timer
-            )
-        prompt = await slot.render(request.messages)
+            conversations = readings(request.messages, marked)
+            prompts = [prompt]
+            for reading in conversations[1:]:
+                work = partial(slot.prompt_ids, reading.messages)
+                prompts.append(await self._texts.run(caller, length, work))
+            timer.passed(Stage.PROMPT)
+            return await _judge_all(conversations, prompts, slot, request, decode, timer)
         timer.passed(Stage.PROMPT)
         decoded, cached = await decode(prompt)
         verdict = decoded.verdict
@@ -43,6 +57,13 @@ class Judge:
         return Moderation(
             verdict, action, decoded.scores, decoded.usage, len(prompt), slot, cached, timer
         )
+
+    def _first_prompt(
+        self, slot: Slot, request: ModerationRequest
+    ) -> tuple[list[int], list[MarkedContent]]:
+        """The prompt of the conversation as it is, and the contents that hold markers."""
+        marked = self._marked(slot, request)
+        return slot.prompt_ids(request.messages), marked
 
     def _marked(self, slot: Slot, request: ModerationRequest) -> list[MarkedContent]:
         treatment = request.markers or self._markers
@@ -56,6 +77,7 @@ class Judge:
 
 async def _judge_all(
     conversations: Sequence[ConversationReading],
+    prompts: Sequence[Sequence[int]],
     slot: Slot,
     request: ModerationRequest,
     decode: Decode,
@@ -66,8 +88,6 @@ async def _judge_all(
     The strictest action under the request's policy counts, then the strictest severity, then the
     first reading.
     """
-    prompts = [await slot.render(reading.messages) for reading in conversations]
-    timer.passed(Stage.PROMPT)
     answers = [await decode(prompt) for prompt in prompts]
     verdicts = [decoded.verdict for decoded, _ in answers]
     actions = [request.policy.action(verdict) for verdict in verdicts]

@@ -12,6 +12,7 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.request import Call, ModerationRequest
 from guard_server.pipeline.result import Moderation, Stage
 from guard_server.pipeline.shadow import Shadow
+from guard_server.pipeline.turns import LoopTurns
 from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
@@ -38,6 +39,7 @@ class Moderator:
         self._observers = observers
         self._allow_slot_choice = allow_slot_choice
         self._timeout_s = request_timeout_s
+        self._turns = LoopTurns()
 
     async def moderate(
         self, method: str, read: Callable[[], ModerationRequest], caller: Caller
@@ -49,9 +51,7 @@ class Moderator:
         """
         call = Call(method, caller)
         try:
-            request = read()
-            call.timer.passed(Stage.VALIDATE)
-            moderation = await self._within_time(call, request)
+            moderation = await self._within_time(call, read)
         except asyncio.CancelledError:
             self._failed(call, None)
             raise
@@ -63,9 +63,13 @@ class Moderator:
             observer.answered(call, moderation)
         return moderation
 
-    async def _within_time(self, call: Call, request: ModerationRequest) -> Moderation:
+    async def _within_time(self, call: Call, read: Callable[[], ModerationRequest]) -> Moderation:
         try:
             async with asyncio.timeout(self._timeout_s) as call.timeout:
+                if await self._turns.take(call.caller):
+                    call.timer.passed(Stage.QUEUE)
+                request = read()
+                call.timer.passed(Stage.VALIDATE)
                 return await self._route(call, request)
         except TimeoutError:
             raise DeadlinePassed(
@@ -96,7 +100,7 @@ class Moderator:
         slot = endpoint.slot
         with endpoint.track(call.timeout) as tracked:
             decode = partial(self._decode, endpoint, call, request)
-            moderation = await self._judge.judge(slot, request, decode, call.timer)
+            moderation = await self._judge.judge(slot, request, call.caller, decode, call.timer)
         self._shadow.offer(request, moderation.verdict, endpoint, tracked.spent_us)
         return moderation
 

@@ -20,6 +20,7 @@ from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.observer import Comparison, Observer
 from guard_server.pipeline.request import ModerationRequest
 from guard_server.pipeline.result import StageTimer
+from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
 
@@ -80,7 +81,7 @@ class Shadow:
         try:
             with endpoint.in_use():
                 async with asyncio.timeout(self._timeout_s):
-                    judged = await self._judge.judge(slot, request, decode, StageTimer())
+                    judged = await self._judge.judge(slot, request, Caller(), decode, StageTimer())
         except (GuardError, TimeoutError) as error:
             stats.failed[type(error).__name__] += 1
             for observer in self._observers:
