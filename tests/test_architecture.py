@@ -66,9 +66,10 @@ INSIDE = {
         "pipeline": {"routing"},
         "telemetry": {"pipeline", "routing", "status_codes", "tls"},
         "api": {"pipeline", "routing", "drain", "status_codes"},
+        "receiving": {"api", "routing"},
         "app": {
             *("api", "pipeline", "routing", "telemetry", "tls"),
-            *("settings", "tuning", "drain", "listening"),
+            *("settings", "tuning", "drain", "listening", "receiving"),
         },
         "__main__": {"app", "settings", "log"},
     },

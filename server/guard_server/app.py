@@ -15,6 +15,7 @@ from guard_server.api import kserve, moderation
 from guard_server.api.health import SERVICE as HEALTH_SERVICE
 from guard_server.api.health import Health
 from guard_server.api.reflection import Reflection
+from guard_server.api.validation import MAX_MESSAGE_BYTES
 from guard_server.drain import Drain
 from guard_server.listening import cannot_listen
 from guard_server.pipeline.cache import VerdictCache
@@ -22,6 +23,7 @@ from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
+from guard_server.receiving import Receiving
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from guard_server.telemetry.certificate_metrics import CertificateMetrics
@@ -34,11 +36,12 @@ from guard_server.tls.certificates import files_of
 from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
 
-_MAX_MESSAGE_BYTES = 4 * 2**20
+_MAX_CONNECTIONS = 1024  # of a worker
 _MAX_METADATA_BYTES = 16 * 2**10
 _OPTIONS = [
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 256),  # of a connection; a client queues what is more
+    ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
     # Room for large tokens of callers and meshes. By default 8 KiB are promised, and what is larger
     # is refused at random up to 16 KiB.
     ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
@@ -83,6 +86,7 @@ class Gateway:
     shadow: Shadow
     health: Health
     drain: Drain
+    receiving: Receiving
     metrics: Metrics | None
     certificates: RenewedCertificates | None
 
@@ -128,12 +132,13 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     service = moderation.ModerationService(moderator, drain, tuning.remembered_ids)
     inference = kserve.InferenceService(moderator, drain, router, statistics.message)
     reflection = Reflection((moderation.SERVICE, kserve.SERVICE, HEALTH_SERVICE))
-    server.add_generic_rpc_handlers(
-        (service.handler(), inference.handler(), health.handler(), *reflection.handlers())
-    )
+    receiving = Receiving(settings.request_timeout_s)
+    handlers = service.handler(), inference.handler(), health.handler(), *reflection.handlers()
+    server.add_generic_rpc_handlers([receiving.bounded(handler) for handler in handlers])
     port = _listen(server, settings, certificates)
     return Gateway(
-        settings, tuning, server, port, router, shadow, health, drain, metrics, certificates
+        *(settings, tuning, server, port, router, shadow, health, drain, receiving, metrics),
+        certificates,
     )
 
 
@@ -190,7 +195,7 @@ def _metrics_exported(gateway: Gateway) -> Iterator[None]:
 
 def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
     settings, router = gateway.settings, gateway.router
-    work = []
+    work = [gateway.receiving.watch()]
     if settings.traffic is not None:
         work.append(router.follow(traffic.changes(settings.traffic)))
     if settings.status is not None:

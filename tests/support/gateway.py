@@ -79,7 +79,9 @@ async def gateway(
 
 @asynccontextmanager
 async def connect(port: int) -> AsyncIterator[Client]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    """A client with a connection of its own: by default gRPC shares them."""
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=own) as channel:
         yield Client(channel, port)
 
 

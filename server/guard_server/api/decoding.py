@@ -25,6 +25,7 @@ class Received(Generic[M]):
 
     message: M | None
     faults: tuple[Violation, ...] = ()
+    size: int = 0  # bytes on the wire
 
     def violations(self, below: str) -> list[Violation]:
         """What is wrong with the message in a field such as `items[3]`, named relative to it.
@@ -64,7 +65,7 @@ def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Receive
         except DecodeError:
             return _look_closer(kind, data)
         if is_as_written(message, data) or not strict:
-            return Received(message)
+            return Received(message, size=len(data))
         return _look_closer(kind, data)
 
     return receive
@@ -82,7 +83,7 @@ def _look_closer(kind: type[M], data: bytes) -> Received[M]:
             "them. Send less at once."
         )
     message.DiscardUnknownFields()
-    return Received(message, tuple(faults))
+    return Received(message, tuple(faults), len(data))
 
 
 def _unreadable(description: str) -> Received[M]:

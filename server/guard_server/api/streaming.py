@@ -1,20 +1,22 @@
-"""One bidirectional stream of either API: read while few are in flight, answered in any order."""
+"""One bidirectional stream of either API: read while little is in flight, answered in any order."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
 
 from guard_core.errors import Unavailable
+from guard_server.api.decoding import Received
 
 MAX_IN_FLIGHT = 64
+MAX_BYTES_IN_FLIGHT = 2**21  # with more, no further request is read
 
-R = TypeVar("R")  # a request's message, and an answer's
-A = TypeVar("A")
+A = TypeVar("A")  # an answer's message
 
 
-class Stream(Generic[R, A]):
+class Stream(Generic[A]):
     """Answers each request by `begin`, which returns a coroutine that never fails.
 
     `begin` itself may raise a GuardError: that ends the reading. `closed` ends it too.
@@ -22,14 +24,16 @@ class Stream(Generic[R, A]):
 
     def __init__(
         self,
-        context: grpc.aio.ServicerContext[R, A],
-        begin: Callable[[R], Coroutine[Any, Any, A]],
+        context: grpc.aio.ServicerContext[Any, A],
+        begin: Callable[[Received[Any]], Coroutine[Any, Any, A]],
         closed: asyncio.Event,
     ) -> None:
         self._context = context
         self._begin = begin
         self._closed = closed
         self._permits = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._bytes = 0
+        self._fewer_bytes = asyncio.Event()
         self._writing = asyncio.Lock()
         self._in_flight: set[asyncio.Task[None]] = set()
 
@@ -61,7 +65,11 @@ class Stream(Generic[R, A]):
                 return
             task = asyncio.create_task(self._answer(self._begin(request)))
             self._in_flight.add(task)
-            task.add_done_callback(self._answered)
+            self._bytes += request.size
+            task.add_done_callback(partial(self._answered, request.size))
+            while self._bytes > MAX_BYTES_IN_FLIGHT:
+                self._fewer_bytes.clear()
+                await self._fewer_bytes.wait()
 
     async def _answer(self, answering: Coroutine[Any, Any, A]) -> None:
         answer = await answering
@@ -69,7 +77,9 @@ class Stream(Generic[R, A]):
             await self._context.write(answer)
         self._permits.release()
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, size: int, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        self._bytes -= size
+        self._fewer_bytes.set()
         if not task.cancelled():
             task.exception()  # of a write to a caller that has gone: `run` is cancelled, too

@@ -20,6 +20,8 @@ from qwen3guard.v1 import moderation_pb2, types_pb2
 _STRICT = Policy()
 MAX_BATCH_ITEMS = 256
 MAX_BATCH_BYTES = 2_097_152
+# The largest request is a batch. A bit more is read, so that a larger one is refused by its name.
+MAX_MESSAGE_BYTES = MAX_BATCH_BYTES + 524_288
 MAX_ID_BYTES = 128
 MAX_ROUTING_KEY_BYTES = 128
 

@@ -1,0 +1,206 @@
+"""Receives the requests of calls that have one, within bounds of memory and time.
+
+grpc by itself waits without an end for a request that is never finished, and holds what has come of
+it: 160 unfinished ones of 4 MiB held 650 MiB. So it receives only a few at a time by itself. Beyond
+those a call reads its request here, which costs 35 us more: then one that is not there soon counts
+as the largest, and may be given up.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from inspect import isasyncgenfunction
+from typing import Any
+
+import grpc
+
+from guard_core.errors import DeadlinePassed, GuardError, RequestInvalid, Violation
+from guard_server.api.calls import Context, abort, caller_of
+from guard_server.api.validation import MAX_MESSAGE_BYTES
+from guard_server.routing.caller import Caller
+from guard_server.routing.shares import Shares
+
+_MOST_BYTES = 256 * 2**20
+_MOST_STREAMS = 256  # of requests; each holds the one that it receives, and 2 MiB in flight
+_MOST_BY_GRPC = 32
+_SOON_S = 0.1
+
+Task = asyncio.Task[Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """A call that waits for its request."""
+
+    caller: Caller
+    task: Task
+    since: float  # the event loop's clock
+    counted: bool = False  # as the largest request
+    refusal: GuardError | None = None
+
+
+class Receiving:
+    """What a worker's calls hold before they are answered."""
+
+    def __init__(self, longest_s: float) -> None:
+        """`longest_s`: how long a request may take to arrive."""
+        self.bytes = Shares(_MOST_BYTES, "bytes of requests")
+        self.open_streams = Shares(_MOST_STREAMS, "open streams")
+        self._longest_s = longest_s
+        self._by_grpc: dict[Task, None] = {}
+        self._readings: dict[_Reading, None] = {}  # the oldest first
+
+    def bounded(self, handler: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
+        """The same service, whose single requests are received here, and whose streams count."""
+        return _Bounded(handler, self)
+
+    async def watch(self) -> None:
+        """Ends what takes too long or holds too much, until cancelled."""
+        while True:
+            await asyncio.sleep(_SOON_S)
+            now = asyncio.get_running_loop().time()
+            for reading in list(self._readings):
+                if now - reading.since < _SOON_S:
+                    break
+                self._check(reading, now)
+            for task in list(self._by_grpc):
+                if task.done():  # its caller gave up before the request was there
+                    del self._by_grpc[task]
+
+    def begun_by_grpc(self) -> bool:
+        """Whether grpc receives this call's request by itself. Is called by the call's own task."""
+        if len(self._by_grpc) >= _MOST_BY_GRPC:
+            return False
+        self._by_grpc[_this_task()] = None
+        return True
+
+    def received_by_grpc(self) -> None:
+        """The request of a call that `begun_by_grpc` let begin is there."""
+        self._by_grpc.pop(_this_task(), None)
+
+    async def read(self, context: Context) -> bytes:
+        """Receives a call's request, or aborts the call."""
+        task = _this_task()
+        reading = _Reading(caller_of(context), task, asyncio.get_running_loop().time())
+        self._readings[reading] = None
+        try:
+            data = await context.read()
+        except asyncio.CancelledError:
+            if reading.refusal is None:
+                raise
+            task.uncancel()
+            await abort(context, reading.refusal)
+        finally:
+            del self._readings[reading]
+            if reading.counted:
+                self.bytes.give_back(reading.caller, MAX_MESSAGE_BYTES)
+        if data is grpc.aio.EOF:
+            missing = Violation("request", "is missing: the call has no message.")
+            await abort(context, RequestInvalid([missing]))
+        return bytes(data)
+
+    def _check(self, reading: _Reading, now: float) -> None:
+        try:
+            if now - reading.since > self._longest_s:
+                raise DeadlinePassed(
+                    f"The request did not arrive within {self._longest_s:g} s. Send it again."
+                )
+            if not reading.counted:
+                self.bytes.take(reading.caller, MAX_MESSAGE_BYTES)
+                reading.counted = True
+        except GuardError as error:
+            if reading.refusal is None:
+                reading.refusal = error
+                reading.task.cancel()
+
+
+class _Bounded(grpc.GenericRpcHandler):
+    def __init__(self, handler: grpc.GenericRpcHandler, receiving: Receiving) -> None:
+        self._handler = handler
+        self._receiving = receiving
+        self._methods: dict[str, tuple[Any, Any]] = {}  # received by grpc, and here
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        method = handler_call_details.method
+        if method not in self._methods:
+            found: Any = self._handler.service(handler_call_details)
+            if found is None:
+                return None
+            self._methods[method] = _ways(found, self._receiving)
+        by_grpc, here = self._methods[method]
+        return by_grpc if here is None or self._receiving.begun_by_grpc() else here
+
+
+def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
+    """How a method is served: received by grpc, and received here. None: it is a stream."""
+    read, write = method.request_deserializer, method.response_serializer
+    if method.request_streaming:
+        serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
+        return grpc.stream_stream_rpc_method_handler(serve, read, write), None
+    serve = _counted(
+        method.unary_stream or method.unary_unary, receiving.bytes, lambda received: received.size
+    )
+    if method.response_streaming:
+
+        async def stream_by_grpc(received: Any, context: Context) -> AsyncIterator[Any]:
+            receiving.received_by_grpc()
+            async for answer in serve(received, context):
+                yield answer
+
+        async def stream_here(_: object, context: Context) -> AsyncIterator[Any]:
+            async for answer in serve(read(await receiving.read(context)), context):
+                yield answer
+
+        return (
+            grpc.unary_stream_rpc_method_handler(stream_by_grpc, read, write),
+            grpc.stream_stream_rpc_method_handler(stream_here, None, write),
+        )
+
+    async def by_grpc(received: Any, context: Context) -> Any:
+        receiving.received_by_grpc()
+        return await serve(received, context)
+
+    async def here(_: object, context: Context) -> Any:
+        return await serve(read(await receiving.read(context)), context)
+
+    # On the wire, a call with one request is one with a stream of them.
+    return (
+        grpc.unary_unary_rpc_method_handler(by_grpc, read, write),
+        grpc.stream_unary_rpc_method_handler(here, None, write),
+    )
+
+
+def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
+    """The same behaviour, for which so much is counted while it runs."""
+
+    async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
+        caller, size = caller_of(context), size_of(request)
+        await _take(shares, caller, size, context)
+        try:
+            async for answer in serve(request, context):
+                yield answer
+        finally:
+            shares.give_back(caller, size)
+
+    async def coroutine(request: Any, context: Context) -> Any:
+        caller, size = caller_of(context), size_of(request)
+        await _take(shares, caller, size, context)
+        try:
+            return await serve(request, context)
+        finally:
+            shares.give_back(caller, size)
+
+    return generator if isasyncgenfunction(serve) else coroutine
+
+
+async def _take(shares: Shares, caller: Caller, size: int, context: Context) -> None:
+    try:
+        shares.take(caller, size)
+    except GuardError as error:
+        await abort(context, error)
+
+
+def _this_task() -> Task:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (for the type checker)
+    return task
