@@ -125,6 +125,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         cache,
         observers,
         allow_slot_choice=settings.allow_slot_choice,
+        isolate_callers=settings.isolate_callers,
         request_timeout_s=settings.request_timeout_s,
     )
     drain = Drain()

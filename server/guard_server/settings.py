@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     cache_ttl_s: float = Field(
         default=300, gt=0, description="Age in seconds after which a cached verdict is dropped."
     )
+    isolate_callers: bool = Field(
+        default=False,
+        description="Share no verdict between callers, in the cache or in flight, and do not say "
+        "what a request's cost owes to earlier ones.",
+    )
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port for Prometheus metrics; 0: no metrics."
     )

@@ -31,6 +31,7 @@ VALUES = {
     "markers": ("refuse", "as_text"),
     "allow_slot_choice": ("true", "false"),
     "strict_completion": ("true", "false"),
+    "isolate_callers": ("true", "false"),
     "request_timeout_s": ("0.5", "7"),
     "max_in_flight": ("1", "7"),
     "queue_per_place": ("0", "2.5"),

@@ -53,10 +53,15 @@ class VerdictCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def key(self, fingerprint: str, prompt: Sequence[int], *, scores: bool) -> bytes:
-        """`prompt`: token ids. With `scores` it is another key: an entry may lack them."""
+    def key(
+        self, fingerprint: str, prompt: Sequence[int], *, scores: bool, owner: str = ""
+    ) -> bytes:
+        """`prompt`: token ids. With `scores` it is another key: an entry may lack them.
+
+        `owner`: the only caller that the verdict is for; empty: all.
+        """
         digest = hashlib.blake2b(array("i", prompt), digest_size=_DIGEST_BYTES, key=self._secret)
-        digest.update(b"%d%s" % (scores, fingerprint.encode()))
+        digest.update(b"%d%s %s" % (scores, fingerprint.encode(), owner.encode()))
         return digest.digest()
 
     async def get_or_run(self, key: bytes, permit: Permit, run: Run) -> tuple[Decoded, bool]:

@@ -30,6 +30,7 @@ class Moderator:
         observers: Sequence[Observer],
         *,
         allow_slot_choice: bool,
+        isolate_callers: bool,
         request_timeout_s: float,
     ) -> None:
         self._router = router
@@ -38,6 +39,7 @@ class Moderator:
         self._cache = cache
         self._observers = observers
         self._allow_slot_choice = allow_slot_choice
+        self._isolate_callers = isolate_callers
         self._timeout_s = request_timeout_s
         self._turns = LoopTurns()
 
@@ -61,7 +63,7 @@ class Moderator:
             raise known from None
         for observer in self._observers:
             observer.answered(call, moderation)
-        return moderation
+        return moderation.without_reuse() if self._isolate_callers else moderation
 
     async def _within_time(self, call: Call, read: Callable[[], ModerationRequest]) -> Moderation:
         try:
@@ -122,7 +124,8 @@ class Moderator:
         if self._cache is None:
             async with permit:
                 return await run(), False
-        key = self._cache.key(slot.fingerprint, prompt, scores=with_scores)
+        owner = repr(call.caller.identity) if self._isolate_callers else ""
+        key = self._cache.key(slot.fingerprint, prompt, scores=with_scores, owner=owner)
         decoded, cached = await self._cache.get_or_run(key, permit, run)
         if cached:
             call.timer.passed(Stage.ENGINE)

@@ -1,7 +1,7 @@
 """What the pipeline gives back: one record for each judged request, and its times by stage."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from guard_core.slot.slot import Slot
@@ -63,3 +63,7 @@ class Moderation:
     cached: bool  # it cost no engine call of its own
     timer: StageTimer
     judgements: Judgements | None = None  # if there was more than one
+
+    def without_reuse(self) -> "Moderation":
+        """The same, without what it owes to earlier requests."""
+        return replace(self, cached=False, usage=replace(self.usage, reused_tokens=0))

@@ -43,6 +43,7 @@ class FakeEngine:
 
     answer: Callable[[Asked], Answer]
     vocabulary: int = 0  # logits are one-hot at the answer's first token
+    reused_blocks: int = 0  # of the KV cache, for each request
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     reloads: list[str] = field(default_factory=list)
@@ -103,7 +104,7 @@ class FakeEngine:
             answer: Answer = () if asked.stop else self.answer(asked)
             if answer is not None:
                 await asyncio.sleep(max(0, asked.at + self.delay_s - time.monotonic()))
-                yield _response(asked, answer, self.vocabulary)
+                yield _response(asked, answer, self.vocabulary, self.reused_blocks)
 
 
 @asynccontextmanager
@@ -165,7 +166,9 @@ def _asked(request: service_pb2.ModelInferRequest) -> Asked:
     )
 
 
-def _response(asked: Asked, answer: Sequence[int] | str | bytes, vocabulary: int) -> bytes:
+def _response(
+    asked: Asked, answer: Sequence[int] | str | bytes, vocabulary: int, reused_blocks: int
+) -> bytes:
     if isinstance(answer, bytes):
         return answer
     response = service_pb2.ModelInferResponse(id=asked.id)
@@ -179,6 +182,8 @@ def _response(asked: Asked, answer: Sequence[int] | str | bytes, vocabulary: int
 
     add("output_ids", "INT32", np.array([[answer]], "<i4"))
     add("sequence_length", "INT32", np.array([[len(answer)]], "<i4"))
+    if reused_blocks:
+        add("kv_cache_reused_blocks", "INT32", np.array([[reused_blocks]], "<i4"))
     if asked.logits and vocabulary:
         logits = np.zeros((1, 1, 1, vocabulary), "<f4")
         logits[..., answer[0]] = 1
