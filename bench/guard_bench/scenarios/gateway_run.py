@@ -85,7 +85,7 @@ class GatewayRun:
         self.triton = triton
         self.rounds = rounds
         self.progress = progress
-        self._seconds = seconds
+        self.seconds = seconds
 
     @contextmanager
     def null_engine(self, max_in_flight: int, rate: float = 0) -> Iterator[tuple[Path, str]]:
@@ -104,7 +104,7 @@ class GatewayRun:
     def prompts(self, seed: int) -> list[str]:
         """So many that what an engine keeps of one is gone when it comes again."""
         least, most = _PROMPTS
-        count = int(min(max(least, _PROMPTS_PER_S * self._seconds), most))
+        count = int(min(max(least, _PROMPTS_PER_S * self.seconds), most))
         return prompts(count, WORDS, seed=seed)
 
     def closed(self, number: int, name: str, load: Load, in_flight: int = IN_FLIGHT) -> None:
@@ -119,7 +119,7 @@ class GatewayRun:
 
     async def closed_loop(self, send: Send, in_flight: int) -> Sample:
         """A point by a closed loop; a tenth of its time warms up."""
-        seconds = self._seconds
+        seconds = self.seconds
         return await closed_loop(send, in_flight=in_flight, seconds=seconds, warm_up_s=seconds / 10)
 
     async def _closed(self, load: Load, in_flight: int) -> Sample:
@@ -128,4 +128,4 @@ class GatewayRun:
 
     async def _open(self, load: Load, rate: float, seed: int) -> Sample:
         async with sending(load.target, load.calls, connections=load.connections) as send:
-            return await open_loop(send, rate=rate, seconds=self._seconds, seed=seed)
+            return await open_loop(send, rate=rate, seconds=self.seconds, seed=seed)

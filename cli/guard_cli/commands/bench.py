@@ -22,6 +22,12 @@ BENCHMARKS = {
         "slot's own engine.",
         "build",
     ),
+    "attacks": LazyCommand(
+        "bench_attacks:attacks",
+        "A caller that would take all from another one, from another address and from the same "
+        "one: what the other one gets.",
+        "build",
+    ),
     "load": LazyCommand(
         "bench_load:load",
         "Calls at random moments to a running server, in plain text, and how each of them ended.",

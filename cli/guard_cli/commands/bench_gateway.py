@@ -26,7 +26,7 @@ from guard_control.triton_wheel import TritonMissing, wheel_directory
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 
-_RUN = RUN / "bench" / "gateway"
+BENCH_RUN = RUN / "bench" / "gateway"
 
 
 class Part(StrEnum):
@@ -50,14 +50,16 @@ def gateway(
     """The gateway before a null engine and beside a bare proxy, under overload, and before the
     slot's own engine."""
     out, err = Console(), Console(stderr=True)
-    _make_directory(_RUN)
+    make_directory(BENCH_RUN)
     directory, parts = slot_directory(slot), parts or list(Part)
 
     try:
         if Part.engine in parts:
             Manifest.load(directory)  # a slot that is not there is known before minutes are spent
         with err.status("starting") as status:
-            run = GatewayRun(_RUN, _triton, seconds=seconds, rounds=rounds, progress=status.update)
+            run = GatewayRun(
+                BENCH_RUN, triton, seconds=seconds, rounds=rounds, progress=status.update
+            )
             for part in parts:
                 match part:
                     case Part.speed:
@@ -81,12 +83,12 @@ def perf(
     json: Annotated[Path, typer.Option(help="Where the result goes.")],
 ) -> None:
     """Sweep the gateway and Triton with perf_analyzer (`make perf` gets it, and draws)."""
-    _make_directory(_RUN)
-    _make_directory(json.parent)
+    make_directory(BENCH_RUN)
+    make_directory(json.parent)
     report_file(json)
     try:
         with Console(stderr=True).status("starting") as status:
-            run = GatewayRun(_RUN, _triton, seconds=1, rounds=1, progress=status.update)
+            run = GatewayRun(BENCH_RUN, triton, seconds=1, rounds=1, progress=status.update)
             found = perf_analyzer.measure(run, PerfAnalyzer(analyzer, _libraries()))
     except (OSError, RuntimeError, TritonFailed, TritonMissing, PerfFailed) as error:
         fail(str(error))
@@ -102,11 +104,11 @@ def soak(
     """Calls with random deadlines and cancels on a gateway before a slot's CPU engine, and what is
     left of them: requests in flight and queued, the engine's blocks, memory."""
     directory = slot_directory(slot)
-    _make_directory(_RUN)
+    make_directory(BENCH_RUN)
     try:
         with Console(stderr=True).status("starting") as status:
             found = gateway_soak.soak(
-                *(_RUN, directory, _triton),
+                *(BENCH_RUN, directory, triton),
                 calls=calls,
                 in_flight=in_flight,
                 progress=status.update,
@@ -120,7 +122,7 @@ def soak(
         raise typer.Exit(1)
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -130,9 +132,9 @@ def _libraries() -> Path:
     return wheel_directory().parents[1] / "nvidia_pytriton.libs"
 
 
-def _triton(slot: Path) -> TritonProcess:
+def triton(slot: Path) -> TritonProcess:
     """It runs as long as its context."""
     grpc_port, metrics_port = free_ports(2)
     return TritonProcess(
-        slot, grpc_port=grpc_port, metrics_port=metrics_port, log=_RUN / "triton.log"
+        slot, grpc_port=grpc_port, metrics_port=metrics_port, log=BENCH_RUN / "triton.log"
     )
