@@ -158,6 +158,41 @@ async def test_bytes_that_are_no_message_are_refused(tiny_serve: TinyServe) -> N
         assert await client.judge("Q")
 
 
+@pytest.mark.parametrize(
+    ("method", "data", "field"),
+    [
+        ("Moderate", b"\x0a\x00" * 2**20, "request"),
+        ("BatchModerate", b"\x0a\x00" * 2**20, "request"),
+        (
+            "BatchModerate",
+            (b"\x0a\x80\x08" + b"\x0a\x00" * 512) * 2_000,
+            "items.conversation",
+        ),
+        ("Moderate", b"\xf8\x01\x00" * 700_000, "request"),
+    ],
+    ids=["messages", "items", "messages of items", "unknown fields"],
+)
+async def test_a_flood_of_fields_is_refused_before_it_is_decoded(
+    tiny_serve: TinyServe, method: str, data: bytes, field: str
+) -> None:
+    async with tiny_serve() as (client, engine):
+        with pytest.raises(grpc.aio.AioRpcError, match="more often") as caught:
+            await raw_unary(client, method, data)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert fields(rich_status(caught.value)) == [field]
+        assert not engine.drafts()
+
+
+async def test_the_largest_batch_is_decoded(tiny_serve: TinyServe) -> None:
+    turns = [*["Q", "A"] * 255, "Q"]
+    batch = moderation_pb2.BatchModerateRequest(items=[ask(*turns)] * 256)
+    async with tiny_serve(cache_mib=1) as (client, engine):
+        reply = await client.stub.BatchModerate(batch)
+        assert len(reply.items) == 256
+        assert {item.WhichOneof("outcome") for item in reply.items} == {"response"}
+        assert len(engine.drafts()) == 1
+
+
 async def test_a_flood_of_invalid_utf8_is_refused_as_a_whole(tiny_serve: TinyServe) -> None:
     async with tiny_serve() as (client, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

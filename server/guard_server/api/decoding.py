@@ -17,6 +17,7 @@ from guard_server.api import wire
 from guard_server.api.as_written import is_as_written
 
 M = TypeVar("M", bound=Message)
+_SMALL_BYTES = 4_096  # which hold 2,048 fields at most
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Receive
 
     def receive(data: bytes) -> Received[M]:
         try:
+            if len(data) > _SMALL_BYTES:
+                wire.check_number(kind, data)
             message = kind.FromString(data)
+        except wire.TooManyFields as error:
+            return _unreadable("is there more often than in any request.", str(error))
         except DecodeError:
             return _look_closer(kind, data)
         if is_as_written(message, data) or not strict:
@@ -86,5 +91,5 @@ def _look_closer(kind: type[M], data: bytes) -> Received[M]:
     return Received(message, tuple(faults), len(data))
 
 
-def _unreadable(description: str) -> Received[M]:
-    return Received(None, (Violation("request", description),))
+def _unreadable(description: str, field: str = "request") -> Received[M]:
+    return Received(None, (Violation(field, description),))

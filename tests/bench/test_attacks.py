@@ -1,0 +1,32 @@
+"""`guard bench attacks`: that each attack runs and what it leaves is reported, not how fast."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import guard
+
+# docs/gateway.md: a worker, its cache, what requests hold.
+MOST_MIB = 110 + 64 + 336
+
+
+@pytest.mark.slow
+def test_a_victim_beside_an_attacker_gets_verdicts_and_memory_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    options = ["--seconds", "0.5", "--rounds", "1", "--json", str(path)]
+    done = guard("bench", "attacks", "unfinished requests", *options)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(path.read_text())
+    assert [one["source"] for one in outcomes] == ["another address", "the same address"]
+    for one in outcomes:
+        for victim in (one["quiet"], one["attacked"]):
+            assert set(victim["statuses"]) == {"OK"}
+            assert 0 < victim["resident_mib"] < MOST_MIB
+        assert one["attackers_statuses"]["RESOURCE_EXHAUSTED"] > 0
+
+
+def test_an_attack_that_there_is_not_is_named() -> None:
+    done = guard("bench", "attacks", "kindness")
+    assert done.returncode == 1
+    assert "kindness" in done.stderr
