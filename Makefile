@@ -159,7 +159,7 @@ chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (two minutes)
 	@$(BIN)/python -m guard_bench.chaos.run --short
 
 bench-attacks: $(VENV)/.serve ## What a caller can take from another one, attack by attack (half an hour)
-	@$(BIN)/guard bench attacks --json docs/measurements/attacks.json
+	@$(BIN)/guard bench attacks --json .run/attacks.json
 
 soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
 	@$(BIN)/python -m guard_bench.scenarios.engine_soak

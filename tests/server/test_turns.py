@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_core.errors import RequestInvalid, Violation
-from guard_server.pipeline.turns import LoopTurns, TextTurns
+from guard_server.pipeline.turns import LoopTurns, RefusalTurns, TextTurns
 from guard_server.routing.caller import Caller, Identity
 from qwen3guard.v1 import moderation_pb2
 from tests.server.conftest import TinyServe
@@ -85,6 +85,42 @@ def test_every_turn_comes_but_for_those_that_are_given_up(steps: list[str]) -> N
         await asyncio.gather(*tasks)
 
     asyncio.run(asyncio.wait_for(run(), 10))
+
+
+async def test_refusals_of_one_caller_are_paced_while_another_is_there() -> None:
+    refusals, begun = RefusalTurns(), time.monotonic()
+    for _ in range(300):
+        refusals.arrived(MANY)
+        await refusals.take(MANY)
+    assert time.monotonic() - begun < 0.5  # alone: at once
+    refusals = RefusalTurns()
+    refusals.arrived(ONE)
+    refusals.arrived(MANY)
+    begun = time.monotonic()
+    many = [asyncio.create_task(refusals.take(MANY)) for _ in range(31)]
+    await refusals.take(ONE)
+    assert time.monotonic() - begun < 0.1
+    await asyncio.gather(*many)
+    assert time.monotonic() - begun > 0.29
+
+
+async def test_no_refusal_waits_for_long() -> None:
+    refusals = RefusalTurns()
+    for caller in (ONE, MANY):
+        refusals.arrived(caller)
+    begun = time.monotonic()
+    await asyncio.gather(*[refusals.take(MANY) for _ in range(2_000)])
+    assert time.monotonic() - begun < 4
+
+
+async def test_refusals_of_a_connection_are_paced_beside_another_of_its_caller() -> None:
+    refusals = RefusalTurns()
+    connections = [Caller(MANY.identity, str(number)) for number in range(2)]
+    for caller in connections:
+        refusals.arrived(caller)
+    begun = time.monotonic()
+    await asyncio.gather(*[refusals.take(connections[0]) for _ in range(21)])
+    assert time.monotonic() - begun > 0.19
 
 
 async def test_long_texts_take_turns_off_the_event_loop() -> None:

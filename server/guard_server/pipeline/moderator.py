@@ -12,7 +12,7 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.request import Call, ModerationRequest
 from guard_server.pipeline.result import Moderation, Stage
 from guard_server.pipeline.shadow import Shadow
-from guard_server.pipeline.turns import LoopTurns
+from guard_server.pipeline.turns import LoopTurns, RefusalTurns
 from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
@@ -42,6 +42,7 @@ class Moderator:
         self._isolate_callers = isolate_callers
         self._timeout_s = request_timeout_s
         self._turns = LoopTurns()
+        self._refusals = RefusalTurns()
 
     async def moderate(
         self, method: str, read: Callable[[], ModerationRequest], caller: Caller
@@ -52,6 +53,7 @@ class Moderator:
         engine for others.
         """
         call = Call(method, caller)
+        self._refusals.arrived(caller)
         try:
             moderation = await self._within_time(call, read)
         except asyncio.CancelledError:
@@ -60,6 +62,8 @@ class Moderator:
         except Exception as error:
             known = known_error(error)
             self._failed(call, known)
+            if caller.queue_lock is None:  # of a batch or stream, one call brought all items
+                await self._refusals.take(caller)
             raise known from None
         for observer in self._observers:
             observer.answered(call, moderation)

@@ -7,8 +7,10 @@ limiter sees it, also if it is refused then, is a turn of its caller's.
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from guard_server.routing.caller import Caller
@@ -23,6 +25,10 @@ _WIDEST = 16
 _LONG_TEXT = 1024
 _MOST_THREADS = 4
 _MOST_QUEUED = 1024  # texts, for each thread
+_REFUSAL_S = 0.01  # between two refusals of a caller
+_LONGEST_REFUSAL_S = 2.5  # that one waits
+_THERE_S = 1.0  # since its last call
+_MOST_SEEN = 1024  # callers
 
 T = TypeVar("T")
 
@@ -98,3 +104,54 @@ class TextTurns:
         # A caller that gives up does not end its work, which keeps its turn.
         working.add_done_callback(lambda _: permit.release(answered=True))
         return await asyncio.shield(working)
+
+
+class RefusalTurns:
+    """Paces the refusals that one caller gets while another one is there, and so by connection.
+
+    gRPC in Python takes one call at a time from all connections together, some 1,000 a second: what
+    a caller sends again as soon as it is refused stands before the next calls of all others.
+    """
+
+    def __init__(self) -> None:
+        self._identities = _Pace()
+        self._connections = _Pace()
+
+    def arrived(self, caller: Caller) -> None:
+        """Notes that this caller is there."""
+        now = time.monotonic()
+        self._identities.arrived(caller.identity, now)
+        self._connections.arrived(caller.connection, now)
+
+    async def take(self, caller: Caller) -> None:
+        """Waits until one more of this caller's calls may be refused."""
+        now = time.monotonic()
+        delay = max(
+            self._identities.delay(caller.identity, now),
+            self._connections.delay(caller.connection, now),
+        )
+        if delay:
+            await asyncio.sleep(delay)
+
+
+class _Pace:
+    """One event of a kind after the other, while another kind is there."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[Hashable, float] = OrderedDict()  # the last one's time at the end
+        self._next: dict[Hashable, float] = {}
+
+    def arrived(self, kind: Hashable, now: float) -> None:
+        self._seen[kind] = now
+        self._seen.move_to_end(kind)
+        if len(self._seen) > _MOST_SEEN:
+            forgotten, _ = self._seen.popitem(last=False)
+            self._next.pop(forgotten, None)
+
+    def delay(self, kind: Hashable, now: float) -> float:
+        """How long one more of this kind has to wait, in seconds."""
+        turn = max(now, self._next.get(kind, now))
+        self._next[kind] = min(turn + _REFUSAL_S, now + _LONGEST_REFUSAL_S)
+        last = islice(reversed(self._seen.items()), 2)
+        others = any(now - seen < _THERE_S for name, seen in last if name != kind)
+        return turn - now if others else 0.0
