@@ -113,7 +113,7 @@ async def attack(name: str, target: str, source: str, connections: int) -> Count
     requests, statuses = kind.requests(), Counter[str]()
     most = None
     if not kind.finished:
-        most = kind.in_flight // connections * _UNFINISHED_BYTES - 4_096
+        most = kind.in_flight // connections * _UNFINISHED_BYTES * 9 // 10
     async with AsyncExitStack() as stack:
         elsewhere = await stack.enter_async_context(relayed(target, source, most))
         channels = [

@@ -19,7 +19,7 @@ from guard_server.routing.limiter import ConcurrencyLimiter
 
 # In one iteration of the event loop requests begin for so long, by processor time, and so many at
 # most. One takes 0.1 to 1 ms.
-_ROUND_S = 0.002
+_ROUND_S = 0.001
 _WIDEST = 16
 # Of all contents. On the event loop so many take 0.3 to 0.9 ms; to another thread and back 0.1 ms.
 _LONG_TEXT = 1024
