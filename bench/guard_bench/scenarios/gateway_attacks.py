@@ -32,7 +32,7 @@ SOURCES = {"another address": ("127.0.0.2", 256), "the same address": ("127.0.0.
 """Where an attack comes from, and over how many connections at most. The victim: 127.0.0.1."""
 CAPACITY = 300.0  # of the null engine, verdicts a second
 _MAX_IN_FLIGHT = 8
-_BEGUN_S = 1.0  # until an attack is under way
+_BEGUN_S = 2.0  # until an attack is under way
 _CHECK_EACH_S = 0.05
 _CALL_S = 10.0  # the victim's deadline
 
