@@ -65,7 +65,8 @@ INSIDE = {
         "routing": set(),
         "pipeline": {"routing"},
         "telemetry": {"pipeline", "routing", "status_codes", "tls"},
-        "api": {"pipeline", "routing", "drain", "status_codes"},
+        "identity": {"routing"},
+        "api": {"pipeline", "routing", "drain", "status_codes", "identity"},
         "receiving": {"api", "routing"},
         "app": {
             *("api", "pipeline", "routing", "telemetry", "tls"),

@@ -40,8 +40,8 @@ _MAX_CONNECTIONS = 1024  # of a worker
 _MAX_METADATA_BYTES = 16 * 2**10
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Of a connection. With 256, calls of a client with so many in flight ended as UNAVAILABLE: streams
-    # that end count for a while.
+    # Of a connection. With 256, calls of a client with so many in flight ended as UNAVAILABLE: what
+    # has ended counts for a while.
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
     # Room for large tokens of callers and meshes. By default 8 KiB are promised, and what is larger

@@ -8,7 +8,7 @@ import grpc
 import pytest
 import trustme
 
-from guard_server.api.identity import address_identity, identity_of
+from guard_server.identity import address_identity, identity_of
 from guard_server.routing.caller import Identity
 
 

@@ -2,7 +2,6 @@
 
 import json as jsonlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +11,8 @@ from guard_bench.attacks_table import show_attacks
 from guard_bench.loadgen.attack import ATTACKS
 from guard_bench.scenarios import gateway_attacks
 from guard_bench.scenarios.gateway_run import GatewayRun
-from guard_cli.commands.bench_gateway import BENCH_RUN, triton
-from guard_cli.options import fail
+from guard_cli.commands.bench_gateway import BENCH_RUN, make_directory, triton
+from guard_cli.options import JsonOption, fail, writing
 from guard_control.triton_process import TritonFailed
 
 
@@ -23,13 +22,13 @@ def attacks(
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=0.1)] = 5,
     rounds: Annotated[int, typer.Option(help="Measurements of each point.", min=1)] = 3,
-    json: Annotated[Path | None, typer.Option(help="Write the outcomes to this file, too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """A caller that would take all from another one, from another address and from the same one:
     what the other one gets."""
     if unknown := set(names or ()) - set(ATTACKS):
         fail(f"There is no attack {', '.join(sorted(unknown))}; there are: {'; '.join(ATTACKS)}.")
-    BENCH_RUN.mkdir(parents=True, exist_ok=True)
+    make_directory(BENCH_RUN)
     try:
         with Console(stderr=True).status("starting") as status:
             run = GatewayRun(
@@ -40,4 +39,5 @@ def attacks(
         fail(str(error))
     show_attacks(outcomes, seconds, Console())
     if json is not None:
-        json.write_text(jsonlib.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
+        with writing(json):
+            json.write_text(jsonlib.dumps([asdict(one) for one in outcomes], indent=2) + "\n")

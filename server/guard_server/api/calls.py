@@ -11,8 +11,8 @@ from grpc_status import rpc_status
 
 from guard_core.errors import known_error
 from guard_server.api import status
-from guard_server.api.identity import identity_of
 from guard_server.drain import Drain
+from guard_server.identity import identity_of
 from guard_server.routing.caller import Caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
