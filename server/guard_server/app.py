@@ -154,10 +154,12 @@ async def serving(settings: Settings, tuning: Tuning | None = None) -> AsyncIter
     gateway = build(settings, tuning or Tuning())
     with _metrics_exported(gateway):
         async with gateway.router:
-            await gateway.server.start()
             tasks = _start_background(gateway)
             last_answers_s = 0.0
             try:
+                if settings.supervisor is not None:  # its callers are connected by now, and wait
+                    await gateway.router.until_serving(gateway.tuning.first_slot_s)
+                await gateway.server.start()
                 yield gateway
                 last_answers_s = await _drained(gateway)
             finally:

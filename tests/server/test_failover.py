@@ -1,6 +1,7 @@
 """A slot that fails while another has weight: asked there again, taken out, back by itself."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 from guard_core.verdict.grammar import Verdict, write
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Category, Severity
+from guard_server.app import serving
+from guard_server.settings import Settings
 from qwen3guard.v1 import types_pb2
-from tests.support.gateway import ask
-from tests.support.stand_ins.fake_engine import Answer, Asked, until, writes
+from tests.support.gateway import AT_ONCE, ask, connect
+from tests.support.ports import free_port
+from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until, writes
 from tests.support.two_slots import slots_of, two_slots
 
 Agree = Callable[[Asked], Answer]
@@ -136,3 +140,36 @@ async def test_a_named_slot_is_not_exchanged_for_another(
             await two.client.judge("Q", slot="blue")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         two.blue.answer = agree
+
+
+async def test_callers_of_a_worker_that_takes_over_wait_for_its_slot(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """They were turned away as UNAVAILABLE, because it answered before its slot was ready."""
+    port = free_port()
+    supervisor, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    async with fake_engine(agree) as engine, asyncio.TaskGroup() as group:
+        engine.hold = asyncio.Event()
+        settings = Settings(
+            slot=write_tiny_slot(tmp_path),
+            triton=f"127.0.0.1:{engine.port}",
+            port=port,
+            supervisor=worker.detach(),
+        )
+        stop = asyncio.Event()
+
+        async def serve() -> None:
+            async with serving(settings, AT_ONCE):
+                await stop.wait()
+
+        group.create_task(serve())
+        await until(lambda: bool(engine.asked))  # the slot's first probe
+        async with connect(port) as client:
+            waiting = asyncio.create_task(client.judge("How do plants grow?"))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            assert supervisor.recv(1)  # a heartbeat: it is not taken for dead meanwhile
+            engine.hold.set()
+            assert (await waiting).verdict.severity == types_pb2.SEVERITY_SAFE
+        stop.set()
+    supervisor.close()

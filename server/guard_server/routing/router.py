@@ -7,6 +7,7 @@ request ends on the slot where it began: a slot that is removed is closed after 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import random
@@ -60,6 +61,7 @@ class Router:
             probe_s=probe_s,
         )
         self._changed = changed
+        self._served = asyncio.Event()  # a slot was ready once
         self._traffic = traffic
         self._share = (0, 1)  # this process's rank, and how many share the engines
         self._first = {
@@ -100,6 +102,12 @@ class Router:
     def serving(self) -> bool:
         """Whether a request would find an endpoint."""
         return any(endpoint.ready and endpoint.entry.weight for endpoint in self.endpoints.values())
+
+    async def until_serving(self, longest_s: float) -> None:
+        """Waits for the first ready slot, but not longer than that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._served.wait()
 
     def choose(self, name: str, key: str) -> Endpoint:
         """The endpoint of that name if one is given, else by `key`, else by weight.
@@ -196,6 +204,8 @@ class Router:
 
     def _notify(self) -> None:
         self._changed(self.serving)
+        if self.serving:
+            self._served.set()
 
 
 def _drawn(endpoints: Iterable[Endpoint], key: str) -> Endpoint | None:
