@@ -23,6 +23,7 @@ from guard_server.routing.shares import Shares
 _MOST_BYTES = 256 * 2**20
 _MOST_STREAMS = 256  # of requests; each holds the one that it receives, and 2 MiB in flight
 _MOST_BY_GRPC = 32
+_SMALL_BYTES = 4_096  # and less are not counted, as the call itself is not: 5 us
 _SOON_S = 0.1
 
 Task = asyncio.Task[Any]
@@ -137,9 +138,7 @@ def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
     if method.request_streaming:
         serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
         return grpc.stream_stream_rpc_method_handler(serve, read, write), None
-    serve = _counted(
-        method.unary_stream or method.unary_unary, receiving.bytes, lambda received: received.size
-    )
+    serve = _counted(method.unary_stream or method.unary_unary, receiving.bytes, _counted_size)
     if method.response_streaming:
 
         async def stream_by_grpc(received: Any, context: Context) -> AsyncIterator[Any]:
@@ -171,7 +170,7 @@ def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
 
 
 def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
-    """The same behaviour, for which so much is counted while it runs."""
+    """The same behaviour, for which so much is counted while it runs, unless that is nothing."""
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
@@ -183,7 +182,10 @@ def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
             shares.give_back(caller, size)
 
     async def coroutine(request: Any, context: Context) -> Any:
-        caller, size = caller_of(context), size_of(request)
+        size = size_of(request)
+        if not size:
+            return await serve(request, context)
+        caller = caller_of(context)
         await _take(shares, caller, size, context)
         try:
             return await serve(request, context)
@@ -191,6 +193,10 @@ def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
             shares.give_back(caller, size)
 
     return generator if isasyncgenfunction(serve) else coroutine
+
+
+def _counted_size(received: Any) -> int:
+    return int(received.size) if received.size > _SMALL_BYTES else 0
 
 
 async def _take(shares: Shares, caller: Caller, size: int, context: Context) -> None:

@@ -7,10 +7,8 @@ limiter sees it, also if it is refused then, is a turn of its caller's.
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 from guard_server.routing.caller import Caller
@@ -28,7 +26,7 @@ _MOST_QUEUED = 1024  # texts, for each thread
 _REFUSAL_S = 0.01  # between two refusals of a caller
 _LONGEST_REFUSAL_S = 2.5  # that one waits
 _THERE_S = 1.0  # since its last call
-_MOST_SEEN = 1024  # callers
+_MOST_KINDS = 1024  # callers, or connections, of which those that wait are kept
 
 T = TypeVar("T")
 
@@ -138,20 +136,22 @@ class _Pace:
     """One event of a kind after the other, while another kind is there."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[Hashable, float] = OrderedDict()  # the last one's time at the end
+        # The last two kinds that came, and when.
+        self._last: Hashable = None
+        self._last_seen = -_THERE_S
+        self._other_seen = -_THERE_S
         self._next: dict[Hashable, float] = {}
 
     def arrived(self, kind: Hashable, now: float) -> None:
-        self._seen[kind] = now
-        self._seen.move_to_end(kind)
-        if len(self._seen) > _MOST_SEEN:
-            forgotten, _ = self._seen.popitem(last=False)
-            self._next.pop(forgotten, None)
+        if kind != self._last:
+            self._last, self._other_seen = kind, self._last_seen
+        self._last_seen = now
 
     def delay(self, kind: Hashable, now: float) -> float:
         """How long one more of this kind has to wait, in seconds."""
         turn = max(now, self._next.get(kind, now))
+        if len(self._next) >= _MOST_KINDS:
+            self._next = {name: until for name, until in self._next.items() if until > now}
         self._next[kind] = min(turn + _REFUSAL_S, now + _LONGEST_REFUSAL_S)
-        last = islice(reversed(self._seen.items()), 2)
-        others = any(now - seen < _THERE_S for name, seen in last if name != kind)
-        return turn - now if others else 0.0
+        seen = self._other_seen if kind == self._last else self._last_seen
+        return turn - now if now - seen < _THERE_S else 0.0
