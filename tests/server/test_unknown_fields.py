@@ -219,6 +219,53 @@ def test_different_map_keys_are_all_read() -> None:
     assert set(received.readable().parameters) == {"a", "b", "c"}
 
 
+def delimited(number: int, *parts: bytes) -> bytes:
+    """A field whose value is shorter than 128 bytes."""
+    whole = b"".join(parts)
+    return bytes([number << 3 | DELIMITED, len(whole)]) + whole
+
+
+@pytest.mark.parametrize("role", [2**31, 2**32 - 2**31 + 2**10], ids=["lowest", "low"])
+@pytest.mark.parametrize("messages", [2, 4, 7])
+async def test_a_text_that_another_ones_size_makes_up_for_is_not_left_out(
+    tiny_gateway: Client, messages: int, role: int
+) -> None:
+    """protobuf writes a negative number of five bytes as ten: sizes alone hid a second content.
+
+    Five bytes more for each of the first item's messages, as many as the second item loses.
+    """
+    varint = bytes([role & 127 | 128, role >> 7 & 127 | 128, role >> 14 & 127 | 128])
+    varint += bytes([role >> 21 & 127 | 128, role >> 28])
+    invalid = delimited(1, b"\x08" + varint + delimited(2, b"a"))
+    lost = delimited(2, b"b" * (5 * messages - 2))
+    twice = delimited(1, b"\x08\x02", lost, delimited(2, b"plants"))
+    data = delimited(1, invalid * messages) + delimited(1, twice)
+    read = pb.BatchModerateRequest.FromString(data)
+    assert read.ByteSize() == len(data)
+    assert read.items[1].conversation[0].content == "plants"
+    channel: Any = tiny_gateway.channel
+    reply = await channel.unary_unary(f"{MODERATION}/BatchModerate")(data)
+    items = pb.BatchModerateResponse.FromString(reply).items
+    assert [item.WhichOneof("outcome") for item in items] == ["error", "error"]
+    assert fields(items[1].error) == ["conversation[0].content"]
+
+
+def test_what_a_list_of_numbers_gains_makes_up_for_nothing() -> None:
+    """A shape of one number that is not packed is a byte shorter, and so may lengths be."""
+    for fault in (b"\x1a\x00\x1a\x01x", b"\x12\x00\x12\x011"):  # `id` and `model_version` twice
+        found = set()
+        for size in range(100, 120):
+            contents = delimited(5, delimited(8, b"p" * size))
+            tensor = delimited(1, b"text") + delimited(2, b"BYTES") + b"\x18\x01" + contents
+            head = bytes([5 << 3 | DELIMITED, len(tensor)])
+            if len(tensor) > 127:
+                head = bytes([5 << 3 | DELIMITED, len(tensor) & 127 | 128, len(tensor) >> 7])
+            data = delimited(1, b"m") + fault + head + tensor
+            assert service_pb2.ModelInferRequest.FromString(data).inputs[0].shape == [1]
+            found.add(bool(receiver(service_pb2.ModelInferRequest)(data).faults))
+        assert found == {True}
+
+
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), changes=st.integers(0, 4))
 @settings(max_examples=300, deadline=None)
 def test_a_request_without_faults_is_as_it_was_written(kind: Any, seed: int, changes: int) -> None:

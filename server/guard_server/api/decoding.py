@@ -14,7 +14,6 @@ from google.protobuf.message import DecodeError, Message
 
 from guard_core.errors import RequestInvalid, Violation
 from guard_server.api import wire
-from guard_server.api.as_written import is_as_written
 
 M = TypeVar("M", bound=Message)
 _SMALL_BYTES = 4_096  # which hold 2,048 fields at most
@@ -69,7 +68,7 @@ def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Receive
             return _unreadable("is there more often than in any request.", str(error))
         except DecodeError:
             return _look_closer(kind, data)
-        if is_as_written(message, data) or not strict:
+        if wire.is_as_written(message, data) or not strict:
             return Received(message, size=len(data))
         return _look_closer(kind, data)
 

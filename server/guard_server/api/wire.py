@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from guard_core.errors import Violation
-from guard_server.api.as_written import is_as_written, is_map
 
 UNKNOWN = "is a field that this server does not know. Upgrade the server, or leave the field out."
 REPEATED = "is in the message more than once."
@@ -47,6 +46,17 @@ _TYPES_WITH_SIZES = {
 
 class TooManyFields(Exception):
     """More than MAX_FIELDS fields would have to be looked at."""
+
+
+def is_as_written(message: Message, data: bytes) -> bool:
+    """Whether a message that was parsed from `data` holds all that they say; unknown fields go.
+
+    The quick answer, for nearly all messages: 1.1 us for a prompt. It may be False of one that lacks
+    nothing, as where fields are in another order: `faults` looks closer. Sizes alone don't do: a
+    negative enum of five bytes is written as ten, and so makes up for what another field lost.
+    """
+    message.DiscardUnknownFields()
+    return message.SerializeToString() == data
 
 
 def faults(kind: type[Message], data: bytes) -> tuple[list[Violation], bytes]:
@@ -123,7 +133,7 @@ def _field(field: FieldDescriptor) -> _Field:
         field.is_repeated,
         field.type == FieldDescriptor.TYPE_STRING,
         field.message_type,
-        is_map(field),
+        bool(field.message_type and field.message_type.GetOptions().map_entry),
         any(one.is_repeated or one.message_type for one in _fields_of(field.message_type)),
         field.containing_oneof.name if field.containing_oneof else field.name,
     )
