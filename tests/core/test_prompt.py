@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from guard_core.conversation import Message, Role
 from guard_core.errors import RequestInvalid, SlotInvalid
@@ -143,6 +144,19 @@ def test_a_broken_template_or_tokenizer_is_refused() -> None:
 
 
 @pytest.mark.reference
+def test_a_tokenizer_that_would_cut_text_off_or_fill_it_up_does_neither(
+    tiny_prompt: Prompt,
+) -> None:
+    template, tokenizer = tiny_files()
+    tokens = Tokenizer.from_str(tokenizer)
+    tokens.enable_truncation(max_length=16)
+    tokens.enable_padding(length=4096)
+    cutting = Prompt(template, tokens.to_str())
+    for content in ("How?", "plants and trees " * 40):
+        messages = [Message(Role.USER, content)]
+        assert cutting.ids(messages) == tiny_prompt.ids(messages)
+
+
 def test_a_special_token_in_output_is_not_read_as_nothing() -> None:
     prompt = real_prompt()
     ids = prompt.encode("Safety: Safe\nCategories: None")

@@ -32,6 +32,9 @@ _MOST_BY_PYTHON = 512  # characters, which take 0.3 ms at worst
 _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
 _ADVICE = "Use a guard's own template and tokenizer."
 
+# Of a tokenizer.json: no special token in content, and no text cut off or filled up.
+_WHOLE_TEXT = {"added_tokens": [], "truncation": None, "padding": None}
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:
@@ -75,7 +78,7 @@ class Prompt:
             description = json.loads(tokenizer)
             added = description.pop("added_tokens", [])
             self._template = environment.from_string(template)
-            self._tokenizer = Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
+            self._tokenizer = Tokenizer.from_str(json.dumps({**description, **_WHOLE_TEXT}))
         except Exception as error:  # jinja2's own errors; tokenizers raises bare Exception
             raise SlotInvalid(
                 f"The template or tokenizer can't be read: {error}. {_ADVICE}"
