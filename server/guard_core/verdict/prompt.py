@@ -33,7 +33,7 @@ _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
 _ADVICE = "Use a guard's own template and tokenizer."
 
 # Of a tokenizer.json: no special token in content, and no text cut off or filled up.
-_WHOLE_TEXT = {"added_tokens": [], "truncation": None, "padding": None}
+_WHOLE_TEXT: dict[str, Any] = {"added_tokens": [], "truncation": None, "padding": None}
 
 
 @dataclass(frozen=True, slots=True)

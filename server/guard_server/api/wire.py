@@ -51,9 +51,9 @@ class TooManyFields(Exception):
 def is_as_written(message: Message, data: bytes) -> bool:
     """Whether a message that was parsed from `data` holds all that they say; unknown fields go.
 
-    The quick answer, for nearly all messages: 1.1 us for a prompt. It may be False of one that lacks
-    nothing, as where fields are in another order: `faults` looks closer. Sizes alone don't do: a
-    negative enum of five bytes is written as ten, and so makes up for what another field lost.
+    The quick answer, for nearly all messages: 1.1 us for a prompt. It may be False of one that
+    lacks nothing, as where fields are in another order: `faults` looks closer. Sizes alone don't
+    do: a negative enum of five bytes is written as ten, and makes up for what another field lost.
     """
     message.DiscardUnknownFields()
     return message.SerializeToString() == data
