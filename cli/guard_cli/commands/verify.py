@@ -173,8 +173,8 @@ def compare_slots(
         running(err, reference, "reference") as theirs_at,
         bars(err) as progress,
     ):
-        slots = candidate.asked_at(ours_at), reference.asked_at(theirs_at)
-        return asyncio.run(_compare(examples, *slots, in_flight, progress))
+        sides = (candidate, ours_at), (reference, theirs_at)
+        return asyncio.run(_compare(examples, *sides, in_flight, progress))
 
 
 @contextlib.contextmanager
@@ -196,12 +196,14 @@ def running(err: Console, side: Side, role: str) -> Iterator[str]:
 
 async def _compare(
     examples: Sequence[Example],
-    ours: Slot,
-    theirs: Slot,
+    ours: tuple[Side, str],
+    theirs: tuple[Side, str],
     in_flight: int,
     progress: Progress,
 ) -> AgreementReport:
-    async with ours as candidate, theirs as reference:
+    # Their connections belong to the event loop that they are made in.
+    slots = [side.asked_at(address) for side, address in (ours, theirs)]
+    async with slots[0] as candidate, slots[1] as reference:
         return await compare(
             examples,
             slot_judge(candidate),
