@@ -18,7 +18,8 @@ from guard_build.tensorrt_llm.commands import Command
 
 _RECORD = "stage.json"
 _LOG_TAIL_LINES = 15
-_WARNINGS = 5  # of the lines before the tail: ModelOpt names a cause only in a warning
+# Of the lines before the tail: ModelOpt names a cause only in a warning, on its second line.
+_WARNING_LINES, _LONGEST_WARNING = 12, 4
 _FULL_BYTES = 1 << 28  # if a command fails with less free space, the full disk is the cause
 
 
@@ -117,14 +118,22 @@ class Workspace(StagePaths):
 def _end_of(log: Path) -> str:
     """The last lines of a log, and the last warnings before them."""
     tail: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
-    warnings: deque[str] = deque(maxlen=_WARNINGS)
+    warnings: deque[str] = deque(maxlen=_WARNING_LINES)
+    more = 0  # lines that the newest warning may still have
     with log.open(errors="replace") as lines:
         for line in lines:
-            if len(tail) == _LOG_TAIL_LINES and "warning" in tail[0].lower():
-                warnings.append(tail[0])
+            if len(tail) == _LOG_TAIL_LINES:
+                earlier = tail[0]
+                # Python ends a warning with an indented line of the code that gave it.
+                is_text = not earlier.startswith("  ")
+                more = _LONGEST_WARNING if "warning" in earlier.lower() else more - 1
+                if is_text and more > 0:
+                    warnings.append(earlier)
+                elif not is_text:
+                    more = 0
             tail.append(line)
-    earlier = f"Warnings in {log}:\n{''.join(warnings)}" if warnings else ""
-    return f"{earlier}The end of {log}:\n{''.join(tail)}".rstrip()
+    found = f"Warnings in {log}:\n{''.join(warnings)}" if warnings else ""
+    return f"{found}The end of {log}:\n{''.join(tail)}".rstrip()
 
 
 def _key(inputs: Mapping[str, object]) -> str:

@@ -28,7 +28,7 @@ from tests.support.slots import TINY
 MACHINE = Machine("1.2.1", "10.14.1.48", Gpu(name="NVIDIA H100", compute_capability="9.0"))
 
 _COMMON = """#!{python}
-import argparse, json, pathlib, sys
+import argparse, json, pathlib, sys, warnings
 from importlib.metadata import version
 version("tensorrt_llm")  # as the import of the package: another Python does not have it
 here = pathlib.Path({directory!r})
@@ -52,7 +52,7 @@ def finish(directory, config):
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config))
     if tool in faults.get("fail", []):
-        print("UserWarning: the true cause")
+        warnings.warn("Trying the manual approach: \\nthe true cause")
         print("a line\\n" * 20, flush=True)
         (out / "rank0.engine").write_bytes(b"half")
         sys.exit("it broke in the middle")
