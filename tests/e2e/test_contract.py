@@ -50,6 +50,10 @@ FAULTS = (
     (Fault(ask=faults.ignores_drafts), "prompt: a draft that is wrong at token 1"),
     (Fault(reply=faults.agrees_to_every_draft), "prompt: a draft that is wrong at token 3"),
     (Fault(reply=faults.agrees_to_every_draft), "prompt: a draft that is wrong at token 7"),
+    (
+        Fault(reply=faults.agrees_to_a_wrong_fifth_token),
+        "prompt: a draft that is wrong at token 5",
+    ),
     (Fault(reply=faults.counts_nothing_accepted), "prompt: the accepted tokens of a right draft"),
     (
         Fault(reply=faults.counts_everything_accepted),
@@ -76,6 +80,10 @@ FAULTS = (
     (Fault(reply=faults.fails_all_together), "the request beside one that fails"),
     (Fault(reply=faults.loses_an_answer), "requests in flight together get their own answers"),
     (Fault(reply=faults.mixes_answers_up), "requests in flight together get their own answers"),
+    (
+        Fault(reply=faults.verifies_one_draft_at_a_time),
+        "drafts in flight together get their own answers",
+    ),
     (Fault(reply=faults.loses_the_stopped_request), "a request and its stop"),
     (Fault(reply=faults.ignores_a_stop), "a request and its stop"),
     (Fault(reply=faults.writes_garbage_at_a_stop), "a request and its stop"),

@@ -99,7 +99,7 @@ async def test_refusals_of_one_caller_are_paced_while_another_is_there() -> None
     begun = time.monotonic()
     many = [asyncio.create_task(refusals.take(MANY)) for _ in range(31)]
     await refusals.take(ONE)
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 0.25  # behind all of them: 0.31
     await asyncio.gather(*many)
     assert time.monotonic() - begun > 0.29
 
@@ -110,7 +110,7 @@ async def test_no_refusal_waits_for_long() -> None:
         refusals.arrived(caller)
     begun = time.monotonic()
     await asyncio.gather(*[refusals.take(MANY) for _ in range(2_000)])
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 12  # one by one they would take 20
 
 
 async def test_refusals_of_a_connection_are_paced_beside_another_of_its_caller() -> None:

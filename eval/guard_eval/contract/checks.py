@@ -14,7 +14,7 @@ from guard_eval.contract.asking import RawEngine
 from guard_eval.contract.boundaries import boundaries
 from guard_eval.contract.drafts import continuations, counts, drafts, plain
 from guard_eval.contract.finding import Finding
-from guard_eval.contract.in_flight import stopping, together
+from guard_eval.contract.in_flight import drafts_together, stopping, together
 from guard_eval.contract.logits import scores
 from guard_eval.contract.subject import Subject
 
@@ -50,6 +50,7 @@ def _common(subject: Subject, *, logits: bool) -> Iterator[Finding]:
     yield from continuations(subject)
     yield from boundaries(subject)
     yield from together(subject)
+    yield from drafts_together(subject)
     yield from stopping(subject)
     if logits:
         yield from scores(subject)

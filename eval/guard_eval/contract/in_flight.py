@@ -22,6 +22,25 @@ def together(subject: Subject) -> Iterator[Finding]:
     yield equal("requests in flight together get their own answers", found, wanted)
 
 
+def drafts_together(subject: Subject) -> Iterator[Finding]:
+    """The gateway's usual traffic: wrong drafts, and right ones for the rest of an answer."""
+    written, end = subject.written, subject.end
+    if len(written) + 1 > subject.limits.max_draft_tokens:
+        return
+    asked, wanted = [], []
+    for number in range(_TOGETHER):
+        at = number % len(written)
+        if number % 2:
+            prompt, draft = [*subject.prompt, *written[:at]], [*written[at:], end]
+            wanted.append(written[at:])
+        else:
+            prompt, draft = subject.prompt, subject.wrong_at(at)
+            wanted.append(written[: at + 1])
+        asked.append(Generation(prompt, end, len(draft) + 1, draft))
+    found = [answer.ids for answer in subject.engine.ask_together(asked)]
+    yield equal("drafts in flight together get their own answers", found, wanted)
+
+
 def stopping(subject: Subject) -> Iterator[Finding]:
     """The gateway stops what its caller no longer waits for."""
     most = subject.limits.max_output_tokens

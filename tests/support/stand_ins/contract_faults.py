@@ -105,6 +105,11 @@ def agrees_to_every_draft(exchange: Exchange) -> None:
         exchange.answer(exchange.draft[:-1])
 
 
+def agrees_to_a_wrong_fifth_token(exchange: Exchange) -> None:
+    if exchange.ids and len(exchange.ids) == 5 and exchange.draft[:5] != exchange.ids:
+        exchange.answer(exchange.draft[:5])
+
+
 def ignores_drafts(tensors: Tensors) -> None:
     if "draft_input_ids" in tensors:
         tensors.remove("draft_input_ids")
@@ -201,6 +206,12 @@ def mixes_answers_up(exchange: Exchange) -> None:
     others = [one for one in exchange.beside if one.id != exchange.request.id]
     if exchange.ids and others and not exchange.stopped:
         exchange.answer((exchange.ids * OUTPUT)[: inputs(others[0])["request_output_len"][0]])
+
+
+def verifies_one_draft_at_a_time(exchange: Exchange) -> None:
+    drafts = [one for one in exchange.beside if "draft_input_ids" in inputs(one)]
+    if exchange.ids and exchange.draft and exchange.request.id != drafts[0].id:
+        exchange.answer(exchange.ids[:-1])
 
 
 def never_acknowledges_a_stop(exchange: Exchange) -> bool:
