@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="The JSON file of the results.")
     parser.add_argument("--tiny", action="store_true", help="A tiny shape, on the CPU.")
     asked = parser.parse_args()
+    if asked.out.is_dir() or not asked.out.parent.is_dir():
+        parser.error(f"--out {asked.out} must be a file in a directory that exists.")
     device = "cpu" if asked.tiny else "cuda"
     if not asked.tiny and not (torch.cuda.is_available() and TORCH >= GPU_TORCH):
         needed = ".".join(map(str, GPU_TORCH))

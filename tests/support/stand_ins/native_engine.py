@@ -26,6 +26,7 @@ from tests.support.slots import TINY
 from tests.support.stand_ins.tensorrt_llm import MACHINE, FakeTools, engine_build, fake_container
 
 _SOURCE = Path(__file__).with_name("tensorrtllm.cc")
+_HEADER = Path(__file__).with_name("triton_backend_api.h")
 _BUILT = Path(__file__).parents[3] / ".run" / "native"
 _COMPILE = (
     *("g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"),
@@ -48,7 +49,8 @@ def backend_library() -> Path:
     """
     if not shutil.which("g++"):
         raise CompilerMissing("g++ is not on PATH. On Debian: apt-get install g++")
-    digest = hashlib.sha256(_SOURCE.read_bytes() + str(_COMPILE).encode()).hexdigest()[:12]
+    sources = _SOURCE.read_bytes() + _HEADER.read_bytes()
+    digest = hashlib.sha256(sources + str(_COMPILE).encode()).hexdigest()[:12]
     library = _BUILT / digest / "libtriton_tensorrtllm.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
