@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from guard_control.host import orphans
-from guard_control.host.child_process import listens
+from guard_control.host.child_process import ended, listens
 from guard_control.host.ownership import PortClaim, PortTaken, owned, run_directory
 from tests.support import serving
 from tests.support.commands import guard
@@ -102,6 +102,22 @@ def test_a_process_listens_only_by_itself() -> None:
             with subprocess.Popen(["/bin/sleep", "60"]) as other:
                 assert not listens(other.pid, port)
                 other.kill()
+
+
+def test_a_process_whose_first_thread_has_ended_has_not() -> None:
+    """A killed gateway kept its port for a moment after it was a zombie."""
+    child = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=[60]).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)"  # exit, of this thread alone
+    )
+    with subprocess.Popen([sys.executable, "-c", child]) as process:
+        while " Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+            time.sleep(0.02)
+        assert not ended(process.pid)
+        process.kill()
+        process.wait()
+        assert ended(process.pid)
 
 
 def test_what_a_killed_server_left_on_a_port_is_ended() -> None:

@@ -33,6 +33,7 @@ from guard_engine import (
 from guard_engine.triton_tensors import flag, outputs, read_request
 
 _GAUGES_S = 1.0
+_WATCH_S = 0.5
 
 
 class TritonPythonModel:
@@ -50,6 +51,8 @@ class TritonPythonModel:
         self._closing = threading.Event()
         self._poller = threading.Thread(target=self._poll, args=[period_ms / 1000], daemon=True)
         self._poller.start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -65,6 +68,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._closing.set()
+        self._watcher.join()
         self._poller.join()
         self._engine.close()
         self._gauges.close()
@@ -99,19 +103,25 @@ class TritonPythonModel:
     def _poll(self, period_s: float) -> None:
         """Cancels requests whose callers went away without a `stop`, and updates the gauges.
 
-        Ends this process if the engine has stopped: a dead process is detected and replaced. Also
-        if Triton was killed: the stub notices that itself only once Triton's remains are cleared
-        away, which not every container does.
+        It asks Triton, and so waits for good if that was killed.
         """
         while not self._closing.wait(period_s):
-            if self._engine.ended or os.getppid() != self._parent:
-                os._exit(1)
             for sender, request_id in list(self._live.items()):
                 if sender.done:  # `submit` refused it
                     self._live.pop(sender, None)
                 elif sender.abandoned():
                     self._engine.cancel(request_id)
             self._gauges.show(self._engine.usage())
+
+    def _watch(self) -> None:
+        """Ends this process if the engine has stopped: a dead process is detected and replaced.
+
+        Also if Triton was killed: the stub notices that itself only once Triton's remains are
+        cleared away, which not every container does.
+        """
+        while not self._closing.wait(_WATCH_S):
+            if self._engine.ended or os.getppid() != self._parent:
+                os._exit(1)
 
 
 class _Gauges:

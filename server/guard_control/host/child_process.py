@@ -84,9 +84,13 @@ def listens(pid: int, port: int) -> bool:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process has ended, waited for or not: then it holds no port any more."""
+    """Whether a process has ended, waited for or not: then it holds no port any more.
+
+    A process whose first thread has ended is a zombie already, and keeps its files for the others.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) < 2
     except OSError:
         return True
 
