@@ -15,12 +15,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from guard_server.app import serving
 from guard_server.settings import Settings
 from qwen3guard.v1 import moderation_pb2 as pb
 from tests.support.gateway import AT_ONCE, Client, ask, detail, rich_status
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine
-from tests.support.tls_files import TlsFiles, caller, tls_files
+from tests.support.tls_files import TlsFiles, caller, mutual_tls_gateway, tls_files
 
 SERVICE_NAME, MAIL = "spiffe://example.org/chat", "chat@example.org"
 Server = tuple[TlsFiles, int, FakeEngine]
@@ -33,21 +32,19 @@ async def server(
     agree: Callable[[Asked], Answer],
 ) -> AsyncIterator[Server]:
     directory = tmp_path_factory.mktemp("tls")
-    files = tls_files(directory)
-    async with fake_engine(agree) as engine:
-        settings = Settings(
-            slot=write_tiny_slot(directory),
-            triton=f"127.0.0.1:{engine.port}",
-            port=0,
-            cache_mib=0,
-            tls_client_sans=f"chat.example.org, 10.1.2.3,{SERVICE_NAME}, {MAIL}",
-            **files.mutual,
-        )
-        async with serving(settings, AT_ONCE) as gateway:
-            async with caller(gateway.port, files.authority, named(files, "x.example")) as client:
-                await client.until_serving()
-            engine.asked.clear()
-            yield files, gateway.port, engine
+    allowed = f"chat.example.org, 10.1.2.3,{SERVICE_NAME}, {MAIL}"
+    async with (
+        fake_engine(agree) as engine,
+        mutual_tls_gateway(
+            directory,
+            write_tiny_slot(directory),
+            engine.port,
+            AT_ONCE,
+            tls_client_sans=allowed,
+        ) as (files, gateway),
+    ):
+        engine.asked.clear()
+        yield files, gateway.port, engine
 
 
 def named(files: TlsFiles, name: str) -> trustme.LeafCert:

@@ -22,8 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import CertificateInvalid
-from guard_server.app import Gateway, serving
-from guard_server.settings import Settings
+from guard_server.app import Gateway
 from guard_server.tls.certificates import CertificateFiles, read
 from guard_server.tuning import Tuning
 from qwen3guard.v1.moderation_pb2 import StreamModerateRequest
@@ -32,7 +31,7 @@ from tests.support.gateway import ask
 from tests.support.ports import free_port
 from tests.support.scrape import scrape, value
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
-from tests.support.tls_files import TlsFiles, caller, served, tls_files
+from tests.support.tls_files import TlsFiles, caller, mutual_tls_gateway, served, tls_files
 
 OFTEN = Tuning(certificates_s=0.02, rejecting_s=0)
 DAY = timedelta(days=1)
@@ -202,20 +201,17 @@ async def renewing(
 ) -> AsyncIterator[tuple[TlsFiles, Gateway, FakeEngine]]:
     """A gateway with mutual TLS, which reads its files often."""
     directory = tmp_path_factory.mktemp("tls")
-    files = tls_files(directory)
-    async with fake_engine(agree) as engine:
-        settings = Settings(
-            slot=write_tiny_slot(directory),
-            triton=f"127.0.0.1:{engine.port}",
-            port=0,
-            cache_mib=0,
+    async with (
+        fake_engine(agree) as engine,
+        mutual_tls_gateway(
+            directory,
+            write_tiny_slot(directory),
+            engine.port,
+            OFTEN,
             metrics_port=free_port(),
-            **files.mutual,
-        )
-        async with serving(settings, OFTEN) as gateway:
-            async with caller(gateway.port, files.authority, own(files)) as client:
-                await client.until_serving()
-            yield files, gateway, engine
+        ) as (files, gateway),
+    ):
+        yield files, gateway, engine
 
 
 Renewing = tuple[TlsFiles, Gateway, FakeEngine]

@@ -15,14 +15,15 @@ from guard_core.slot.traffic import SlotTraffic, Traffic
 from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.support.gateway import AT_ONCE, Client, connect
-from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until
-from tests.support.stand_ins.stalling_proxy import stalling_proxy
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
+from tests.support.stand_ins.stalling_proxy import StallingProxy, stalling_proxy
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]
+Behind = tuple[Client, StallingProxy, FakeEngine]
 
 
 @asynccontextmanager
@@ -34,6 +35,17 @@ async def before(target: str, directory: Path, write_slot: WriteSlot) -> AsyncIt
     async with serving(settings, AT_ONCE) as running, connect(running.port) as client:
         await client.until_serving()
         yield client
+
+
+@pytest.fixture
+async def behind(tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree) -> AsyncIterator[Behind]:
+    """A gateway before an engine that it reaches through a proxy."""
+    async with (
+        fake_engine(agree) as engine,
+        stalling_proxy(engine.port) as proxy,
+        before(f"127.0.0.1:{proxy.port}", tmp_path, write_tiny_slot) as client,
+    ):
+        yield client, proxy, engine
 
 
 async def seconds_without_verdict(client: Client, *, most: float) -> float:
@@ -50,18 +62,12 @@ async def seconds_without_verdict(client: Client, *, most: float) -> float:
                 return time.monotonic() - begun
 
 
-async def test_a_connection_that_hangs_is_replaced(
-    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
-) -> None:
+async def test_a_connection_that_hangs_is_replaced(behind: Behind) -> None:
     """The engine is well: only what was connected before hears nothing any more."""
-    async with (
-        fake_engine(agree) as engine,
-        stalling_proxy(engine.port) as proxy,
-        before(f"127.0.0.1:{proxy.port}", tmp_path, write_tiny_slot) as client,
-    ):
-        for _ in range(2):
-            proxy.stall(later_ones=False)
-            assert await seconds_without_verdict(client, most=5) > 1
+    client, proxy, _ = behind
+    for _ in range(2):
+        proxy.stall(later_ones=False)
+        assert await seconds_without_verdict(client, most=5) > 1
 
 
 async def test_another_address_of_the_name_is_used_where_one_hangs(
@@ -76,51 +82,35 @@ async def test_another_address_of_the_name_is_used_where_one_hangs(
             assert await seconds_without_verdict(client, most=5) > 1
 
 
-async def test_a_network_that_works_again_is_used_at_once(
-    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
-) -> None:
+async def test_a_network_that_works_again_is_used_at_once(behind: Behind) -> None:
     """It was out for so long that the gateway gave up its connections and some after them."""
-    async with (
-        fake_engine(agree) as engine,
-        stalling_proxy(engine.port) as proxy,
-        before(f"127.0.0.1:{proxy.port}", tmp_path, write_tiny_slot) as client,
-    ):
-        proxy.stall()
-        with pytest.raises(grpc.aio.AioRpcError, match="went away"):
-            await client.judge("Q")
-        await asyncio.sleep(5)
-        assert not await client.serving()
-        proxy.resume()
-        assert await seconds_without_verdict(client, most=5) < 5
+    client, proxy, _ = behind
+    proxy.stall()
+    with pytest.raises(grpc.aio.AioRpcError, match="went away"):
+        await client.judge("Q")
+    await asyncio.sleep(5)
+    assert not await client.serving()
+    proxy.resume()
+    assert await seconds_without_verdict(client, most=5) < 5
 
 
 async def test_a_quiet_connection_that_hangs_is_found_before_a_request_is_lost(
-    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+    behind: Behind,
 ) -> None:
-    async with (
-        fake_engine(agree) as engine,
-        stalling_proxy(engine.port) as proxy,
-        before(f"127.0.0.1:{proxy.port}", tmp_path, write_tiny_slot) as client,
-    ):
-        proxy.stall(later_ones=False)
-        first = proxy.accepted
-        await client.until_serving(wanted=False)
-        await until(lambda: proxy.accepted > first)
-        await client.until_serving()
-        assert await client.judge("Q")
+    client, proxy, _ = behind
+    proxy.stall(later_ones=False)
+    first = proxy.accepted
+    await client.until_serving(wanted=False)
+    await until(lambda: proxy.accepted > first)
+    await client.until_serving()
+    assert await client.judge("Q")
 
 
-async def test_an_engine_that_is_only_slow_keeps_its_connection(
-    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
-) -> None:
-    async with (
-        fake_engine(agree) as engine,
-        stalling_proxy(engine.port) as proxy,
-        before(f"127.0.0.1:{proxy.port}", tmp_path, write_tiny_slot) as client,
-    ):
-        engine.delay_s = 4
-        assert await client.judge("Q")
-        assert await client.serving()
+async def test_an_engine_that_is_only_slow_keeps_its_connection(behind: Behind) -> None:
+    client, _, engine = behind
+    engine.delay_s = 4
+    assert await client.judge("Q")
+    assert await client.serving()
 
 
 async def test_a_name_with_several_addresses_is_said_loudly_not_to_be_balanced(

@@ -13,6 +13,9 @@ from typing import Any
 import grpc
 import trustme
 
+from guard_server.app import Gateway, serving
+from guard_server.settings import Settings
+from guard_server.tuning import Tuning
 from tests.support.gateway import Client
 
 HOST = "localhost"
@@ -99,3 +102,24 @@ async def caller(
 
 def _fingerprint(certificate: bytes) -> str:
     return hashlib.sha256(certificate).hexdigest()
+
+
+@asynccontextmanager
+async def mutual_tls_gateway(
+    directory: Path, slot: Path, triton_port: int, tuning: Tuning, **settings: Any
+) -> AsyncIterator[tuple[TlsFiles, Gateway]]:
+    """A gateway that wants certificates of its callers, ready; its files are in `directory`."""
+    files = tls_files(directory)
+    given = Settings(
+        slot=slot,
+        triton=f"127.0.0.1:{triton_port}",
+        port=0,
+        cache_mib=0,
+        **files.mutual,
+        **settings,
+    )
+    async with serving(given, tuning) as gateway:
+        own = files.authority.issue_cert("x.example")
+        async with caller(gateway.port, files.authority, own) as client:
+            await client.until_serving()
+        yield files, gateway
