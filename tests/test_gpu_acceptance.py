@@ -321,10 +321,10 @@ def test_make_serves_on_the_image_that_it_builds_on(options: list[str]) -> None:
 
 def default_base() -> str:
     """The same in Makefile, script and Dockerfile."""
-    places = {"Makefile": r"BASE \?= (\S+)", "deploy/gpu-acceptance.sh": r"BASE=\$\{BASE:-(\S+)\}"}
-    places["deploy/Dockerfile.gpu"] = r"ARG BASE=(\S+)"
-    texts = {name: (PROJECT / name).read_text() for name in places}
-    [base] = {re.search(f"^{places[name]}$", texts[name], re.MULTILINE)[1] for name in places}  # type: ignore[index]
+    files = {"Makefile": r"BASE \?= (\S+)", "deploy/gpu-acceptance.sh": r"BASE=\$\{BASE:-(\S+)\}"}
+    files["deploy/Dockerfile.gpu"] = r"ARG BASE=(\S+)"
+    texts = {name: (PROJECT / name).read_text() for name in files}
+    [base] = {re.search(f"^{files[name]}$", texts[name], re.MULTILINE)[1] for name in files}  # type: ignore[index]
     return base
 
 

@@ -9,7 +9,7 @@ from guard_control.triton_process import TritonProcess
 _POLL_S = 0.2
 _LOOK_S = 1.0
 _ANSWER_S = 2.0  # Triton's time to say what it has
-_QUIET_S = 5.0  # an engine that nobody asks is asked as often
+_QUIET_S = 5.0  # an engine without requests is asked as often
 _DEAD_S = 3.0  # a gateway's time to begin to have a dead engine loaded again
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: by identity, within one by connection, and nobody's never."""
+"""Whose turn it is: by identity, within one by connection, and everybody's in the end."""
 
 import asyncio
 from collections import Counter, deque

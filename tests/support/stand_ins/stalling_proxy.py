@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 
 class StallingProxy:
-    """Forwards TCP from its own `port` to `target` on loopback, while it is told to."""
+    """Forwards TCP from its own `port` to `target` on loopback, but for what is stalled."""
 
     def __init__(self, target: int) -> None:
         self.port = 0
