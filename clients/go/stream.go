@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"io"
 	"iter"
 	"time"
 
@@ -116,6 +117,9 @@ func (s *stream) connected(ctx context.Context) error {
 			s.send(call, &item{index: s.taken, request: request, refused: refused})
 			s.taken++
 		case received := <-answers:
+			if received.err == io.EOF { // a server or a proxy ended it as if all were answered
+				return &Error{Code: codes.Unavailable, Message: "the server ended the stream early"}
+			}
 			if received.err != nil {
 				return received.err
 			}

@@ -9,19 +9,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import trustme
 from tokenizers import Tokenizer
 
 from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from guard_server.app import serving
 from guard_server.settings import Settings
+from qwen3guard.v1.moderation_pb2 import StreamModerateRequest, StreamModerateResponse
 from tests.support.commands import start_gateway
 from tests.support.gateway import AT_ONCE, Client, connect, gateway
 from tests.support.ports import free_port
 from tests.support.slots import TINY, tiny_files, write_slot
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 
+Context = grpc.aio.ServicerContext[StreamModerateRequest, StreamModerateResponse]
 _TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
 _END, _END_OF_TEXT = (int(_TOKENIZER.token_to_id(t) or 0) for t in ("<|im_end|>", "<|endoftext|>"))
 _ORDER = re.compile(r"\[engine: (\w+) (.*?)\]|\[engine: (\w+)\]")
@@ -94,6 +98,8 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         ports = (stack.enter_async_context(_killable(slot, steady.port, directory)) for _ in killed)
         servers |= zip(killed, await asyncio.gather(*ports), strict=True)
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
+        servers["breaks streams"] = await stack.enter_async_context(_breaking_streams(steady))
+        servers["refuses streams"] = await stack.enter_async_context(_refusing_streams())
         servers["unreachable"] = free_port()
         addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}
         authority, certificate = trustme.CA(), directory / "server.pem"
@@ -105,6 +111,57 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         )
         addresses["tls"] = f"localhost:{secure.port}"
         yield Faults(addresses, directory / "ca.pem", engine, orders)
+
+
+@asynccontextmanager
+async def _breaking_streams(judge: Client) -> AsyncIterator[int]:
+    """The port of a server that breaks a connection's first three streams.
+
+    It refuses the first two before it reads, and ends the third one well after one answer.
+    """
+    begun = Counter[str]()
+
+    async def serve(requests: AsyncIterator[StreamModerateRequest], context: Context) -> Any:
+        begun[context.peer()] += 1
+        number = begun[context.peer()]
+        if number < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "This server stops.")
+        async for asked in requests:
+            reply = await judge.stub.Moderate(asked.request)
+            yield StreamModerateResponse(id=asked.id, response=reply)
+            if number == 3:
+                return
+
+    async with _serving_streams(serve) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _refusing_streams() -> AsyncIterator[int]:
+    """The port of a server whose streams are not for this caller."""
+
+    async def serve(_: object, context: Context) -> Any:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "This caller is not allowed.")
+        yield
+
+    async with _serving_streams(serve) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _serving_streams(serve: Callable[..., Any]) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    method = grpc.stream_stream_rpc_method_handler(
+        serve, StreamModerateRequest.FromString, StreamModerateResponse.SerializeToString
+    )
+    service = "qwen3guard.v1.ModerationService"
+    server.add_registered_method_handlers(service, {"StreamModerate": method})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
 
 
 def _write(slot: Path) -> None:

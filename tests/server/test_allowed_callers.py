@@ -60,7 +60,9 @@ async def test_a_caller_with_an_allowed_name_is_let_in(server: Server, name: str
         await stream.write(pb.StreamModerateRequest(id="1", request=ask("Q")))
         assert (await stream.read()).response.action
         await stream.done_writing()
-        assert (await services(client).read()).list_services_response.service
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        listed = reflection(client).ServerReflectionInfo(iter([asked]))
+        assert (await listed.read()).list_services_response.service
 
 
 CALLS: dict[str, Callable[[Client], Any]] = {
@@ -68,27 +70,20 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     "BatchModerate": lambda client: client.stub.BatchModerate(
         pb.BatchModerateRequest(items=[ask("Q")])
     ),
-    "StreamModerate": lambda client: client.stub.StreamModerate(
-        iter([pb.StreamModerateRequest(id="1", request=ask("Q"))])
-    ).read(),
+    # Nothing is sent: grpc.aio loses the status of a stream that ends while it writes.
+    "StreamModerate": lambda client: client.stub.StreamModerate().read(),
     "ServerLive": lambda client: kserve(client).ServerLive(service_pb2.ServerLiveRequest()),
     "ModelInfer": lambda client: kserve(client).ModelInfer(
         service_pb2.ModelInferRequest(model_name="qwen3guard")
     ),
-    "ModelStreamInfer": lambda client: (
-        kserve(client)
-        .ModelStreamInfer(iter([service_pb2.ModelInferRequest(model_name="qwen3guard")]))
-        .read()
-    ),
-    "ServerReflectionInfo": lambda client: services(client).read(),
+    "ModelStreamInfer": lambda client: kserve(client).ModelStreamInfer().read(),
+    "ServerReflectionInfo": lambda client: reflection(client).ServerReflectionInfo().read(),
 }
 
 
-def services(client: Client) -> Any:
+def reflection(client: Client) -> Any:
     channel: Any = client.channel
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    return stub.ServerReflectionInfo(iter([asked]))
+    return reflection_pb2_grpc.ServerReflectionStub(channel)
 
 
 def kserve(client: Client) -> Any:

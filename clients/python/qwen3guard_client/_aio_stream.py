@@ -12,7 +12,8 @@ from qwen3guard.v1.moderation_pb2 import (
     StreamModerateResponse,
 )
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._ended import Ended
+from qwen3guard_client._errors import ended_early, from_rpc
 from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
 from qwen3guard_client._requests import Given, Outcome, checked
 
@@ -44,7 +45,9 @@ class AsyncStream:
                     async with aclosing(self._connected()) as outcomes:
                         async for outcome in outcomes:
                             yield outcome
-                    break
+                    if self._done():
+                        break
+                    failed = ended_early()
                 except grpc.RpcError as error:
                     failed = from_rpc(error)
                 await asyncio.sleep(self._flight.broken(failed))
@@ -69,6 +72,7 @@ class AsyncStream:
             outbox.put_nowait(message)
         self._end_if_done()
         call = self._stub.StreamModerate(metadata=self._metadata)
+        ended = Ended(call)
         writer = asyncio.create_task(_write(call, outbox))
         try:
             async for answer in call:
@@ -79,6 +83,10 @@ class AsyncStream:
                 self._room.release()
                 yield outcome
                 self._end_if_done()
+        except grpc.aio.AioRpcError as error:
+            first = ended.status(error)
+            if first.code() is not grpc.StatusCode.OK:
+                raise first from None
         finally:
             writer.cancel()
             call.cancel()

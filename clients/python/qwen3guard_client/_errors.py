@@ -100,6 +100,11 @@ _KINDS: dict[grpc.StatusCode, type[GuardError]] = {
 }
 
 
+def ended_early() -> GuardError:
+    """For a stream that a server or a proxy ended as if all were answered."""
+    return Unavailable(grpc.StatusCode.UNAVAILABLE, "The server ended the stream early.")
+
+
 def from_rpc(error: grpc.RpcError) -> GuardError:
     """Reads the server's status, or gRPC's code alone where there is none, as from a proxy."""
     call = cast(grpc.Call, error)  # every RpcError of a call is one too

@@ -10,7 +10,7 @@ import grpc
 from qwen3guard.v1.moderation_pb2 import StreamModerateRequest
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._errors import ended_early, from_rpc
 from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
 from qwen3guard_client._requests import Checked, Outcome
 
@@ -38,7 +38,9 @@ class ThreadStream:
             while not self._done():
                 try:
                     yield from self._connected()
-                    break
+                    if self._done():
+                        break
+                    failed = ended_early()
                 except grpc.RpcError as error:
                     failed = from_rpc(error)
                 time.sleep(self._flight.broken(failed))
