@@ -1079,6 +1079,7 @@ type Usage struct {
 	// Prompt tokens: the model's instructions and the conversation.
 	PromptTokens uint32 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
 	// Prompt tokens of the first engine call that the engine took from its cache of earlier requests.
+	// 0 where the server isolates its callers.
 	ReusedTokens uint32 `protobuf:"varint,2,opt,name=reused_tokens,json=reusedTokens,proto3" json:"reused_tokens,omitempty"`
 	// Verdict tokens, including the end token if the model wrote it.
 	VerdictTokens uint32 `protobuf:"varint,3,opt,name=verdict_tokens,json=verdictTokens,proto3" json:"verdict_tokens,omitempty"`
@@ -1092,6 +1093,7 @@ type Usage struct {
 	Completion Completion `protobuf:"varint,7,opt,name=completion,proto3,enum=qwen3guard.v1.Completion" json:"completion,omitempty"`
 	// True if this request made no engine call, because the same model had judged an equal prompt a
 	// moment before or was judging it. Then engine_calls, the draft counts and reused_tokens are 0.
+	// Never true where the server isolates its callers.
 	Cached        bool `protobuf:"varint,8,opt,name=cached,proto3" json:"cached,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

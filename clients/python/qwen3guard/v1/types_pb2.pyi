@@ -594,7 +594,9 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Prompt tokens: the model's instructions and the conversation."""
     reused_tokens: _builtins.int
-    """Prompt tokens of the first engine call that the engine took from its cache of earlier requests."""
+    """Prompt tokens of the first engine call that the engine took from its cache of earlier requests.
+    0 where the server isolates its callers.
+    """
     verdict_tokens: _builtins.int
     """Verdict tokens, including the end token if the model wrote it."""
     draft_tokens: _builtins.int
@@ -608,6 +610,7 @@ class Usage(_message.Message):
     cached: _builtins.bool
     """True if this request made no engine call, because the same model had judged an equal prompt a
     moment before or was judging it. Then engine_calls, the draft counts and reused_tokens are 0.
+    Never true where the server isolates its callers.
     """
     def __init__(
         self,
