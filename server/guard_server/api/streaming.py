@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -63,23 +62,23 @@ class Stream(Generic[A]):
             request = await self._context.read()
             if request is grpc.aio.EOF:
                 return
-            task = asyncio.create_task(self._answer(self._begin(request)))
+            task = asyncio.create_task(self._answer(request.size, self._begin(request)))
             self._in_flight.add(task)
+            task.add_done_callback(self._answered)
             self._bytes += request.size
-            task.add_done_callback(partial(self._answered, request.size))
             while self._bytes > MAX_BYTES_IN_FLIGHT:
                 self._fewer_bytes.clear()
                 await self._fewer_bytes.wait()
 
-    async def _answer(self, answering: Coroutine[Any, Any, A]) -> None:
+    async def _answer(self, size: int, answering: Coroutine[Any, Any, A]) -> None:
         answer = await answering
         async with self._writing:
             await self._context.write(answer)
         self._permits.release()
-
-    def _answered(self, size: int, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
         self._bytes -= size
         self._fewer_bytes.set()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
         if not task.cancelled():
             task.exception()  # of a write to a caller that has gone: `run` is cancelled, too
