@@ -1,6 +1,6 @@
 """One caller that would take all from another one, in a process of its own.
 
-    python -m guard_bench.loadgen.attack NAME TARGET SOURCE CONNECTIONS
+    python -m guard_bench.loadgen.attack NAME TARGET SOURCE CONNECTIONS [CERTIFICATES]
 
 It says that it begins, attacks until its standard input ends, and then prints how many calls ended
 with each status.
@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_bench.loadgen.connections import connection
 from guard_bench.loadgen.relay import relayed
+from guard_bench.targets.certificates import credentials
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest
 from qwen3guard.v1.types_pb2 import ROLE_USER, Message
 
@@ -27,11 +30,8 @@ VICTIMS_PROMPT = "What does the victim ask?"
 _SERVICE = "/qwen3guard.v1.ModerationService"
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _UNFINISHED_BYTES = 2_400_000
-_OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),  # each channel is a connection of its own
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-]
+ATTACKER = "attacker"
+"""The name in the attacker's certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,11 @@ ATTACKS = {
 """By the names that the report has."""
 
 
-async def attack(name: str, target: str, source: str, connections: int) -> Counter[str]:
+async def attack(
+    name: str, target: str, source: str, connections: int, certificates: Path | None
+) -> Counter[str]:
     """Attacks until standard input ends. `connections`: at most so many."""
+    tls = credentials(certificates, ATTACKER) if certificates else None
     kind = ATTACKS[name]
     connections = min(kind.connections, connections)
     requests, statuses = kind.requests(), Counter[str]()
@@ -117,8 +120,7 @@ async def attack(name: str, target: str, source: str, connections: int) -> Count
     async with AsyncExitStack() as stack:
         elsewhere = await stack.enter_async_context(relayed(target, source, most))
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(elsewhere, options=_OPTIONS))
-            for _ in range(connections)
+            await stack.enter_async_context(connection(elsewhere, tls)) for _ in range(connections)
         ]
 
         async def calls(number: int) -> None:
@@ -143,6 +145,7 @@ async def attack(name: str, target: str, source: str, connections: int) -> Count
 
 
 if __name__ == "__main__":
-    _name, _target, _source, _connections = sys.argv[1:]
-    _found = asyncio.run(attack(_name, _target, _source, int(_connections)))
+    _name, _target, _source, _connections, *_certificates = sys.argv[1:]
+    _tls = Path(_certificates[0]) if _certificates else None
+    _found = asyncio.run(attack(_name, _target, _source, int(_connections), _tls))
     sys.stdout.write(json.dumps(_found))

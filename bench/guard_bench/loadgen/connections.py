@@ -21,7 +21,11 @@ _CLOSE_S = 30  # for a stream's last answers
 
 @asynccontextmanager
 async def sending(
-    target: str, *kinds: EncodedCalls, connections: int = 1, timeout_s: float | None = None
+    target: str,
+    *kinds: EncodedCalls,
+    connections: int = 1,
+    timeout_s: float | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncIterator[Send]:
     """Gives a `Send` that takes the kinds of call by turns, spread over so many connections.
 
@@ -30,7 +34,7 @@ async def sending(
     """
     async with AsyncExitStack() as stack:
         channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(target, options=_OPTIONS))
+            await stack.enter_async_context(connection(target, credentials))
             for _ in range(connections)
         ]
         senders = [
@@ -43,6 +47,13 @@ async def sending(
             return senders[turn % connections][kind](number)
 
         yield send
+
+
+def connection(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """A channel with a connection of its own, in plain text without `credentials`."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
 
 
 @asynccontextmanager

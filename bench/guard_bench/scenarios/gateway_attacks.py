@@ -14,27 +14,43 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from guard_bench import host
-from guard_bench.loadgen.attack import VICTIMS_PROMPT
+from guard_bench.loadgen.attack import ATTACKER, VICTIMS_PROMPT
 from guard_bench.loadgen.call import OK
-from guard_bench.loadgen.connections import sending
+from guard_bench.loadgen.connections import connection, sending
 from guard_bench.loadgen.encoded_calls import moderate
 from guard_bench.scenarios.gateway_run import GatewayRun
+from guard_bench.targets.certificates import credentials, issue
 from guard_bench.targets.gateway_process import GatewayProcess, gateway
 from guard_bench.targets.processes import free_ports, running
 
-SOURCES = {"another address": ("127.0.0.2", 256), "the same address": ("127.0.0.1", 1)}
-"""Where an attack comes from, and over how many connections at most. The victim: 127.0.0.1."""
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an attack comes from. The victim is at 127.0.0.1."""
+
+    address: str
+    connections: int  # at most
+    certificate: bool = False  # the victim and the attacker have one each
+
+
+SOURCES = {
+    "another address": Source("127.0.0.2", 256),
+    "the same address": Source("127.0.0.1", 1),
+    "another certificate": Source("127.0.0.1", 256, certificate=True),
+}
 CAPACITY = 300.0  # of the null engine, verdicts a second
 _MAX_IN_FLIGHT = 8
 _BEGUN_S = 2.0  # until an attack is under way
 _CHECK_EACH_S = 0.05
 _CALL_S = 10.0  # the victim's deadline
+_VICTIM = "victim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +79,48 @@ class Outcome:
     """The attacked victim's to the quiet one's, in the same round."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Attacked:
+    """The gateway, and what its callers connect with."""
+
+    process: GatewayProcess
+    certificates: Path | None
+    victims: grpc.ChannelCredentials | None
+
+
 def measure(run: GatewayRun, attacks: Sequence[str]) -> list[Outcome]:
     """Attacks from each source in turn; each pair has a gateway of its own."""
     outcomes = []
     with run.null_engine(_MAX_IN_FLIGHT, CAPACITY) as (slot, triton), _sink(run) as sink:
         for attack in attacks:
-            for source in SOURCES:
-                # The cache keeps nothing: so the victim meets others' calls in flight.
-                settings = {"cache_mib": "64", "cache_ttl_s": "0.001"}
-                with gateway(slot, triton, run.directory / "gateway.log", **settings) as target:
-                    outcomes.append(_outcome(run, attack, source, target, sink))
+            for name, source in SOURCES.items():
+                with _gateway(run, slot, triton, source) as target:
+                    outcomes.append(_outcome(run, attack, name, target, sink))
     return outcomes
 
 
-def _outcome(
-    run: GatewayRun, attack: str, source: str, target: GatewayProcess, sink: str
-) -> Outcome:
+@contextmanager
+def _gateway(run: GatewayRun, slot: Path, triton: str, source: Source) -> Iterator[_Attacked]:
+    # The cache keeps nothing: so the victim meets others' calls in flight.
+    settings = {"cache_mib": "64", "cache_ttl_s": "0.001"}
+    log, certificates = run.directory / "gateway.log", run.directory / "certificates"
+    if not source.certificate:
+        with gateway(slot, triton, log, settings) as process:
+            yield _Attacked(process, None, None)
+        return
+    settings |= issue(certificates, [_VICTIM, ATTACKER])
+    victims = credentials(certificates, _VICTIM)
+    with gateway(slot, triton, log, settings, victims) as process:
+        yield _Attacked(process, certificates, victims)
+
+
+def _outcome(run: GatewayRun, attack: str, source: str, target: _Attacked, sink: str) -> Outcome:
     quiet, attacked, statuses = [], [], Counter[str]()
     for number in range(run.rounds):
         run.progress(f"round {number + 1}: {attack}, from {source}")
-        with _attacking(attack, sink, source):
+        with _attacking(attack, sink, source, None):
             quiet.append(asyncio.run(_victim(target, run.seconds)))
-        with _attacking(attack, target.target, source) as ended:
+        with _attacking(attack, target.process.target, source, target.certificates) as ended:
             attacked.append(asyncio.run(_victim(target, run.seconds)))
         statuses.update(ended)
     pairs = zip(attacked, quiet, strict=True)
@@ -92,10 +128,11 @@ def _outcome(
     return Outcome(attack, source, _all(quiet), _all(attacked), dict(statuses), ratio)
 
 
-async def _victim(target: GatewayProcess, seconds: float) -> Victim:
+async def _victim(target: _Attacked, seconds: float) -> Victim:
     statuses, latencies = Counter[str](), list[float]()
     end = time.monotonic() + seconds
-    async with sending(target.target, moderate([VICTIMS_PROMPT]), timeout_s=_CALL_S) as send:
+    calls, address = moderate([VICTIMS_PROMPT]), target.process.target
+    async with sending(address, calls, timeout_s=_CALL_S, credentials=target.victims) as send:
         await send(0)  # connects
         watching = asyncio.create_task(_watch(target, end))
         while time.monotonic() < end:
@@ -108,18 +145,17 @@ async def _victim(target: GatewayProcess, seconds: float) -> Victim:
     return Victim(dict(statuses), p50_s, p99_s, *await watching)
 
 
-async def _watch(target: GatewayProcess, end: float) -> tuple[float, float]:
+async def _watch(target: _Attacked, end: float) -> tuple[float, float]:
     """The slowest health check in seconds, and the gateway's memory at most in MiB."""
     slowest = resident = 0.0
-    own = [("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(target.target, options=own) as channel:
+    async with connection(target.process.target, target.victims) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < end:
             begun = time.monotonic()
             with suppress(grpc.aio.AioRpcError):
                 await health.Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
             slowest = max(slowest, time.monotonic() - begun)
-            resident = max(resident, host.rss_mib(target.pid))
+            resident = max(resident, host.rss_mib(target.process.pid))
             await asyncio.sleep(_CHECK_EACH_S)
     return slowest, resident
 
@@ -142,11 +178,13 @@ def _rank(ordered: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def _attacking(name: str, target: str, source: str) -> Iterator[dict[str, int]]:
+def _attacking(
+    name: str, target: str, source: str, certificates: Path | None
+) -> Iterator[dict[str, int]]:
     """The attack runs while the block does; after it, how its calls ended is known."""
-    address, connections = SOURCES[source]
     command = [sys.executable, "-m", "guard_bench.loadgen.attack"]
-    arguments = [name, target, address, str(connections)]
+    arguments = [name, target, SOURCES[source].address, str(SOURCES[source].connections)]
+    arguments += [str(certificates)] if certificates else []
     statuses: dict[str, int] = {}
     with subprocess.Popen(  # noqa: S603 - our own command
         [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE

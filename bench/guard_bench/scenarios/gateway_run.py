@@ -98,7 +98,7 @@ class GatewayRun:
     @contextmanager
     def gateway(self, slot: Path, triton: str) -> Iterator[str]:
         """Gives the address of a gateway before that Triton."""
-        with gateway(slot, triton, self.directory / "gateway.log") as process:
+        with gateway(slot, triton, self.directory / "gateway.log", {}) as process:
             yield process.target
 
     def prompts(self, seed: int) -> list[str]:

@@ -83,7 +83,7 @@ def soak(
     }
     with (
         triton(slot) as engine,
-        gateway(slot, engine.target, directory / "gateway.log", **settings) as process,
+        gateway(slot, engine.target, directory / "gateway.log", settings) as process,
     ):
         report = asyncio.run(_load(process, calls, in_flight, progress))
         time.sleep(_SETTLE_S)

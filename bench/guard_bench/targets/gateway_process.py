@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,27 +27,39 @@ class GatewayProcess:
 
 
 @contextmanager
-def gateway(slot: Path, triton: str, log: Path, **settings: str) -> Iterator[GatewayProcess]:
-    """Runs `python -m guard_server` until it is serving.
+def gateway(
+    slot: Path,
+    triton: str,
+    log: Path,
+    settings: Mapping[str, str],
+    credentials: grpc.ChannelCredentials | None = None,
+) -> Iterator[GatewayProcess]:
+    """Runs `python -m guard_server` until it is serving, with TLS if that needs `credentials`.
 
     Without a verdict cache, unless `settings` (its GUARD_* variables in lower case) has one. Raises
     RuntimeError, which names its log, if it does not come up.
     """
     [port] = free_ports(1)
     defaults = {"slot": str(slot), "triton": triton, "port": str(port), "cache_mib": "0"}
-    environment = {f"GUARD_{name.upper()}": text for name, text in (defaults | settings).items()}
+    environment = {f"GUARD_{name.upper()}": text for name, text in {**defaults, **settings}.items()}
     with running([sys.executable, "-m", "guard_server"], log, environment) as process:
         target = f"127.0.0.1:{port}"
         deadline = time.monotonic() + _READY_S
-        while not _serving(target):
+        while not _serving(target, credentials):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"The gateway did not come up. See {log}.")
             time.sleep(_POLL_S)
         yield GatewayProcess(target, process.pid)
 
 
-def _serving(target: str) -> bool:
-    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+def _serving(target: str, credentials: grpc.ChannelCredentials | None) -> bool:
+    options = [("grpc.enable_http_proxy", 0)]
+    opened = (
+        grpc.secure_channel(target, credentials, options)
+        if credentials
+        else grpc.insecure_channel(target, options)
+    )
+    with opened as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         try:
             reply = health.Check(health_pb2.HealthCheckRequest(), timeout=1)
