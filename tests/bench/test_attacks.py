@@ -27,7 +27,7 @@ def test_a_victim_beside_an_attacker_gets_verdicts_and_memory_is_bounded(tmp_pat
         # How many calls and readings there are in so short a time is no test's matter.
         assert set(one["attacked"]["statuses"]) <= {"OK"}
         assert one["attacked"]["resident_mib"] < MOST_MIB
-        assert sum(one["attackers_statuses"].values()) > 0
+    assert any(one["attackers_statuses"] for one in outcomes)
 
 
 def test_an_attack_that_there_is_not_is_named() -> None:
