@@ -43,7 +43,8 @@ demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in anot
 	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
 
 test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run all tests, with a real Triton
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@# Three on two cores: they wait for a third of their time.
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 test-fast: $(VENV)/.dev ## Within a minute: the tests without Triton, other languages, reference data and long runs
 	@$(BIN)/python -m pytest -q -n 2 -m "not triton and not clients and not reference and not slow"

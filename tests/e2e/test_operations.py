@@ -14,6 +14,7 @@ from qwen3guard.v1 import moderation_pb2
 from tests.support.commands import guard
 from tests.support.gateway import Client, ask, connect, unread_stream
 from tests.support.serving import guard_serve
+from tests.support.stand_ins.fake_engine import until
 
 pytestmark = pytest.mark.triton
 STUB, TRITON = "triton_python_b", "tritonserver"
@@ -58,7 +59,8 @@ async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> N
         assert verdicts > 0
         # Refused by the gateway, not cut off by its end.
         assert [text[:22] for text in ended] == ["The server is stopping"] * 8
-        assert not any(map(os.path.exists, (f"/proc/{pid}" for pid in children.values())))
+        gone = [f"/proc/{pid}" for pid in children.values()]
+        await until(lambda: not any(map(os.path.exists, gone)), timeout=5)  # Triton's own end last
 
 
 async def _load(client: Client) -> tuple[int, list[str]]:

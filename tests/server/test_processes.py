@@ -75,7 +75,7 @@ async def test_two_processes_follow_one_file_and_share_the_limit(
             file.write({"blue": 0, "green": 100})
             await until(lambda: [s.generation for s in statuses(file)] == [1, 1])
             assert await answered_by(port) == {"green"}
-            assert [s.slots["green"].limit for s in sorted(statuses(file), key=_pid)] == [17, 16]
+            await until(lambda: [s.slots["green"].limit for s in by_pid(file)] == [17, 16])
             # A request of each is in flight when one of them is killed.
             running[0].signal(signal.SIGKILL)
             await until(lambda: [s.slots["green"].limit for s in statuses(file)] == [33])
@@ -97,8 +97,8 @@ async def test_a_clock_that_is_moved_makes_no_process_look_dead(
         await until(lambda: directory.exists() and bool(list(status.read(directory))))
 
 
-def _pid(worker: WorkerStatus) -> str:
-    return str(worker.pid)
+def by_pid(file: TrafficFile) -> list[WorkerStatus]:
+    return sorted(statuses(file), key=lambda worker: str(worker.pid))
 
 
 async def test_a_stub_is_loaded_again_by_one_of_them(
