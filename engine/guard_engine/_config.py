@@ -47,9 +47,8 @@ def read_config(checkpoint: Path) -> ModelConfig:
         raise CheckpointInvalid(f"{path} can't be read: {error.strerror}. {_AGAIN}") from None
     if not isinstance(raw, dict):
         raise CheckpointInvalid(f"{path} is not a JSON object. {_AGAIN}")
-    _check_supported(path, raw)
-    rope = raw.get("rope_parameters") or {}  # transformers 5 moved rope_theta there
     try:
+        _check_supported(path, raw)
         hidden_size, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
         config = ModelConfig(
             vocab_size=int(raw["vocab_size"]),
@@ -60,7 +59,7 @@ def read_config(checkpoint: Path) -> ModelConfig:
             kv_heads=int(raw["num_key_value_heads"]),
             head_dim=int(raw.get("head_dim") or hidden_size // heads),
             rms_norm_eps=float(raw["rms_norm_eps"]),
-            rope_theta=float(rope["rope_theta"] if rope else raw["rope_theta"]),
+            rope_theta=_rope_theta(path, raw),
             tied_head=bool(raw.get("tie_word_embeddings", False)),
             max_positions=int(raw["max_position_embeddings"]),
         )
@@ -89,22 +88,58 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
             f"{path}: the architecture is {raw.get('architectures')}; "
             f"this engine runs {ARCHITECTURE} only. Use a Qwen3Guard-Gen checkpoint."
         )
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointInvalid(
-            f"{path}: the rotary parameters are {rope}, not a JSON object. {_AGAIN}"
-        )
     unsupported = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(raw.get("attention_bias")),
         "use_sliding_window": bool(raw.get("use_sliding_window")),
         "layer_types": not set(raw.get("layer_types") or ()) <= {"full_attention"},
-        "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
+        **{key: _rope_type(rope) != "default" for key, rope in _ropes(path, raw).items()},
         "quantization_config": bool(raw.get("quantization_config")),
     }
     for key, found in unsupported.items():
         if found:
             raise CheckpointInvalid(
-                f"{path}: {key} is {raw.get(key, rope)}, which this engine does not run. "
+                f"{path}: {key} is {raw[key]}, which this engine does not run. "
                 "Use the original, unquantized checkpoint."
             )
+    layers, types = raw["num_hidden_layers"], raw.get("layer_types")
+    if types and len(types) != int(layers):
+        raise _contradiction(path, "num_hidden_layers", layers, "layer_types' length", len(types))
+
+
+def _ropes(path: Path, raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The objects with rotary parameters: transformers 5 writes the first, 4 the second."""
+    found = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if raw.get(key)}
+    for key, rope in found.items():
+        if not isinstance(rope, dict):
+            raise CheckpointInvalid(f"{path}: {key} is {rope}, not a JSON object. {_AGAIN}")
+    return found
+
+
+def _rope_type(rope: dict[str, Any]) -> Any:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _rope_theta(path: Path, raw: dict[str, Any]) -> float:
+    """Raises KeyError without one, and CheckpointInvalid if config.json holds two values.
+
+    Libraries differ in which one they take, and a wrong base gives wrong verdicts without an error.
+    """
+    found = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    for key, rope in _ropes(path, raw).items():
+        if "rope_theta" in rope:
+            found[f"{key}.rope_theta"] = rope["rope_theta"]
+    if not found:
+        raise KeyError("rope_theta")
+    (first, value), *others = found.items()
+    for key, other in others:
+        if float(other) != float(value):
+            raise _contradiction(path, first, value, key, other)
+    return float(value)
+
+
+def _contradiction(path: Path, key: str, value: Any, other_key: str, other: Any) -> Exception:
+    return CheckpointInvalid(
+        f"{path} contradicts itself: {key} is {value}, but {other_key} is {other}. Correct it by "
+        "what the model was trained with, or fetch the checkpoint again."
+    )

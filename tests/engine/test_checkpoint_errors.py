@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ def refusal(checkpoint: Path) -> str:
         ("num_hidden_layers", 0),
         ("hidden_size", -48),
         ("layer_types", ["full_attention", "sliding_attention"]),
+        ("layer_types", 2),
+        ("architectures", 1),
         ("rope_parameters", ["default"]),
     ],
 )
@@ -53,6 +56,48 @@ def test_rope_parameters_of_transformers_5(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, rope_parameters={"rope_theta": 10000.0, "rope_type": "default"})
     assert read_config(tmp_path).rope_theta == 10000.0
     build_graph(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        (
+            {"rope_parameters": {"rope_theta": 1000000.0}},
+            "rope_theta is 10000.0",
+            "rope_parameters.rope_theta is 1000000.0",
+        ),
+        (
+            {"rope_scaling": {"rope_theta": 5e5, "rope_type": "default"}},
+            "rope_theta is 10000.0",
+            "rope_scaling.rope_theta is 500000.0",
+        ),
+        (
+            {"layer_types": ["full_attention"] * 3},
+            "num_hidden_layers is 2",
+            "layer_types' length is 3",
+        ),
+    ],
+)
+def test_a_config_that_contradicts_itself(
+    tmp_path: Path, changes: dict[str, Any], first: str, second: str
+) -> None:
+    write_checkpoint(tmp_path, **changes)
+    said = refusal(tmp_path)
+    assert f"config.json contradicts itself: {first}, but {second}. Correct it" in said
+
+
+def test_rotary_scaling_beside_plain_rotary_parameters(tmp_path: Path) -> None:
+    """Which of the two a library takes differs: neither is passed over."""
+    scaled = {"rope_type": "yarn", "factor": 4.0}
+    write_checkpoint(tmp_path, rope_parameters={"rope_theta": 10000.0}, rope_scaling=scaled)
+    assert f"rope_scaling is {scaled}, which this engine does not run" in refusal(tmp_path)
+
+
+def test_one_rope_theta_is_enough_and_may_stand_twice(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, rope_parameters={"rope_type": "default"}, layer_types=[])
+    assert read_config(tmp_path).rope_theta == 10000.0
+    write_checkpoint(tmp_path, rope_theta=10000, rope_parameters={"rope_theta": 10000.0})
+    assert read_config(tmp_path).rope_theta == 10000.0
 
 
 def test_missing_tensor(tmp_path: Path) -> None:
