@@ -1,14 +1,17 @@
-"""Draft and verify: every verdict that the real model wrote comes back, by the fewest calls.
+"""Draft and verify: every verdict that a model writes comes back, by the fewest calls.
 
-The fake engine writes recorded outputs with the real tokenizer, in both forms (with the end token,
-and without it, as engines do).
+The fake engine writes in both forms: with the end token, and without it, as engines do. With the
+tiny guard's tokenizer it writes every verdict that there is, and with the real one, where that is,
+what the real model wrote.
 """
 
 import itertools
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -17,12 +20,10 @@ import pytest
 from guard_core.verdict.prompt import Prompt
 from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import Client, ask, gateway, reason, rich_status
-from tests.support.shared import real_files, real_prompt, recorded
+from tests.support.shared import label_tokens, real_files, recorded
 from tests.support.slots import tiny_files, write_slot
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, writes
 
-END = 151645
-RESPONSE_MODE = 35560  # the token in which the constant texts of the two modes first differ
 SAFE = "Safety: Safe\nCategories: None"
 CATEGORIES = {
     "None": [],
@@ -36,12 +37,77 @@ CATEGORIES = {
     "Copyright Violation": [types_pb2.CATEGORY_COPYRIGHT_VIOLATION],
     "Jailbreak": [types_pb2.CATEGORY_JAILBREAK],
 }
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a model reads and writes, by ids that were recorded, and not computed by this code."""
+
+    files: tuple[str, str]
+    end_ids: tuple[int, int]
+    vocabulary: int
+    mode: tuple[int, int]  # where the two modes' prompts first differ, and response mode's token
+    safety: tuple[int, ...]  # "Safety:"
+    severities: dict[str, int]
+    think: int  # a special token
+    verdicts: tuple[str, ...]
+
+    @property
+    def end(self) -> int:
+        return self.end_ids[0]
+
+
+def tiny_words() -> Words:
+    verdicts = (
+        f"Safety: {severity}\nCategories: {category}{refusal}"
+        for severity in ("Safe", "Controversial", "Unsafe")
+        for category in CATEGORIES
+        for refusal in ("", "\nRefusal: Yes", "\nRefusal: No")
+    )
+    return Words(  # the ids are in tests/data/tiny_reference.json
+        tiny_files(),
+        (12285, 12283),
+        12288,
+        (7, 1292),
+        (277, 25),
+        {"Safe": 676, "Controversial": 324, "Unsafe": 323},
+        12286,
+        tuple(verdicts),
+    )
+
+
+def real_words() -> Words:
+    known = label_tokens()
+    return Words(
+        real_files(),
+        (151645, 151643),
+        151936,
+        (12, 35560),
+        tuple(known["forced_before_label"]["ids"]),
+        {severity: ids[0] for severity, ids in known["labels"].items()},
+        151667,
+        tuple(row["raw_output"] for row in recorded("real_outputs.jsonl")),
+    )
+
+
+@pytest.fixture(
+    scope="module", params=[tiny_words, pytest.param(real_words, marks=pytest.mark.reference)]
+)
+def words(request: pytest.FixtureRequest) -> Words:
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def encode(words: Words) -> Callable[[str], list[int]]:
+    return Prompt(*words.files).encode
+
+
 Serve = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
 
 
 @pytest.fixture
-def real_slot(tmp_path: Path) -> Serve:
-    """A gateway with the real tokenizer before an engine that writes what a test says."""
+def serve(words: Words, tmp_path: Path) -> Serve:
+    """A gateway with the tokenizer before an engine that writes what a test says."""
 
     numbers = itertools.count()
 
@@ -50,9 +116,9 @@ def real_slot(tmp_path: Path) -> Serve:
         answer: Callable[[Asked], Answer], *, max_draft_tokens: int = 24, strict: bool = False
     ) -> AsyncIterator[tuple[Client, FakeEngine]]:
         slot = tmp_path / f"slot{next(numbers)}"
-        write_slot(slot, *real_files(), (END, 151643), max_draft_tokens=max_draft_tokens)
+        write_slot(slot, *words.files, words.end_ids, max_draft_tokens=max_draft_tokens)
         async with (
-            fake_engine(answer, vocabulary=151936) as engine,
+            fake_engine(answer, vocabulary=words.vocabulary) as engine,
             gateway(slot, engine.port, strict_completion=strict) as client,
         ):
             await client.until_serving()
@@ -61,33 +127,40 @@ def real_slot(tmp_path: Path) -> Serve:
     return serve
 
 
-class Model:
+Model = Callable[..., Callable[[Asked], Answer]]
+
+
+@pytest.fixture
+def model(words: Words, encode: Callable[[str], list[int]]) -> Model:
     """Writes `text` in the mode that it is given for, and a safe verdict in the other."""
 
-    def __init__(self, text: str, *, response_mode: bool = False, keeps_end: bool = False) -> None:
+    def model(
+        text: str, *, response_mode: bool = False, keeps_end: bool = False
+    ) -> Callable[[Asked], Answer]:
         texts = {False: SAFE, True: f"{SAFE}\nRefusal: No", response_mode: text}
-        self._answers = {
-            mode: writes([*real_prompt().encode(text), END], keeps_end=keeps_end, end_id=END)
+        answers = {
+            mode: writes([*encode(text), words.end], keeps_end=keeps_end, end_id=words.end)
             for mode, text in texts.items()
         }
+        at, token = words.mode
+        return lambda asked: answers[asked.prompt[at] == token](asked)
 
-    def __call__(self, asked: Asked) -> Answer:
-        return self._answers[asked.prompt[12] == RESPONSE_MODE](asked)
+    return model
 
 
 async def judge(client: Client, *, response: bool) -> moderation_pb2.ModerateResponse:
     return await client.judge("Q", *(["A"] if response else []))
 
 
-@pytest.mark.reference
 @pytest.mark.parametrize("keeps_end", [True, False])
-async def test_every_recorded_verdict_comes_back(real_slot: Serve, keeps_end: bool) -> None:
+async def test_every_verdict_comes_back(
+    words: Words, serve: Serve, model: Model, keeps_end: bool
+) -> None:
     calls: dict[str, int] = {}
-    async with real_slot(Model(SAFE)) as (client, engine):
-        for row in recorded("real_outputs.jsonl"):
-            text = row["raw_output"]
+    async with serve(model(SAFE)) as (client, engine):
+        for text in words.verdicts:
             response = "Refusal" in text
-            engine.answer = Model(text, response_mode=response, keeps_end=keeps_end)
+            engine.answer = model(text, response_mode=response, keeps_end=keeps_end)
             reply = await judge(client, response=response)
             name = types_pb2.Severity.Name(reply.verdict.severity).split("_")[1].capitalize()
             assert text.startswith(f"Safety: {name}\n")
@@ -100,41 +173,41 @@ async def test_every_recorded_verdict_comes_back(real_slot: Serve, keeps_end: bo
     assert set(calls.values()) == {1, 2}
 
 
-@pytest.mark.reference
 async def test_a_refusal_is_complete_by_grammar_unless_completion_is_strict(
-    real_slot: Serve,
+    serve: Serve, model: Model
 ) -> None:
-    answer = Model(f"{SAFE}\nRefusal: Yes", response_mode=True)
-    async with real_slot(answer) as (client, _):
+    answer = model(f"{SAFE}\nRefusal: Yes", response_mode=True)
+    async with serve(answer) as (client, _):
         reply = await judge(client, response=True)
         assert reply.usage.completion == types_pb2.COMPLETION_GRAMMAR
         assert reply.usage.engine_calls == 1
-    async with real_slot(answer, strict=True) as (client, _):
+    async with serve(answer, strict=True) as (client, _):
         reply = await judge(client, response=True)
         assert reply.usage.completion == types_pb2.COMPLETION_ENDED
         assert reply.usage.engine_calls == 2
         assert reply.verdict.refusal == types_pb2.REFUSAL_YES
 
 
-@pytest.mark.reference
-async def test_usage_counts_what_was_drafted_and_agreed_to(real_slot: Serve) -> None:
-    async with real_slot(Model("Safety: Unsafe\nCategories: PII")) as (client, engine):
+async def test_usage_counts_what_was_drafted_and_agreed_to(
+    words: Words, serve: Serve, model: Model, encode: Callable[[str], list[int]]
+) -> None:
+    text = "Safety: Unsafe\nCategories: PII"
+    async with serve(model(text)) as (client, engine):
         usage = (await judge(client, response=False)).usage
         first, second = engine.asked[-2:]
     assert (usage.draft_tokens, usage.accepted_draft_tokens) == (8, 2)
-    assert usage.verdict_tokens == 9  # "Safety:" " Unsafe" "\nCategories:" " PII", end
+    assert usage.verdict_tokens == len([*encode(text), words.end])
     assert usage.engine_calls == 2
     # The second call goes on after the tokens of the first, without a draft.
-    assert second.prompt == [*first.prompt, 73037, 25, 73067]
+    assert second.prompt == [*first.prompt, *words.safety, words.severities["Unsafe"]]
     assert not second.draft
     # Greedy, and never beyond what the slot's engine can write.
-    assert (first.top_k, first.end_id, first.max_tokens) == (1, END, 9)
-    assert (second.top_k, second.end_id, second.max_tokens) == (1, END, 61)
+    assert (first.top_k, first.end_id, first.max_tokens) == (1, words.end, 9)
+    assert (second.top_k, second.end_id, second.max_tokens) == (1, words.end, 61)
 
 
-@pytest.mark.reference
-async def test_a_slot_without_draft_length_decodes_plainly(real_slot: Serve) -> None:
-    async with real_slot(Model(SAFE), max_draft_tokens=0) as (client, engine):
+async def test_a_slot_without_draft_length_decodes_plainly(serve: Serve, model: Model) -> None:
+    async with serve(model(SAFE), max_draft_tokens=0) as (client, engine):
         usage = (await judge(client, response=False)).usage
         assert not any(asked.draft for asked in engine.asked)
     assert (usage.draft_tokens, usage.engine_calls, usage.verdict_tokens) == (0, 1, 8)
@@ -166,53 +239,63 @@ async def test_labels_that_begin_alike_get_plain_decoding(tmp_path: Path) -> Non
         assert not any(asked.draft for asked in engine.asked)
 
 
-@pytest.mark.reference
-async def test_scores_are_the_softmax_at_the_severity(real_slot: Serve) -> None:
-    async with real_slot(Model("Safety: Unsafe\nCategories: PII")) as (client, engine):
+@pytest.mark.parametrize("severity", ["Safe", "Controversial", "Unsafe"])
+async def test_scores_are_the_softmax_at_the_severity(
+    words: Words, serve: Serve, model: Model, severity: str
+) -> None:
+    written = model(f"Safety: {severity}\nCategories: PII")
+
+    def answer(asked: Asked) -> Answer:
+        # The engine's logits are one-hot at what it answers.
+        return [words.severities[severity]] if asked.logits else written(asked)
+
+    async with serve(answer) as (client, engine):
         reply = await client.judge("Q", with_scores=True)
         asked = engine.asked[-1]
-    scores = reply.verdict.scores
-    assert scores.unsafe > scores.safe == scores.controversial
-    assert scores.safe + scores.controversial + scores.unsafe == pytest.approx(1)
-    assert (asked.prompt[-2:], asked.max_tokens, asked.logits) == ([73037, 25], 1, True)
+    found = reply.verdict.scores
+    scores = {"Safe": found.safe, "Controversial": found.controversial, "Unsafe": found.unsafe}
+    # One logit is 1 and two are 0.
+    assert scores.pop(severity) == pytest.approx(math.e / (math.e + 2))
+    assert [*scores.values()] == pytest.approx([1 / (math.e + 2)] * 2)
+    assert (asked.prompt[-2:], asked.max_tokens, asked.logits) == ([*words.safety], 1, True)
     assert reply.usage.engine_calls == 3
 
 
-@pytest.mark.reference
 @pytest.mark.parametrize(
     "text",
     ["Safety: Safe", "Safe", "", f"{SAFE}\n", "I can't help with that.", f"{SAFE}\nRefusal: No"],
 )
 async def test_output_outside_the_grammar_is_an_error_and_never_safe(
-    real_slot: Serve, text: str
+    serve: Serve, model: Model, text: str
 ) -> None:
-    async with real_slot(Model(SAFE)) as (client, engine):
-        engine.answer = Model(text)
+    async with serve(model(SAFE)) as (client, engine):
+        engine.answer = model(text)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.judge("Q")
         assert caught.value.code() is grpc.StatusCode.INTERNAL
         assert reason(rich_status(caught.value)) == "VERDICT_UNGRAMMATICAL"
-        engine.answer = Model(SAFE)
+        engine.answer = model(SAFE)
         assert (await client.judge("Q")).action == types_pb2.ACTION_ALLOW
 
 
-@pytest.mark.reference
-async def test_a_special_token_inside_a_verdict_is_an_error(real_slot: Serve) -> None:
-    encode = real_prompt().encode
-    ids = [*encode("Safety: Safe"), 151667, *encode("\nCategories: None"), END]
-    async with real_slot(Model(SAFE)) as (client, engine):
-        engine.answer = writes(ids, end_id=END)
+async def test_a_special_token_inside_a_verdict_is_an_error(
+    words: Words, serve: Serve, model: Model, encode: Callable[[str], list[int]]
+) -> None:
+    ids = [*encode("Safety: Safe"), words.think, *encode("\nCategories: None"), words.end]
+    async with serve(model(SAFE)) as (client, engine):
+        engine.answer = writes(ids, end_id=words.end)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.judge("Q")
         assert reason(rich_status(caught.value)) == "VERDICT_UNGRAMMATICAL"
 
 
-@pytest.mark.reference
-async def test_a_verdict_without_end_is_an_error(real_slot: Serve) -> None:
-    def endless(asked: Asked) -> Answer:
-        return [*asked.draft[:1], 22291] if asked.draft else [22291] * asked.max_tokens
+async def test_a_verdict_without_end_is_an_error(words: Words, serve: Serve, model: Model) -> None:
+    safe = words.severities["Safe"]
 
-    async with real_slot(Model(SAFE)) as (client, engine):
+    def endless(asked: Asked) -> Answer:
+        return [*asked.draft[:1], safe] if asked.draft else [safe] * asked.max_tokens
+
+    async with serve(model(SAFE)) as (client, engine):
         engine.answer = endless
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.stub.Moderate(ask("Q"))

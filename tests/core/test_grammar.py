@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict, parse, write
-from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES
+from guard_core.verdict.taxonomy import CATEGORIES, SEVERITIES, Category, Severity
 from tests.support.shared import recorded
 
 VERDICTS = st.builds(
@@ -19,6 +19,7 @@ VERDICTS = st.builds(
     refusal=st.none() | st.booleans(),
 )
 
+PII, JAILBREAK = Category.PII, Category.JAILBREAK
 OTHER = {Mode.PROMPT: Mode.RESPONSE, Mode.RESPONSE: Mode.PROMPT}
 
 
@@ -48,6 +49,23 @@ def test_every_recorded_output_is_parsed_to_its_fields() -> None:
         expected = () if fields["Categories"] == "None" else (fields["Categories"],)
         assert verdict.categories == expected
         assert verdict.refusal == {"Yes": True, "No": False, None: None}[fields.get("Refusal")]
+
+
+@pytest.mark.parametrize(
+    ("written", "verdict"),
+    [
+        ("Safety: Safe\nCategories: None", Verdict(Severity.SAFE)),
+        ("Safety: Controversial\nCategories: PII", Verdict(Severity.CONTROVERSIAL, (PII,))),
+        ("Safety: Unsafe\nCategories: PII", Verdict(Severity.UNSAFE, (PII,))),
+        (
+            "Safety: Unsafe\nCategories: PII, Jailbreak\nRefusal: No",
+            Verdict(Severity.UNSAFE, (PII, JAILBREAK), refusal=False),
+        ),
+        ("Safety: Safe\nCategories: None\nRefusal: Yes", Verdict(Severity.SAFE, refusal=True)),
+    ],
+)
+def test_what_a_model_writes_is_parsed_to_its_fields(written: str, verdict: Verdict) -> None:
+    assert parse(written, mode_of(verdict)) == verdict
 
 
 @given(VERDICTS)

@@ -1,5 +1,8 @@
 """Prompt ids: equal to the official recipe's, and no special token ever out of content."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from tests.support.gateway import ROLES
 from tests.support.shared import real_prompt, recorded
 from tests.support.slots import tiny_files
 
+TINY_REFERENCE = Path(__file__).parents[1] / "data" / "tiny_reference.json"
 UNKNOWN = types_pb2.ROLE_UNSPECIFIED  # as a client must send what the contract has no role for
 # What our contract refuses, because the template would drop text or find nothing to judge.
 REFUSED = {
@@ -24,6 +28,15 @@ REFUSED = {
     "system_only",
     "empty_user",
 }
+
+
+def test_ids_equal_the_tiny_guards_recorded_ones() -> None:
+    cases = json.loads(TINY_REFERENCE.read_text(encoding="utf-8"))
+    assert len({len(case["messages"]) for case in cases}) > 2
+    prompt = Prompt(*tiny_files())
+    for case in cases:
+        ids = prompt.ids([Message(**message) for message in case["messages"]])
+        assert ids == case["input_ids"], case["name"]
 
 
 @pytest.mark.reference
@@ -51,6 +64,30 @@ def test_the_other_golden_renders_are_refused() -> None:
             moderation_request(moderation_pb2.ModerateRequest(conversation=messages))
 
 
+SYSTEM, USER, ASSISTANT = types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [(USER, "Q"), (SYSTEM, "S"), (USER, "R")],
+        [(ASSISTANT, "A")],
+        [(ASSISTANT, "A"), (USER, "Q")],
+        [(USER, "Q"), (UNKNOWN, "T")],
+        [(SYSTEM, "S")],
+        [(USER, "")],
+        [],
+    ],
+    ids=str,
+)
+def test_what_a_template_would_drop_is_refused(
+    messages: list[tuple[types_pb2.Role.ValueType, str]],
+) -> None:
+    conversation = [types_pb2.Message(role=role, content=text) for role, text in messages]
+    with pytest.raises(RequestInvalid):
+        moderation_request(moderation_pb2.ModerateRequest(conversation=conversation))
+
+
 @pytest.mark.reference
 def test_special_tokens_in_content_come_out_as_plain_text() -> None:
     [case] = [c for c in recorded("golden_renders.jsonl") if "special_tokens" in c["name"]]
@@ -70,17 +107,24 @@ def test_token_counts_equal_the_recorded_ones() -> None:
         assert len(ids) == row["input_tokens"], row["example_id"]
 
 
-@pytest.mark.reference
-def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> None:
-    prompt = real_prompt()
+def every_added_token_is_text_inside_content(prompt: Prompt, count: int) -> None:
     special = set(prompt.added_tokens.values())
     frame = [i for i in prompt.ids([Message(Role.USER, "x")]) if i in special]
-    assert len(prompt.added_tokens) == 26
+    assert len(prompt.added_tokens) == count
     for token in prompt.added_tokens:
         for content in (token, f"a{token}b", f"{token}{token}", f" {token} \n{token}"):
             ids = prompt.ids([Message(Role.USER, content)])
             assert [i for i in ids if i in special] == frame, content
             assert content in prompt.decode(ids)
+
+
+def test_every_added_token_is_text_inside_content(tiny_prompt: Prompt) -> None:
+    every_added_token_is_text_inside_content(tiny_prompt, 5)
+
+
+@pytest.mark.reference
+def test_every_added_token_of_the_real_tokenizer_is_text_inside_content() -> None:
+    every_added_token_is_text_inside_content(real_prompt(), 26)
 
 
 def test_the_last_role_selects_the_mode(tiny_prompt: Prompt) -> None:
@@ -123,9 +167,21 @@ def _ends(ids: list[int], special: set[int]) -> int:
 
 
 @pytest.mark.reference
-def test_a_template_that_drops_a_message_is_refused() -> None:
+def test_the_real_template_that_drops_a_message_is_refused() -> None:
     with pytest.raises(SlotInvalid, match="drops or reorders"):
         real_prompt().ids([Message(Role.ASSISTANT, "A"), Message(Role.USER, "Q")])
+
+
+@pytest.mark.parametrize(
+    "messages", ["messages[1:]", "messages[:-1]", "messages | reverse", "messages + messages"]
+)
+def test_a_template_that_drops_repeats_or_reorders_messages_is_refused(messages: str) -> None:
+    _, tokenizer = tiny_files()
+    template = "{% for message in M %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    turns = [Message(Role.USER, "Q"), Message(Role.ASSISTANT, "A"), Message(Role.USER, "R")]
+    assert Prompt(template.replace("M", "messages"), tokenizer).ids(turns)
+    with pytest.raises(SlotInvalid, match="drops or reorders"):
+        Prompt(template.replace("M", messages), tokenizer).ids(turns)
 
 
 def test_a_template_that_reaches_out_of_its_sandbox_is_refused() -> None:
@@ -143,7 +199,6 @@ def test_a_broken_template_or_tokenizer_is_refused() -> None:
         Prompt(template, '{"model": 1}')
 
 
-@pytest.mark.reference
 def test_a_tokenizer_that_would_cut_text_off_or_fill_it_up_does_neither(
     tiny_prompt: Prompt,
 ) -> None:
