@@ -15,11 +15,12 @@ import grpc
 import pytest
 from ruamel.yaml import YAML
 
+from guard_control.host.child_process import children
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
 from guard_server import probe
 from guard_server.settings import Settings
-from tests.support.commands import GUARD, children_of, start
+from tests.support.commands import GUARD, start
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
@@ -233,7 +234,7 @@ def test_the_engine_alone(blue: Path, tmp_path: Path) -> None:
             time.sleep(0.05)
         assert f"on unix:{socket}:{port};" in running.said()
         assert not Path(f"{socket}:{port}").stat().st_mode & 0o077
-        [triton] = children_of(running.pid)
+        [triton] = children(running.pid)
         os.kill(triton, signal.SIGKILL)
         while "Triton runs again" not in running.said():
             assert not running.ended(), running.said()

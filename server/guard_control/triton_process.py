@@ -155,6 +155,14 @@ class TritonProcess:
         """What Triton says of the slot's model."""
         return self.model.state(timeout_s)
 
+    def activity(self) -> list[child_process.Activity]:
+        """What it and its Python stub do, in this order; empty without a stub, as on a GPU."""
+        found = [self.pid, *child_process.children(self.pid)] if self.pid else []
+        try:
+            return [child_process.activity(pid) for pid in found] if len(found) > 1 else []
+        except OSError:  # one has ended meanwhile
+            return []
+
     def _check_port(self) -> None:
         port = self._metrics_port
         if ended := orphans.end(port):
@@ -193,6 +201,9 @@ class TritonProcess:
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             "--strict-readiness=false",  # one failed load must not fail the server's health
+            # A slot's configuration is complete. For each load Triton would start the Python stub
+            # twice, first to ask it for the rest: 2.5 s in place of 0.8 s.
+            *([] if gpu else ["--disable-auto-complete-config"]),
         ]
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:

@@ -1,8 +1,10 @@
 """Whether a Triton is out: by its process, by its model, and by what the model answers."""
 
 import asyncio
+from collections.abc import Sequence
 
 from guard_control.events import Events
+from guard_control.host.child_process import Activity
 from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.triton_process import TritonProcess
 
@@ -10,6 +12,7 @@ _POLL_S = 0.2
 _LOOK_S = 1.0
 _ANSWER_S = 2.0  # Triton's time to say what it has
 _QUIET_S = 5.0  # an engine without requests is asked as often
+_STILL_LOOKS = 2
 _DEAD_S = 3.0  # a gateway's time to begin to have a dead engine loaded again
 
 
@@ -75,7 +78,8 @@ class TritonWatch:
 class _EngineWatch:
     """Finds an engine that hangs or is dead below a Triton that answers.
 
-    Busy is not dead: it is out only if it answers neither our question nor another caller's.
+    Busy is not dead: it is out only if it answers neither our question nor another caller's; sooner
+    if its process does nothing meanwhile, though the machine would let it.
     """
 
     def __init__(self, triton: TritonProcess, out_s: float) -> None:
@@ -85,6 +89,8 @@ class _EngineWatch:
         self._asked: asyncio.Task[EngineAnswer] | None = None
         self._mute_s = 0.0  # since our question
         self._next_s = 0.0  # until our next one
+        self._activity: Sequence[Activity] = ()
+        self._still = 0  # looks in a row since our question in which the process did nothing
 
     def close(self) -> None:
         if self._asked is not None:
@@ -92,7 +98,7 @@ class _EngineWatch:
 
     def reset(self) -> None:
         """The model is not loaded."""
-        self._mute_s = 0.0
+        self._mute_s, self._still = 0.0, 0
 
     async def mute(self, passed_s: float) -> str:
         """Why it is out, or nothing. `passed_s`: since this was called last."""
@@ -101,18 +107,33 @@ class _EngineWatch:
         ended = self._asked is not None and self._asked.done()
         answer = self._asked.result() if self._asked is not None and ended else None
         if self._answered != before or answer is EngineAnswer.GIVEN:
-            self._mute_s = 0.0
+            self._mute_s, self._still = 0.0, 0
             if ended:
                 self._asked, self._next_s = None, _QUIET_S
+            elif self._asked is None:
+                self._next_s = 0.0  # others are answered: once they are not, we ask at once
             return ""
         self._next_s -= passed_s
         if self._asked is not None:
             self._mute_s += passed_s
+            still = await asyncio.to_thread(self._stands_still)
+            self._still = self._still + 1 if still else 0
         if answer is EngineAnswer.GONE and self._mute_s >= _DEAD_S:
             return "The engine's process died, and no gateway had it loaded again"
+        if self._still >= _STILL_LOOKS:
+            return f"The engine does nothing, and has answered nothing for {self._mute_s:.0f} s"
         if self._mute_s >= self._out_s:
             return f"The engine has answered nothing for {self._out_s:g} s"
         if ended or (self._asked is None and self._next_s <= 0):
             infer = asyncio.to_thread(self._triton.model.infer, self._out_s)
             self._asked = asyncio.create_task(infer)
+            self._activity = self._triton.activity()
         return ""
+
+    def _stands_still(self) -> bool:
+        """Whether the engine's process did nothing since the last look, or since our question."""
+        before, self._activity = self._activity, self._triton.activity()
+        if not before or not self._activity:
+            return False
+        waits = any(each.waits_for_machine for each in [*before, *self._activity])
+        return self._activity[1:] == before[1:] and not waits

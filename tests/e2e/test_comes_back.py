@@ -12,9 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from guard_control.host.child_process import ended
+from guard_control.host.child_process import children, ended
 from guard_control.triton_process import TritonProcess
-from tests.support.commands import children_of
 from tests.support.gateway import Client, connect, gateway
 from tests.support.ports import free_port
 from tests.support.serving import guard_serve
@@ -104,7 +103,7 @@ async def test_four_gateways_have_a_dead_engine_loaded_again_once(
                 await asyncio.gather(*(client.judge("Q") for client in clients))
                 assert log.read_text().count(LOADED) == 1 + kills
                 assert triton.pid is not None
-                [stub] = children_of(triton.pid)
+                [stub] = children(triton.pid)
                 os.kill(stub, signal.SIGKILL)
                 asked = (client.judge("Q") for client in clients)  # a quiet gateway sees nothing
                 errors = await asyncio.gather(*asked, return_exceptions=True)

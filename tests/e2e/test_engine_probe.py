@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from guard_control.host.child_process import children
 from guard_control.triton_process import TritonProcess
-from tests.support.commands import children_of
 from tests.support.gateway import gateway
 from tests.support.ports import free_port
 
@@ -76,7 +76,7 @@ async def test_a_dead_engine_is_replaced_by_the_scheduler(blue: Path, tmp_path: 
             await asyncio.gather(one.until_serving(), other.until_serving())
             assert await kubelet.probe(), kubelet.said
             assert triton.pid is not None
-            [stub] = children_of(triton.pid)
+            [stub] = children(triton.pid)
             os.kill(stub, signal.SIGKILL)
             await asyncio.gather(one.judge("Q"), other.judge("Q"), return_exceptions=True)
             assert not await one.serving()

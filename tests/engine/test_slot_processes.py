@@ -11,11 +11,11 @@ import pytest
 from tritonclient.grpc.aio import InferenceServerClient
 
 from guard_control.events import Event, Events
+from guard_control.host.child_process import children
 from guard_control.loaded_model import ModelState
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
 from tests.engine.conftest import Slot
-from tests.support.commands import children_of
 from tests.support.ports import free_port
 from tests.support.streams import Stream
 
@@ -61,7 +61,7 @@ async def test_what_stands_still_is_started_again(running: SlotProcess, part: st
     """A stub hangs below a Triton that answers, and that has the model."""
     first, restarts = running.triton.pid, running.restarts
     assert first is not None
-    [stub] = children_of(first)
+    [stub] = children(first)
     os.kill(first if part == "triton" else stub, signal.SIGSTOP)
     await until(lambda: running.restarts > restarts)
     assert running.triton.pid != first
@@ -74,13 +74,14 @@ async def test_a_first_start_that_fails_is_tried_again(slot: Slot, tmp_path: Pat
     shutil.copytree(slot.path, path)
     model = path / MODEL / "1" / "model.py"
     model.write_text(
-        f"""import os, pathlib, signal
+        model.read_text()
+        + f"""
+import pathlib, signal
 started = pathlib.Path({str(tmp_path / "started")!r})
 if not started.exists():
     started.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
+    TritonPythonModel.initialize = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
-        + model.read_text()
     )
     events, seen = Events(), list[Event]()
 

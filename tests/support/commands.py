@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard_control.host import child_process
-
 GUARD = Path(sys.executable).with_name("guard")
 _PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -73,13 +71,6 @@ def start_gateway(output: Path, **settings: object) -> Iterator[Running]:
     command = (sys.executable, "-m", "guard_server")
     with start(command, output, end=signal.SIGKILL, **environment) as running:
         yield running
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process started and that still run: not those it has not cleared up."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in children if not child_process.ended(child)]
 
 
 def guard(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

@@ -46,11 +46,9 @@ def faults() -> list[Fault]:
             short = number is signal.SIGKILL
             found.append(Fault(number.name, part, _signalled(part, number), back_s, short))
         for seconds in (10, 120):
-            # A stub that stands still is a stuck Triton; a stopped supervisor stops no verdict.
-            limit_s = max(back_s, _TRITON_S) if part == "stub" else back_s
             inject = _stopped(part, seconds)
             name, long = f"SIGSTOP {seconds} s", seconds > _LONG_S
-            found.append(Fault(name, part, inject, limit_s, long=long))
+            found.append(Fault(name, part, inject, back_s, long=long))
     for one, other in combinations(limits, 2):
         both = _each(_signalled(one, signal.SIGKILL), _signalled(other, signal.SIGKILL))
         limit_s = max(limits[one], limits[other])

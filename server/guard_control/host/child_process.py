@@ -1,5 +1,6 @@
 """Starts children that can't outlive this process, however it ends; what /proc says of them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
@@ -24,6 +26,7 @@ if os.getppid() == int(parent):
     os.execv(command[0], command)
 """
 _LISTENING = "0A"
+_TICKS = slice(11, 13)  # in user mode and in the kernel
 _REAPED_S = 1.0
 
 
@@ -93,6 +96,36 @@ def ended(pid: int) -> bool:
         return state in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) < 2
     except OSError:
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a process does: two equal ones mean that it did nothing in between."""
+
+    pid: int
+    ticks: int  # of processor time so far, of all threads
+    waits_for_machine: bool
+    """Whether a thread could run, or waits for a disk: it may get on only later."""
+
+
+def activity(pid: int) -> Activity:
+    """Raises OSError if there is no such process."""
+    ticks, states = 0, ""
+    for path in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # this thread has ended
+            words = (path / "stat").read_text().rpartition(")")[2].split()
+            states += words[0]
+            ticks += sum(map(int, words[_TICKS]))
+    return Activity(pid, ticks, "R" in states or "D" in states)
+
+
+def children(pid: int) -> list[int]:
+    """The living ones of this process; empty if it has ended."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return [child for child in found if not ended(child)]
 
 
 class Children:
