@@ -79,8 +79,10 @@ class LoadedModel:
                 f"{_SERVICE}/ModelStreamInfer"
             )
             try:
-                answer = next(call(iter([request]), timeout=timeout_s))
-            except (grpc.RpcError, StopIteration):
+                # Up to the stream's end: Triton 2.51 may never unload a model whose stream was
+                # cancelled just as an answer went out.
+                answer, *_ = call(iter([request]), timeout=timeout_s)
+            except (grpc.RpcError, ValueError):
                 return EngineAnswer.NONE
         error = service_pb2.ModelStreamInferResponse.FromString(answer).error_message
         gone = error and isinstance(engine_error(error), Unavailable)

@@ -12,7 +12,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from guard_control.events import Event, Events
 from guard_control.host.child_process import children
-from guard_control.loaded_model import ModelState
+from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
 from tests.engine.conftest import Slot
@@ -48,10 +48,17 @@ async def test_a_model_that_was_unloaded_is_loaded_again(running: SlotProcess) -
     def loaded() -> bool:
         return running.triton.model_state(1) is ModelState.LOADED
 
+    def unloaded() -> bool:
+        return "successfully unloaded" in running.triton.log.read_text()
+
     restarts = running.restarts
+    for _ in range(3):  # a question that is cut off at its end keeps Triton from unloading
+        answer = await asyncio.to_thread(running.triton.model.infer, 10)
+        assert answer is EngineAnswer.GIVEN
     async with InferenceServerClient(running.triton.target) as triton:
         await triton.unload_model(MODEL)
     assert not await asyncio.to_thread(loaded)
+    await until(unloaded)
     await until(lambda: answers(running))
     assert running.restarts == restarts
 
