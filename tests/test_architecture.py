@@ -83,7 +83,7 @@ INSIDE = {
         "engine_probe": {"loaded_model"},
         "triton_wheel": set(),
         "triton_process": {"host", "loaded_model", "triton_wheel"},
-        "triton_watch": {"events", "loaded_model", "triton_process"},
+        "triton_watch": {"events", "host", "loaded_model", "triton_process"},
         "slot_processes": {"events", "host", "triton_process", "triton_watch"},
         "traffic_files": {"events"},
         "gateway_workers": {"events", "host"},

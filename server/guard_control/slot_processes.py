@@ -16,7 +16,7 @@ from guard_core.slot.traffic import SlotTraffic
 _POLL_S = 0.2
 _RESTART_S = (0.5, 30.0)  # first and longest pause
 _FIRST_TRIES = 3
-_STEADY_S = 60  # a Triton that ran for so long restarts after the first pause again
+_STEADY_S = 10  # a Triton that ran for so long restarts after the first pause again
 
 
 class SlotProcess:

@@ -1,13 +1,16 @@
 """The chaos suite: what it counts, and one of its faults against the real server."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from guard_bench.chaos.fault_result import FaultResult, longest_without, result_counts, table
+from guard_bench.chaos.moved_clock import MovedClock
 from guard_bench.chaos.run import write
 from guard_bench.loadgen.call import NO_ANSWER, CallResult, LoadCall
 
@@ -33,7 +36,7 @@ def test_what_failed_is_lost_or_is_wrong() -> None:
 
 def result(**changes: object) -> FaultResult:
     given: dict[str, object] = {
-        **{"fault": "SIGKILL", "part": "stub", "slots": 1, "retries": False, "calls": 9},
+        **{"fault": "SIGKILL", "part": "stub", "setup": "one slot", "retries": False, "calls": 9},
         **{"failed": {"UNAVAILABLE": 2}, "lost": 0, "wrong": 0, "longest_s": 2.0},
         **{"limit_s": 10.0, "whole": True, **changes},
     }
@@ -48,6 +51,7 @@ def test_what_is_reached(tmp_path: Path) -> None:
         {"failed": {"INTERNAL": 1}},
         {"longest_s": 10.1},
         {"whole": False},
+        {"may_fail": False},
     ):
         assert not result(**changes).reached
     page = tmp_path / "page.md"
@@ -58,6 +62,40 @@ def test_what_is_reached(tmp_path: Path) -> None:
     assert table([result(), result(lost=3)]) in text
     assert text.count("**no**") == 1
     assert "old" not in text and text.startswith("before\n") and text.endswith("after\n")
+
+
+@pytest.mark.parametrize("part", ["", "worker"])
+def test_the_wall_clock_of_some_processes(tmp_path: Path, part: str) -> None:
+    """The monotonic one stays, and what waits for a time waits as long as before."""
+    program = """
+import queue, sys, time
+for line in sys.stdin:
+    begun = time.monotonic()
+    time.sleep(0.01)
+    try:
+        queue.Queue().get(timeout=0.01)
+    except queue.Empty:
+        print(time.time(), begun, time.monotonic() - begun, flush=True)
+"""
+    clock = MovedClock(tmp_path)
+    command = [sys.executable, "-c", program, "guard_server"]  # as a worker is called
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **clock.environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for moved, wanted in ((3600, part), (-3600, part), (3600, "Triton"), (0, "")):
+            clock.move(moved, wanted)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wall, monotonic, waited = map(float, process.stdout.readline().split())
+            assert wall - time.time() == pytest.approx(0 if wanted == "Triton" else moved, abs=1)
+            assert monotonic == pytest.approx(time.monotonic(), abs=1)
+            assert waited < 1
+        process.stdin.close()
 
 
 @pytest.mark.triton
@@ -73,4 +111,4 @@ async def test_a_fault_against_the_real_server(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| SIGKILL | worker | 1 | off |" in done.stdout
+    assert "| SIGKILL | worker | one slot | off |" in done.stdout

@@ -2,16 +2,14 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from guard_bench.chaos.small_disk import DiskRefused, SmallDisk, small_disk
 from guard_bench.scenarios.triton_kill import triton_pid
 from guard_core.slot import traffic
 from qwen3guard.v1 import deployment_pb2 as pb
@@ -21,47 +19,16 @@ from tests.support.scrape import scrape
 from tests.support.serving import guard_serve
 
 pytestmark = pytest.mark.triton
-_MOUNT = 'mount -t tmpfs -o size=512k tmpfs "$0" && echo mounted && exec sleep 600'
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A small disk, mounted on `state` for those commands alone that start with `within`."""
-
-    state: Path
-    within: Sequence[str]
-    seen: Path  # the same directory, as this process sees it
-
-    def remount(self, options: str) -> None:
-        mount = ["mount", "-o", f"remount,{options}", str(self.state)]
-        subprocess.run([*self.within, *mount], check=True)
-
-    def fill(self) -> None:
-        with pytest.raises(OSError), (self.seen / "fill").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"0" * 4096)
 
 
 @contextmanager
-def small_disk(state: Path) -> Iterator[Disk]:
+def mounted(state: Path) -> Iterator[SmallDisk]:
     """Skips the test where the system does not let us mount one."""
-    state.mkdir()
-    words = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", _MOUNT, str(state)]
-    if not shutil.which(words[0]):
-        pytest.skip("there is no unshare")
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as holder:
-        try:
-            assert holder.stdout is not None
-            if holder.stdout.readline() != b"mounted\n":
-                pytest.skip("this system lets a test mount no disk")
-            enter = ("nsenter", "--user", "--preserve-credentials", "--mount")
-            yield Disk(
-                state,
-                (*enter, "--target", str(holder.pid)),
-                Path(f"/proc/{holder.pid}/root", *state.parts[1:]),
-            )
-        finally:
-            holder.kill()
+    try:
+        with small_disk(state) as disk:
+            yield disk
+    except DiskRefused as error:
+        pytest.skip(str(error))
 
 
 async def judged(client: Client, count: int) -> int:
@@ -82,13 +49,13 @@ async def until(found: Callable[[], Awaitable[bool]]) -> None:
 async def test_a_disk_that_is_full_or_read_only_costs_no_verdict(
     blue: Path, tmp_path: Path
 ) -> None:
-    with small_disk(tmp_path / "state") as disk:
+    with mounted(tmp_path / "state") as disk:
         port = await on_a_full_disk(blue, disk, tmp_path / "full.txt")
-        disk.remount("ro")
+        disk.read_only()
         await on_a_read_only_disk(disk, tmp_path / "read-only.txt", port)
 
 
-async def on_a_full_disk(blue: Path, disk: Disk, output: Path) -> int:
+async def on_a_full_disk(blue: Path, disk: SmallDisk, output: Path) -> int:
     """Its port. A worker and Triton die, and come back."""
     options = ("--workers", "2", "--cache-mib", "0")
     with guard_serve(blue, output, *options, within=disk.within, state=disk.state) as served:
@@ -120,15 +87,15 @@ async def on_a_full_disk(blue: Path, disk: Disk, output: Path) -> int:
     return served.port
 
 
-async def on_a_read_only_disk(disk: Disk, output: Path, port: int) -> None:
+async def on_a_read_only_disk(disk: SmallDisk, output: Path, port: int) -> None:
     """It resumes what is there. Then the disk is well again."""
     with guard_serve(
         None, output, "--cache-mib", "0", port=port, within=disk.within, state=disk.state
     ) as served:
         async with connect(served.port) as client:
             assert await judged(client, 20) == 20
-            disk.remount("rw")
-            (disk.seen / "fill").unlink()
+            disk.writable()
+            disk.free()
             generation = (await listed(served)).generation
             kept = disk.seen / served.run.name / traffic.FILE_NAME
 

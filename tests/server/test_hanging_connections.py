@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from guard_bench.chaos.stalling_proxy import StallingProxy, stalling_proxy
 from guard_core.engine.triton_connection import TRITON_FLAGS
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
@@ -16,7 +17,6 @@ from guard_server.app import serving
 from guard_server.settings import Settings
 from tests.support.gateway import AT_ONCE, Client, connect
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
-from tests.support.stand_ins.stalling_proxy import StallingProxy, stalling_proxy
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,14 @@
 """Faults of every process under load: what callers notice, and when verdicts are back.
 
-faults        what is done to which process
-server        `guard serve` with one slot or two, its processes by name, and its end by force
-load          calls with known verdicts, with our client's retries and without
-fault_result  what one fault did, and the table of all
-run           the plan: `make chaos`
+run            the plan: `make chaos`
+setups         what is served in which way while it is hit, and by which faults
+faults         what is done to which process of `guard serve`
+server         `guard serve`, its processes by name, and its end by force
+gateways       gateways before an engine of its own, behind a proxy
+process_tree   what runs below a process that we started
+stalling_proxy a network that stops forwarding
+small_disk     a disk that is full, or read-only
+moved_clock    a wall clock that jumps
+load           calls with known verdicts, with our client's retries and without
+fault_result   what one fault did, and the table of all
 """

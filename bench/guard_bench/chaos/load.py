@@ -1,6 +1,7 @@
 """Calls with known verdicts, with our client's retries and without."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -46,11 +47,13 @@ class KnownVerdicts:
 
 
 @asynccontextmanager
-async def calling(target: str, known: KnownVerdicts, *, retries: bool) -> AsyncIterator[Send]:
-    """Gives a `Send` with a deadline of 20 s, over four connections."""
+async def calling(
+    targets: Sequence[str], known: KnownVerdicts, *, retries: bool
+) -> AsyncIterator[Send]:
+    """Gives a `Send` with a deadline of 20 s, over four connections to all targets together."""
     async with AsyncExitStack() as stack:
         ways: list[Any] = []
-        for _ in range(_CONNECTIONS):
+        for _, target in zip(range(_CONNECTIONS), itertools.cycle(targets), strict=False):
             if retries:
                 client = AsyncClient(target, insecure=True, options=_OPTIONS)
                 ways.append((await stack.enter_async_context(client)).moderate)

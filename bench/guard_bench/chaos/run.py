@@ -10,15 +10,15 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from guard_bench import host
 from guard_bench.chaos.fault_result import FaultResult, longest_without, result_counts, table
-from guard_bench.chaos.faults import Fault, faults
+from guard_bench.chaos.faults import Fault
 from guard_bench.chaos.load import KnownVerdicts, calling
-from guard_bench.chaos.server import ChaosServer
+from guard_bench.chaos.setups import Served, SetUp, set_ups
 from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.loadgen.open_loop import open_loop
@@ -31,69 +31,101 @@ _OTHER_SLOT_S = 5.0  # without a verdict where another slot is well
 _BEGIN, _END = "<!-- chaos: made by make chaos -->", "<!-- chaos: end -->"
 
 
-async def measure(directory: Path, wanted: Sequence[Fault], *, short: bool) -> list[FaultResult]:
-    """Raises RuntimeError if a server does not start."""
+async def measure(
+    directory: Path, wanted: Callable[[str, Fault], bool], *, short: bool
+) -> list[FaultResult]:
+    """The faults that are `wanted` in the set-up of that name.
+
+    Raises RuntimeError if a server does not start.
+    """
     results = []
-    for slots in (1,) if short else (1, 2):
-        shutil.rmtree(directory / "run", ignore_errors=True)
-        server = ChaosServer(directory, slots)
-        with closing(server):
-            await server.start()
+    for number, set_up in enumerate(set_ups()[: 1 if short else None]):
+        state = directory / f"set-up-{number}"
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        async with set_up(state) as found:
+            faults = [fault for fault in found.faults if wanted(found.name, fault)]
+            if not faults:
+                continue
+            await found.served.start()
             known = KnownVerdicts()
-            await known.learn(server.target)
-            rate = _LOAD * await _capacity(server, known)
-            sys.stdout.write(f"{slots} slots: {rate:.0f} calls/s\n")
-            for fault in (one for one in wanted if slots == 1 or not one.long):
-                for retries in (False,) if short else (False, True):
-                    result = await _one(server, known, fault, slots, rate, retries=retries)
-                    results.append(result)
-                    sys.stdout.write(f"{result}\n")
+            await known.learn(found.served.targets[0])
+            rate = _LOAD * await _capacity(found.served, known)
+            sys.stdout.write(f"{found.name}: {rate:.0f} calls/s\n")
+            for fault in faults:
+                for retries in _retries(fault, short=short):
+                    made = await _made(found, fault, known, rate, retries)
+                    results += made
+                    sys.stdout.write("".join(f"{one}\n" for one in made))
                     sys.stdout.flush()
     return results
 
 
-async def _capacity(server: ChaosServer, known: KnownVerdicts) -> float:
-    async with calling(server.target, known, retries=False) as send:
+def _retries(fault: Fault, *, short: bool) -> list[list[bool]]:
+    """Of the callers, for each time that the fault is made."""
+    if short:
+        return [[False]]
+    return [[False, True]] if fault.long else [[False], [True]]
+
+
+async def _capacity(served: Served, known: KnownVerdicts) -> float:
+    async with calling(served.targets, known, retries=False) as send:
         found = await closed_loop(send, in_flight=_IN_FLIGHT, seconds=_CAPACITY_S, warm_up_s=1)
     return found.rate
 
 
-async def _one(
-    server: ChaosServer,
-    known: KnownVerdicts,
-    fault: Fault,
-    slots: int,
-    rate: float,
-    *,
-    retries: bool,
-) -> FaultResult:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    calls: list[LoadCall] = []
-    async with calling(server.target, known, retries=retries) as send:
-        load = asyncio.create_task(open_loop(send, rate=rate, stop=stop, calls=calls))
+async def _made(
+    set_up: SetUp, fault: Fault, known: KnownVerdicts, rate: float, retries: Sequence[bool]
+) -> list[FaultResult]:
+    """The fault once, and what each kind of callers noticed."""
+    loop, stop, served = asyncio.get_running_loop(), asyncio.Event(), set_up.served
+    calls: list[list[LoadCall]] = [[] for _ in retries]
+    async with AsyncExitStack() as stack:
+        loads = []
+        for kind, made in zip(retries, calls, strict=True):
+            send = await stack.enter_async_context(calling(served.targets, known, retries=kind))
+            load = open_loop(send, rate=rate / len(retries), stop=stop, calls=made)
+            loads.append(asyncio.create_task(load))
         await asyncio.sleep(_BEFORE_S)
         begun = loop.time()
-        server.left_behind.clear()
-        await fault.inject(server)
-        whole = await server.until_whole(_WHOLE_S) and not server.left_behind
+        served.left_behind.clear()
+        await fault.inject()
+        whole = await served.until_whole(_WHOLE_S) and not served.left_behind
         await asyncio.sleep(_AFTER_S)
         ended = loop.time()
         stop.set()
-        await load
+        await asyncio.gather(*loads)
+    return [
+        _result(set_up, fault, made, (begun, ended), retries=kind, whole=whole)
+        for kind, made in zip(retries, calls, strict=True)
+    ]
+
+
+def _result(
+    set_up: SetUp,
+    fault: Fault,
+    calls: Sequence[LoadCall],
+    span: tuple[float, float],
+    *,
+    retries: bool,
+    whole: bool,
+) -> FaultResult:
     failed, lost, wrong = result_counts(calls)
-    other = slots > 1 and fault.part in ("stub", "Triton")
+    other = set_up.second_slot and fault.part in ("stub", "Triton")
+    saved = set_up.second_slot and retries and fault.part in ("stub", "Triton", "worker")
     return FaultResult(
         fault.name,
         fault.part,
-        slots,
+        set_up.name,
         retries,
         len(calls),
         failed,
         lost,
         wrong,
-        longest_without(calls, begun, ended),
+        longest_without(calls, *span),
         _OTHER_SLOT_S if other else fault.back_s,
         whole,
+        may_fail=not saved,
     )
 
 
@@ -112,16 +144,16 @@ def write(page: Path, results: Sequence[FaultResult], command: str) -> None:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--short", action="store_true", help="kill -9 alone, in three minutes")
-    options.add_argument("--only", default="", help="a pattern of their names and parts")
+    options.add_argument("--only", default="", help="a pattern of: NAME PART (SET-UP)")
     options.add_argument("--directory", type=Path, default=Path(".run/chaos"))
     options.add_argument("--json", type=Path, help="write the results to this file")
     options.add_argument("--page", type=Path, help="write the table into this page")
     given = options.parse_args()
-    wanted = [
-        fault
-        for fault in faults()
-        if (fault.short or not given.short) and re.search(given.only, f"{fault.name} {fault.part}")
-    ]
+
+    def wanted(set_up: str, fault: Fault) -> bool:
+        found = re.search(given.only, f"{fault.name} {fault.part} ({set_up})")
+        return (fault.short or not given.short) and found is not None
+
     directory = given.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     results = asyncio.run(measure(directory, wanted, short=given.short))

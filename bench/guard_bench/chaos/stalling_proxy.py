@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 
 class StallingProxy:
-    """Forwards TCP from its own `port` to `target` on loopback, but for what is stalled."""
+    """Forwards TCP from its own `port` on loopback, but for what is stalled."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
+        """`target`: a port on loopback, or the path of a socket."""
         self.port = 0
         self.accepted = 0  # connections
         self._target = target
@@ -19,10 +20,12 @@ class StallingProxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
+        """Chooses its port, if it has none."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
+        """Cuts off all connections."""
         if self._server is not None:
             self._server.close()
         for connection in self._connections:
@@ -56,7 +59,7 @@ class StallingProxy:
         writers = [writer]
         try:
             await gate.wait()
-            back, there = await asyncio.open_connection("127.0.0.1", self._target)
+            back, there = await self._connected()
             writers.append(there)
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pump(reader, there, gate))
@@ -66,6 +69,11 @@ class StallingProxy:
         finally:
             for one in writers:
                 one.close()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, str):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
 
 async def _pump(
@@ -80,6 +88,7 @@ async def _pump(
 
 @asynccontextmanager
 async def stalling_proxy(target: int) -> AsyncIterator[StallingProxy]:
+    """To a port on loopback."""
     proxy = StallingProxy(target)
     await proxy.start()
     try:
