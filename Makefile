@@ -79,9 +79,10 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and t
 	@$(BIN)/python tools/api_docs.py $(CONTRACT) $(OUT)/docs/reference/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 
-schemas: $(VENV)/.dev ## Regenerate the JSON schemas of manifest.json and traffic.json
+schemas: $(VENV)/.dev ## Regenerate docs/metrics.md, and the JSON schemas of manifest.json and traffic.json
 	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > docs/reference/traffic.schema.json
+	@$(BIN)/python tools/metrics_page.py > docs/metrics.md
 
 proto-check: proto-rules ## Check the contract's rules, and that the generated files are up to date
 	@rm -rf .run/generated && mkdir -p .run/generated/clients/python .run/generated/docs/reference

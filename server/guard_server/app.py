@@ -27,6 +27,7 @@ from guard_server.receiving import Receiving
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from guard_server.telemetry.certificate_metrics import CertificateMetrics
+from guard_server.telemetry.gateway_state import GatewayState
 from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
@@ -108,18 +109,19 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         probe_s=tuning.probe_s,
         triton_tls=settings.triton_tls,
     )
+    cache = None
+    if settings.cache_mib:
+        cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
     statistics = KServeStatistics()
-    metrics = Metrics() if settings.metrics_port else None
+    metrics = Metrics(lambda: router.endpoints) if settings.metrics_port else None
     observers: list[Observer] = [statistics]
     if metrics is not None:
+        GatewayState(metrics.registry, router, cache)
         observers += metrics, ShadowMetrics(metrics.registry)
         if certificates:
             CertificateMetrics(metrics.registry, certificates)
     judge = Judge(settings.markers)
     shadow = Shadow(router, judge, observers, settings.request_timeout_s)
-    cache = None
-    if settings.cache_mib:
-        cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
     moderator = Moderator(
         router,
         judge,
@@ -210,8 +212,6 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
         work.append(SupervisorLink(settings.supervisor, registry).run())
     if gateway.certificates is not None:
         work.append(gateway.certificates.follow(gateway.tuning.certificates_s))
-    if gateway.metrics is not None:
-        work.append(gateway.metrics.watch(router, gateway.tuning.sample_s))
     tasks = [asyncio.create_task(one) for one in work]
     for task in tasks:
         task.add_done_callback(_log_failure)

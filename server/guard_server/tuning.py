@@ -9,7 +9,6 @@ class Tuning:
 
     probe_s: float = 10.0  # without any answer, to this probe or another request: out
     first_slot_s: float = 5.0  # a supervised worker's callers wait so long for its first slot
-    sample_s: float = 1.0  # between two readings of the metrics' gauges
     certificates_s: float = 5.0  # between two readings of the listener's certificate files
     rejecting_s: float = 1.0  # requests on their way get a rejection; a closed port cancels them
     last_answers_s: float = 5.0  # for answers that are written but not yet sent

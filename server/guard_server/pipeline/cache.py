@@ -49,6 +49,12 @@ class VerdictCache:
         self._entries: OrderedDict[bytes, tuple[float, Decoded]] = OrderedDict()  # with its end
         self._flights: dict[bytes, _Flight] = {}
         self._queued: dict[bytes, set[asyncio.Task[None]]] = {}  # requests that wait for a permit
+        self.evictions = 0  # entries dropped for newer ones
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its entries count against its size."""
+        return len(self._entries) * ENTRY_BYTES
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -143,6 +149,7 @@ class VerdictCache:
             return
         if len(self._entries) >= self._max_entries:
             self._entries.popitem(last=False)
+            self.evictions += 1
         self._entries[key] = self._clock() + self._ttl_s, _without_cost(task.result())
 
     def _drop(self, key: bytes, flight: _Flight) -> None:

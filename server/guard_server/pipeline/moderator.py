@@ -98,6 +98,8 @@ class Moderator:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
             endpoint.stats.failovers += 1
+            for observer in self._observers:
+                observer.failed_over(endpoint)
             return await self._ask(other, call, request)
 
     async def _ask(self, endpoint: Endpoint, call: Call, request: ModerationRequest) -> Moderation:

@@ -6,6 +6,7 @@ from guard_core.errors import GuardError
 from guard_core.verdict.taxonomy import Severity
 from guard_server.pipeline.request import Call
 from guard_server.pipeline.result import Moderation
+from guard_server.routing.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class Observer:
 
     def failed(self, call: Call, error: GuardError | None) -> None:
         """A request got none. None: its caller cancelled it."""
+
+    def failed_over(self, endpoint: Endpoint) -> None:
+        """A request failed on an endpoint as unavailable, and another one is asked."""
 
     def shadowed(self, slot: str, comparison: Comparison) -> None:
         """A shadow judged a request too."""

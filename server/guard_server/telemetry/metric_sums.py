@@ -2,13 +2,19 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import add
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
 
-_LEAST = "_days_left"  # the end of a name: of these the least counts
+from guard_server.telemetry.catalogue import CATALOGUE, Joined
+
+_JOINED: dict[Joined, Callable[[float, float], float]] = {
+    Joined.SUM: add,
+    Joined.LEAST: min,
+    Joined.MOST: max,
+}
 
 
 class Family(NamedTuple):
@@ -50,14 +56,14 @@ def without_gauges(families: Iterable[Family]) -> list[Family]:
 
 
 def summed(processes: Iterable[Iterable[Family]]) -> list[Family]:
-    """One family for each name, with the sum of every sample; the least of what is left."""
+    """One family for each name, with every sample's sum, or what the catalogue says instead."""
     first: dict[str, Family] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for families in processes:
         for family in families:
             first.setdefault(family.name, family)
             sums = values.setdefault(family.name, {})
-            joined = min if family.name.endswith(_LEAST) else add
+            joined = _JOINED[CATALOGUE[family.name].joined]
             for name, labels, value in family.samples:
                 key = name, tuple(labels.items())
                 sums[key] = joined(sums[key], value) if key in sums else value
