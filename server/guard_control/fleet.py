@@ -64,6 +64,10 @@ class Fleet:
         """Whether every worker follows the traffic and gets verdicts from the slot."""
         return now.all_follow(self.traffic.generation) and now.ready(name)
 
+    def has_all(self, name: str) -> bool:
+        """Whether no other slot has traffic."""
+        return all((slot == name) == bool(weight) for slot, weight in self.traffic.weights.items())
+
     def check_runs(self, name: str) -> None:
         """Raises NoSuchSlot."""
         if name not in self.traffic.slots:
@@ -88,22 +92,32 @@ class Fleet:
     async def set_weights(self, weights: Mapping[str, int]) -> None:
         """Gives slots their weights, and 0 to those not named.
 
-        Raises NoSuchSlot or PreconditionFailed.
+        The shadow ends if it gets all of the traffic. Raises NoSuchSlot or PreconditionFailed.
         """
         for name in weights:
             self.check_runs(name)
+        shadow = self.shadow
+        if shadow is not None and {name for name, weight in weights.items() if weight} == {
+            shadow.slot
+        }:
+            shadow = None
         await self._write(
             {
                 name: entry.model_copy(update={"weight": weights.get(name, 0)})
                 for name, entry in self.traffic.slots.items()
             },
-            self.shadow,
+            shadow,
         )
 
     async def set_shadow(self, shadow: ShadowTraffic | None) -> None:
         """Raises NoSuchSlot or PreconditionFailed."""
         if shadow is not None:
             self.check_runs(shadow.slot)
+            if self.has_all(shadow.slot):
+                raise PreconditionFailed(
+                    f"{shadow.slot} has all of the traffic, and can't be its own shadow. Name "
+                    f"another slot that runs; {self._others(shadow.slot)}."
+                )
         await self._write(dict(self.traffic.slots), shadow)
 
     async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
@@ -191,6 +205,10 @@ class Fleet:
     def _save(self, traffic: Traffic) -> None:
         self._files.save(traffic)
         self.traffic = traffic
+
+    def _others(self, name: str) -> str:
+        others = ", ".join(sorted(set(self.traffic.slots) - {name}))
+        return f"there are: {others}" if others else "`guard deploy SLOT --prepare` starts one"
 
     def _last_rollback_target(self) -> RollbackTarget | None:
         try:

@@ -106,7 +106,11 @@ async def supervising(
             with _metrics(settings, gateways):
                 service = DeploymentService(fleet, deploy_roots)
                 socket = control_socket.path(memory)
-                async with fleet.keeping_files(), listening(service, socket, control):
+                async with (
+                    fleet.keeping_files(),
+                    service.last_minute.followed(fleet.snapshot),
+                    listening(service, socket, control),
+                ):
                     control_socket.announce(memory, settings.host, settings.port)
                     yield fleet
                 await gateways.stop()  # last: a rollout that is ended needs the workers

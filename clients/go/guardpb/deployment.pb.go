@@ -325,9 +325,9 @@ type SlotCounts struct {
 	RetriedElsewhere uint64 `protobuf:"varint,4,opt,name=retried_elsewhere,json=retriedElsewhere,proto3" json:"retried_elsewhere,omitempty"`
 	// Requests that their callers cancelled.
 	Cancelled uint64 `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
-	// Median latency of answered requests.
+	// Median latency of the requests answered in the last minute; 0: there were none.
 	P50 *durationpb.Duration `protobuf:"bytes,6,opt,name=p50,proto3" json:"p50,omitempty"`
-	// 99th percentile of the latency of answered requests.
+	// 99th percentile of the latency of the requests answered in the last minute; 0: there were none.
 	P99           *durationpb.Duration `protobuf:"bytes,7,opt,name=p99,proto3" json:"p99,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -425,7 +425,7 @@ type ShadowCounts struct {
 	Failed uint64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
 	// Compared requests by pair of severities: the caller's, then the shadow's, as in "Safe/Unsafe".
 	Severities map[string]uint64 `protobuf:"bytes,5,rep,name=severities,proto3" json:"severities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// 99th percentile of the shadow's latency.
+	// 99th percentile of the shadow's latency in the last minute; 0: it compared none.
 	P99 *durationpb.Duration `protobuf:"bytes,6,opt,name=p99,proto3" json:"p99,omitempty"`
 	// 99th percentile of the callers' latency for the same requests.
 	P99OfAnswers  *durationpb.Duration `protobuf:"bytes,7,opt,name=p99_of_answers,json=p99OfAnswers,proto3" json:"p99_of_answers,omitempty"`
@@ -622,7 +622,8 @@ type ListSlotsResponse struct {
 	Workers []*Worker `protobuf:"bytes,2,rep,name=workers,proto3" json:"workers,omitempty"`
 	// Generation of traffic.json.
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
-	// The slot that a rollback would return the traffic to; empty if there is none.
+	// The slot that a rollback would return the traffic to; empty if there is none, or if that slot has
+	// all of the traffic.
 	RollbackTo    string `protobuf:"bytes,4,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

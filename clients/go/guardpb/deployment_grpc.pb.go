@@ -51,7 +51,8 @@ type DeploymentServiceClient interface {
 	// Lists the running slots with their traffic weights and request statistics.
 	ListSlots(ctx context.Context, in *ListSlotsRequest, opts ...grpc.CallOption) (*ListSlotsResponse, error)
 	// Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-	// No gate is checked.
+	// No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+	// all of it ends.
 	SetTraffic(ctx context.Context, in *SetTrafficRequest, opts ...grpc.CallOption) (*SetTrafficResponse, error)
 	// Sets a slot's weight to 0 and waits until it has no requests in flight.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
@@ -195,7 +196,8 @@ type DeploymentServiceServer interface {
 	// Lists the running slots with their traffic weights and request statistics.
 	ListSlots(context.Context, *ListSlotsRequest) (*ListSlotsResponse, error)
 	// Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-	// No gate is checked.
+	// No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+	// all of it ends.
 	SetTraffic(context.Context, *SetTrafficRequest) (*SetTrafficResponse, error)
 	// Sets a slot's weight to 0 and waits until it has no requests in flight.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guard_control.api import messages
+from guard_control.api.last_minute import LastMinute
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
 from guard_control.fleet import Fleet
 from guard_control.rollout import operations
@@ -36,6 +37,7 @@ class DeploymentService:
     def __init__(self, fleet: Fleet, roots: Sequence[Path]) -> None:
         """`roots`: directories below which slots that are deployed must be."""
         self._fleet = fleet
+        self.last_minute = LastMinute()
         self._roots = roots
         self._operating = asyncio.Lock()
         self._rollout: Rollout | None = None  # the last one that began
@@ -44,17 +46,18 @@ class DeploymentService:
         self, received: Received[pb.ListSlotsRequest], context: _Context
     ) -> pb.ListSlotsResponse:
         await faultless(received, context)
-        return messages.list_slots(self._fleet)
+        return messages.list_slots(self._fleet, self.last_minute)
 
     async def SetTraffic(  # noqa: N802
         self, received: Received[pb.SetTrafficRequest], context: _Context
     ) -> pb.SetTrafficResponse:
         request = await faultless(received, context)
         async with _errors_as_statuses(context), self._alone():
+            shadow = _shadow(request.shadow)
             if request.weights:
                 await self._fleet.set_weights(request.weights)
             if request.HasField("shadow"):
-                await self._fleet.set_shadow(_shadow(request.shadow))
+                await self._fleet.set_shadow(shadow)
         return pb.SetTrafficResponse(generation=self._fleet.traffic.generation)
 
     async def Drain(  # noqa: N802

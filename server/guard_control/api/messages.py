@@ -1,9 +1,11 @@
 """Builds ListSlotsResponse from the fleet's state."""
 
 from collections import Counter
+from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 
+from guard_control.api.last_minute import LastMinute
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkerSnapshot
 from guard_control.slot_processes import SlotProcess
@@ -12,20 +14,25 @@ from guard_server.telemetry.worker_status import SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb
 
 
-def list_slots(fleet: Fleet) -> pb.ListSlotsResponse:
+def list_slots(fleet: Fleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
     now = fleet.snapshot()
+    slots = sorted(fleet.slots, key=lambda slot: slot.name)
+    back = fleet.rollback_to
     return pb.ListSlotsResponse(
-        slots=[_slot(fleet, now, slot) for slot in sorted(fleet.slots, key=lambda slot: slot.name)],
+        slots=[_slot(fleet, now, slot, last_minute) for slot in slots],
         workers=[
             pb.Worker(pid=worker.pid, generation=worker.generation, refused=worker.refused or "")
             for worker in now.statuses
         ],
         generation=fleet.traffic.generation,
-        rollback_to=fleet.rollback_to.name if fleet.rollback_to else "",
+        rollback_to=back.name if back and not fleet.has_all(back.name) else "",
     )
 
 
-def _slot(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotInfo:
+def _slot(
+    fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess, last_minute: LastMinute
+) -> pb.SlotInfo:
+    since = partial(last_minute.since, slot.name, now)
     statuses = list(now.slot(slot.name).values())
     engine = slot.manifest.engine
     shadow = fleet.shadow
@@ -40,8 +47,12 @@ def _slot(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotInfo:
         shadow_share=shadow.share if shadow and shadow.slot == slot.name else 0,
         triton=slot.triton.target,
         restarts=slot.restarts,
-        counts=_counts(statuses),
-        shadow=_shadow(statuses),
+        counts=_counts(statuses, since(lambda status: status.latency)),
+        shadow=_shadow(
+            statuses,
+            since(lambda status: status.shadow.latency),
+            since(lambda status: status.shadow.latency_of_answers),
+        ),
     )
 
 
@@ -52,12 +63,10 @@ def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState
     return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
 
 
-def _counts(statuses: list[SlotStatus]) -> pb.SlotCounts:
+def _counts(statuses: list[SlotStatus], latency: Counter[int]) -> pb.SlotCounts:
     failed: Counter[str] = Counter()
-    latency: Counter[int] = Counter()
     for status in statuses:
         failed.update(status.failed)
-        latency.update(status.latency)
     return pb.SlotCounts(
         in_flight=sum(status.in_flight for status in statuses),
         answered=sum(status.answered for status in statuses),
@@ -69,15 +78,13 @@ def _counts(statuses: list[SlotStatus]) -> pb.SlotCounts:
     )
 
 
-def _shadow(statuses: list[SlotStatus]) -> pb.ShadowCounts:
+def _shadow(
+    statuses: list[SlotStatus], latency: Counter[int], answers: Counter[int]
+) -> pb.ShadowCounts:
     found = [status.shadow for status in statuses]
     severities: Counter[str] = Counter()
-    latency: Counter[int] = Counter()
-    answers: Counter[int] = Counter()
     for shadow in found:
         severities.update(shadow.severities)
-        latency.update(shadow.latency)
-        answers.update(shadow.latency_of_answers)
     return pb.ShadowCounts(
         compared=severities.total(),
         agreed=sum(shadow.agreed for shadow in found),

@@ -114,6 +114,8 @@ async def _shift(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> N
     active = max((n for n in before if n != name), key=lambda n: before[n], default=None)
     if active is None:
         raise PreconditionFailed(f"{name} is the only slot: it has all of the traffic.")
+    if fleet.has_all(name):
+        raise PreconditionFailed(f"{name} has all of the traffic already.")
     try:
         fleet.set_rollback_target(active)
         await _raise_weight(fleet, name, active, shift, report)

@@ -222,11 +222,11 @@ class SlotCounts(_message.Message):
 
     @_builtins.property
     def p50(self) -> _duration_pb2.Duration:
-        """Median latency of answered requests."""
+        """Median latency of the requests answered in the last minute; 0: there were none."""
 
     @_builtins.property
     def p99(self) -> _duration_pb2.Duration:
-        """99th percentile of the latency of answered requests."""
+        """99th percentile of the latency of the requests answered in the last minute; 0: there were none."""
 
     def __init__(
         self,
@@ -294,7 +294,7 @@ class ShadowCounts(_message.Message):
 
     @_builtins.property
     def p99(self) -> _duration_pb2.Duration:
-        """99th percentile of the shadow's latency."""
+        """99th percentile of the shadow's latency in the last minute; 0: it compared none."""
 
     @_builtins.property
     def p99_of_answers(self) -> _duration_pb2.Duration:
@@ -379,7 +379,9 @@ class ListSlotsResponse(_message.Message):
     generation: _builtins.int
     """Generation of traffic.json."""
     rollback_to: _builtins.str
-    """The slot that a rollback would return the traffic to; empty if there is none."""
+    """The slot that a rollback would return the traffic to; empty if there is none, or if that slot has
+    all of the traffic.
+    """
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotInfo]:
         """The running slots, sorted by name."""

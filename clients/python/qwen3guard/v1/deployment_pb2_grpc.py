@@ -109,7 +109,8 @@ class DeploymentServiceServicer:
 
     def SetTraffic(self, request, context):
         """Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-        No gate is checked.
+        No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+        all of it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

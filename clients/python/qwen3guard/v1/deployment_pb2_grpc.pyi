@@ -50,7 +50,8 @@ class DeploymentServiceStub:
     """Lists the running slots with their traffic weights and request statistics."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_deployment_pb2.SetTrafficRequest, _deployment_pb2.SetTrafficResponse]
     """Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-    No gate is checked.
+    No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+    all of it ends.
     """
     Drain: _grpc.UnaryUnaryMultiCallable[_deployment_pb2.DrainRequest, _deployment_pb2.DrainResponse]
     """Sets a slot's weight to 0 and waits until it has no requests in flight."""
@@ -91,7 +92,8 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Lists the running slots with their traffic weights and request statistics."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_deployment_pb2.SetTrafficRequest, _deployment_pb2.SetTrafficResponse]  # type: ignore[assignment]
     """Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-    No gate is checked.
+    No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+    all of it ends.
     """
     Drain: _aio.UnaryUnaryMultiCallable[_deployment_pb2.DrainRequest, _deployment_pb2.DrainResponse]  # type: ignore[assignment]
     """Sets a slot's weight to 0 and waits until it has no requests in flight."""
@@ -141,7 +143,8 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_pb2.SetTrafficResponse, _abc.Awaitable[_deployment_pb2.SetTrafficResponse]]:
         """Sets the weights of running slots, or the shadow. Returns once every worker follows the change.
-        No gate is checked.
+        No gate is checked. The slot that has all of the traffic can't be the shadow: a shadow that gets
+        all of it ends.
         """
 
     @_abc_1.abstractmethod
