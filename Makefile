@@ -17,6 +17,7 @@ SERVICES := $(shell grep -l '^service ' $(PROTOS))
 CONTRACT := .run/contract.binpb
 SERVICE_CONFIGS := $(addsuffix /service_config.json,clients/go \
   clients/java/src/main/resources/qwen3guard/client clients/python/qwen3guard_client)
+JAVA_PROTOS := clients/java/src/main/protobuf/qwen3guard
 OUT ?= .
 LOCK ?= --upgrade
 # These are beside the checkout, never in it.
@@ -72,12 +73,13 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and the clients' service config from proto/
+proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and the clients' copies from proto/
 	@$(BIN)/buf generate --template proto/buf.gen.yaml -o $(OUT)
 	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(CONTRACT) \
 	  --grpc_python_out=$(OUT)/clients/python --mypy_grpc_out=quiet:$(OUT)/clients/python $(SERVICES:proto/%=%)
 	@$(BIN)/python tools/api_docs.py $(CONTRACT) $(OUT)/docs/reference/api.md
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
+	@mkdir -p $(OUT)/$(JAVA_PROTOS)/v1 && cp $(PROTOS) $(OUT)/$(JAVA_PROTOS)/v1
 
 schemas: $(VENV)/.dev ## Regenerate docs/metrics.md, and the JSON schemas of manifest.json and traffic.json
 	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
@@ -87,7 +89,7 @@ schemas: $(VENV)/.dev ## Regenerate docs/metrics.md, and the JSON schemas of man
 proto-check: proto-rules ## Check the contract's rules, and that the generated files are up to date
 	@rm -rf .run/generated && mkdir -p .run/generated/clients/python .run/generated/docs/reference
 	@$(MAKE) -s proto OUT=.run/generated
-	@for at in clients/python/qwen3guard clients/go/guardpb docs/reference/api.md $(SERVICE_CONFIGS); do \
+	@for at in clients/python/qwen3guard clients/go/guardpb docs/reference/api.md $(JAVA_PROTOS) $(SERVICE_CONFIGS); do \
 	  diff -r --exclude=__pycache__ --exclude=py.typed .run/generated/$$at $$at \
 	  || { echo "Generated files are out of date: run \`make proto\`." >&2; exit 1; }; done
 

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
-	"qwen3guard/clients/go/guardpb"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 // serviceConfig sets round robin over the target's addresses and retries after UNAVAILABLE.

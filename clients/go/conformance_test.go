@@ -19,8 +19,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
-	guard "qwen3guard/clients/go"
-	"qwen3guard/clients/go/guardpb"
+	guard "qwen3guard.internal/clients/go"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 // plan is the file that tests/conformance writes for each language's runner.

@@ -7,8 +7,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	guard "qwen3guard/clients/go"
-	"qwen3guard/clients/go/guardpb"
+	guard "qwen3guard.internal/clients/go"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 const notText = "How do I boil an \xff?"

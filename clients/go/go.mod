@@ -1,4 +1,4 @@
-module qwen3guard/clients/go
+module qwen3guard.internal/clients/go
 
 go 1.25.0
 

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"qwen3guard/clients/go/guardpb"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 const (

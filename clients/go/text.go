@@ -6,7 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"qwen3guard/clients/go/guardpb"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 // notText returns an *Error that names the field which is not valid UTF-8, or nil. A message with

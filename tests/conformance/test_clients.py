@@ -108,12 +108,11 @@ async def stay_quiet(client: str, server: Counted, directory: Path, wheel: Path)
         case "go":
             await run([*GO, "-run=TestConformance"], CLIENTS / "go", written)
         case "java":  # Maven builds in the folder of its project, where others may be building
-            for part in ("clients/java", "proto"):
-                await asyncio.to_thread(
-                    shutil.copytree, PROJECT / part, directory / part, ignore=lambda *_: ["target"]
-                )
+            await asyncio.to_thread(
+                shutil.copytree, CLIENTS / "java", directory / "java", ignore=lambda *_: ["target"]
+            )
             command = [*MAVEN, "-Dtest=ConformanceTest"]
-            await run(command, directory / "clients" / "java", written)
+            await run(command, directory / "java", written)
         case "threads":
             await run([*PYTHON, "sync"], directory, written, str(wheel))
         case "asyncio":

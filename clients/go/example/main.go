@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"os"
 
-	guard "qwen3guard/clients/go"
-	"qwen3guard/clients/go/guardpb"
+	guard "qwen3guard.internal/clients/go"
+	"qwen3guard.internal/clients/go/guardpb"
 )
 
 func model(prompt string) string { return "You ask: " + prompt + " Try eight minutes." }

@@ -1689,8 +1689,8 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x06Deploy\x12\x1c.qwen3guard.v1.DeployRequest\x1a\x1d.qwen3guard.v1.DeployResponse0\x01\x12J\n" +
 	"\aPromote\x12\x1d.qwen3guard.v1.PromoteRequest\x1a\x1e.qwen3guard.v1.PromoteResponse0\x01\x12K\n" +
 	"\bRollback\x12\x1e.qwen3guard.v1.RollbackRequest\x1a\x1f.qwen3guard.v1.RollbackResponse\x12V\n" +
-	"\vWatchEvents\x12!.qwen3guard.v1.WatchEventsRequest\x1a\".qwen3guard.v1.WatchEventsResponse0\x01B0\n" +
-	"\rqwen3guard.v1P\x01Z\x1dqwen3guard/clients/go/guardpbb\x06proto3"
+	"\vWatchEvents\x12!.qwen3guard.v1.WatchEventsRequest\x1a\".qwen3guard.v1.WatchEventsResponse0\x01B9\n" +
+	"\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3"
 
 var (
 	file_qwen3guard_v1_deployment_proto_rawDescOnce sync.Once

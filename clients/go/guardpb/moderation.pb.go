@@ -586,8 +586,8 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\x11ModerationService\x12K\n" +
 	"\bModerate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n" +
 	"\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12a\n" +
-	"\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x010\x01B0\n" +
-	"\rqwen3guard.v1P\x01Z\x1dqwen3guard/clients/go/guardpbb\x06proto3"
+	"\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x010\x01B9\n" +
+	"\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3"
 
 var (
 	file_qwen3guard_v1_moderation_proto_rawDescOnce sync.Once

@@ -1390,8 +1390,8 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"Completion\x12\x1a\n" +
 	"\x16COMPLETION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10COMPLETION_ENDED\x10\x01\x12\x16\n" +
-	"\x12COMPLETION_GRAMMAR\x10\x02B0\n" +
-	"\rqwen3guard.v1P\x01Z\x1dqwen3guard/clients/go/guardpbb\x06proto3"
+	"\x12COMPLETION_GRAMMAR\x10\x02B9\n" +
+	"\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3"
 
 var (
 	file_qwen3guard_v1_types_proto_rawDescOnce sync.Once

@@ -1,4 +1,4 @@
-module qwen3guard/clients/go/tools
+module qwen3guard.internal/clients/go/tools
 
 go 1.25.0
 
