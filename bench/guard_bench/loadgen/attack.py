@@ -20,9 +20,9 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
+from guard_bench.loadgen.callers_tls import credentials
 from guard_bench.loadgen.connections import connection
 from guard_bench.loadgen.relay import relayed
-from guard_bench.targets.certificates import credentials
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest
 from qwen3guard.v1.types_pb2 import ROLE_USER, Message
 

@@ -23,16 +23,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from guard_bench import host
 from guard_bench.loadgen.attack import ATTACKER, VICTIMS_PROMPT
 from guard_bench.loadgen.call import OK
+from guard_bench.loadgen.callers_tls import credentials, issue
 from guard_bench.loadgen.connections import connection, sending
 from guard_bench.loadgen.encoded_calls import moderate
 from guard_bench.scenarios.gateway_run import GatewayRun
-from guard_bench.targets.certificates import credentials, issue
 from guard_bench.targets.gateway_process import GatewayProcess, gateway
 from guard_bench.targets.processes import free_ports, running
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AttackSource:
     """Where an attack comes from. The victim is at 127.0.0.1."""
 
     address: str
@@ -41,9 +41,9 @@ class Source:
 
 
 SOURCES = {
-    "another address": Source("127.0.0.2", 256),
-    "the same address": Source("127.0.0.1", 1),
-    "another certificate": Source("127.0.0.1", 256, certificate=True),
+    "another address": AttackSource("127.0.0.2", 256),
+    "the same address": AttackSource("127.0.0.1", 1),
+    "another certificate": AttackSource("127.0.0.1", 256, certificate=True),
 }
 CAPACITY = 300.0  # of the null engine, verdicts a second
 _MAX_IN_FLIGHT = 8
@@ -100,7 +100,7 @@ def measure(run: GatewayRun, attacks: Sequence[str]) -> list[Outcome]:
 
 
 @contextmanager
-def _gateway(run: GatewayRun, slot: Path, triton: str, source: Source) -> Iterator[_Attacked]:
+def _gateway(run: GatewayRun, slot: Path, triton: str, source: AttackSource) -> Iterator[_Attacked]:
     # The cache keeps nothing: so the victim meets others' calls in flight.
     settings = {"cache_mib": "64", "cache_ttl_s": "0.001"}
     log, certificates = run.directory / "gateway.log", run.directory / "certificates"
