@@ -94,8 +94,7 @@ def real_words() -> Words:
     scope="module", params=[tiny_words, pytest.param(real_words, marks=pytest.mark.reference)]
 )
 def words(request: pytest.FixtureRequest) -> Words:
-    found: Words = request.param()
-    return found
+    return request.param()
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,9 @@ class TritonPythonModel:
 
     def _answer(self, sender: Any, ids: Any) -> None:
         tensors = [
-            _tensor("output_ids", ids.reshape(1, 1, -1)),
-            _tensor("sequence_length", np.array([[ids.size]], np.int32)),
-            _tensor("kv_cache_reused_blocks", self._zero),
+            pb_utils.Tensor("output_ids", ids.reshape(1, 1, -1)),
+            pb_utils.Tensor("sequence_length", np.array([[ids.size]], np.int32)),
+            pb_utils.Tensor("kv_cache_reused_blocks", self._zero),
         ]
         sender.send(pb_utils.InferenceResponse(tensors), flags=_final())
 
@@ -133,12 +133,7 @@ class _Pace:
 
 def _value(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
-    # By DLPack: see the CPU engine's model.py.
-    return None if tensor is None else np.from_dlpack(tensor)
-
-
-def _tensor(name: str, values: Any) -> Any:
-    return pb_utils.Tensor.from_dlpack(name, np.ascontiguousarray(values))
+    return None if tensor is None else tensor.as_numpy()
 
 
 def _final() -> Any:

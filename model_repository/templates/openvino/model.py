@@ -9,9 +9,6 @@
 
 `pad_id` and the `retention_*` inputs are accepted and have no effect: there is no padding, and the
 engine evicts the least recently used blocks first.
-
-Tensors pass by DLPack: Triton's own conversion was compiled for numpy 1, and takes the first value
-of an array for all of them where numpy 2 is installed.
 """
 
 import json
@@ -22,7 +19,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton adds its classes before `initialize`
 
 from guard_engine import (
@@ -78,7 +74,7 @@ class TritonPythonModel:
         self._gauges.close()
 
     def _accept(self, request: Any, sender: "_Sender") -> None:
-        inputs = {tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()}
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         # A request without an id can't be stopped, but its id must differ from all others.
         request_id = request.request_id() or uuid.uuid4().hex
         if flag(inputs, "stop"):
@@ -95,9 +91,7 @@ class TritonPythonModel:
             if isinstance(outcome, Completion):
                 echoed = [] if exclude else list(wanted.prompt_ids)
                 found = outputs(outcome, echoed, perf_metrics=perf_metrics)
-                sender.send(
-                    [pb_utils.Tensor.from_dlpack(n, v()) for n, v in found.items() if n in names]
-                )
+                sender.send([pb_utils.Tensor(n, v()) for n, v in found.items() if n in names])
             elif isinstance(outcome, RequestCancelled):
                 sender.fail(str(outcome), pb_utils.TritonError.CANCELLED)
             else:
