@@ -65,6 +65,11 @@ def _ideographs() -> str:
     return "".join(chr(random.randint(0x4E00, 0x9FFF)) for _ in range(8_150))
 
 
+def _messages() -> bytes:
+    item = ModerateRequest(conversation=[Message(role=ROLE_USER, content="")] * 512)
+    return BatchModerateRequest(items=[item] * 256).SerializeToString()
+
+
 def _json_arrays() -> bytes:
     request = service_pb2.ModelInferRequest(model_name="qwen3guard")
     tensor = request.inputs.add(name="conversation", datatype="BYTES", shape=[1])
@@ -101,6 +106,12 @@ ATTACKS = {
         metadata=(("authorization", "x" * 12_288),),
     ),
     "JSON of many parts": Attack(_INFER, lambda: [_json_arrays()], 4),
+    "batches of as many messages as may be": Attack(
+        f"{_SERVICE}/BatchModerate", lambda: [_messages()], 4
+    ),
+    "fields that the server does not know": Attack(
+        f"{_SERVICE}/Moderate", lambda: [b"\x78\x00" * 8_000], 16
+    ),
     "accents": Attack(f"{_SERVICE}/Moderate", lambda: [_one("a" + "\u0301\u0327" * 32_000)], 4),
 }
 """By the names that the report has."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from guard_core.errors import RequestInvalid, Violation
 from guard_server.api import wire
+from guard_server.api.field_count import check_number
 
 M = TypeVar("M", bound=Message)
 _SMALL_BYTES = 4_096  # which hold 2,048 fields at most
@@ -62,7 +63,7 @@ def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Receive
     def receive(data: bytes) -> Received[M]:
         try:
             if len(data) > _SMALL_BYTES:
-                wire.check_number(kind, data)
+                check_number(kind, data)
             message = kind.FromString(data)
         except wire.TooManyFields as error:
             return _unreadable("is there more often than in any request.", str(error))
