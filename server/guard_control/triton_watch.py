@@ -14,6 +14,7 @@ _ANSWER_S = 2.0  # Triton's time to say what it has
 _QUIET_S = 5.0  # an engine without requests is asked as often
 _STILL_LOOKS = 2
 _DEAD_S = 3.0  # a gateway's time to begin to have a dead engine loaded again
+_DEAD = "The engine's process died, and no gateway had it loaded again"
 
 
 class TritonWatch:
@@ -91,6 +92,7 @@ class _EngineWatch:
         self._next_s = 0.0  # until our next one
         self._activity: Sequence[Activity] = ()
         self._still = 0  # looks in a row since our question in which the process did nothing
+        self._gone_s = 0.0  # without the process
 
     def close(self) -> None:
         if self._asked is not None:
@@ -98,28 +100,29 @@ class _EngineWatch:
 
     def reset(self) -> None:
         """The model is not loaded."""
-        self._mute_s, self._still = 0.0, 0
+        self._mute_s, self._still, self._gone_s = 0.0, 0, 0.0
 
     async def mute(self, passed_s: float) -> str:
         """Why it is out, or nothing. `passed_s`: since this was called last."""
-        before = self._answered
+        before, did = self._answered, self._activity
         self._answered = await asyncio.to_thread(self._triton.model.answered, _ANSWER_S)
+        self._activity = await asyncio.to_thread(self._triton.activity)
         ended = self._asked is not None and self._asked.done()
         answer = self._asked.result() if self._asked is not None and ended else None
         if self._answered != before or answer is EngineAnswer.GIVEN:
-            self._mute_s, self._still = 0.0, 0
+            self.reset()
             if ended:
                 self._asked, self._next_s = None, _QUIET_S
             elif self._asked is None:
                 self._next_s = 0.0  # others are answered: once they are not, we ask at once
             return ""
         self._next_s -= passed_s
+        self._gone_s = self._gone_s + passed_s if len(self._activity) == 1 else 0.0
         if self._asked is not None:
             self._mute_s += passed_s
-            still = await asyncio.to_thread(self._stands_still)
-            self._still = self._still + 1 if still else 0
-        if answer is EngineAnswer.GONE and self._mute_s >= _DEAD_S:
-            return "The engine's process died, and no gateway had it loaded again"
+            self._still = self._still + 1 if _stands_still(did, self._activity) else 0
+        if self._gone_s >= _DEAD_S or (answer is EngineAnswer.GONE and self._mute_s >= _DEAD_S):
+            return _DEAD
         if self._still >= _STILL_LOOKS:
             return f"The engine does nothing, and has answered nothing for {self._mute_s:.0f} s"
         if self._mute_s >= self._out_s:
@@ -127,13 +130,13 @@ class _EngineWatch:
         if ended or (self._asked is None and self._next_s <= 0):
             infer = asyncio.to_thread(self._triton.model.infer, self._out_s)
             self._asked = asyncio.create_task(infer)
-            self._activity = self._triton.activity()
         return ""
 
-    def _stands_still(self) -> bool:
-        """Whether the engine's process did nothing since the last look, or since our question."""
-        before, self._activity = self._activity, self._triton.activity()
-        if not before or not self._activity:
-            return False
-        waits = any(each.waits_for_machine for each in [*before, *self._activity])
-        return self._activity[1:] == before[1:] and not waits
+
+def _stands_still(before: Sequence[Activity], after: Sequence[Activity]) -> bool:
+    """Whether the engine's process did nothing in between, though it could have run.
+
+    Triton is the first one: it may not have passed on our question yet.
+    """
+    waits = any(each.waits_for_machine for each in [*before, *after])
+    return len(after) > 1 and before[1:] == after[1:] and not waits

@@ -76,6 +76,7 @@ async def test_what_a_triton_is_out_for() -> None:
         reason(Triton(does=(Activity(1, 7, True), sleeps)), within_s=8, out_s=60),
         reason(Triton(does=(serves, sleeps), counts_up=True), within_s=8, out_s=60),
         reason(Triton(does=(serves, sleeps), answer=EngineAnswer.GIVEN), within_s=8, out_s=60),
+        reason(Triton(does=(serves,)), within_s=8, out_s=60),
     )
     assert list(found) == [
         "The engine has answered nothing for 2 s",
@@ -88,6 +89,7 @@ async def test_what_a_triton_is_out_for() -> None:
         "",  # nor did Triton, whose question it may not have got
         "",
         "",
+        "The engine's process died, and no gateway had it loaded again",  # it is not there
     ]
     assert not busy.asked  # nor is it kept from its work
 
