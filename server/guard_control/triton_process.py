@@ -198,8 +198,8 @@ class TritonProcess:
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             "--strict-readiness=false",  # one failed load must not fail the server's health
-            # Without it Triton starts a stub twice, first for the rest of its configuration, which is
-            # complete: 2.5 s in place of 0.8 s.
+            # Our configuration is complete. Without this, Triton first starts a stub to ask it for
+            # more: 2.5 s in place of 0.8 s.
             *([] if gpu else ["--disable-auto-complete-config"]),
         ]
 
