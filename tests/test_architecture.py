@@ -50,6 +50,7 @@ INSIDE = {
         "conversation": set(),
         "stats": {"verdict"},
         "engine": {"errors"},
+        "balancing": set(),
         "verdict": {"errors", "conversation", "engine"},
         "slot": {"errors", "schema", "files", "conversation", "engine", "verdict"},
     },

@@ -113,7 +113,7 @@ def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.Monke
     assert shown.weights == {"blue": 100}
     services = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "triton.yaml")
     running = {each["metadata"]["name"] for each in services if each["kind"] == "Service"}
-    assert {slot.triton.partition(":")[0] for slot in shown.slots.values()} <= running
+    assert {str(slot.triton).partition(":")[0] for slot in shown.slots.values()} <= running
 
 
 def test_every_setting_is_documented() -> None:

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from guard_build.errors import BuildFailed, is_full, reason
+from guard_core.engine.tensors import FINGERPRINT_PARAMETER
 from guard_core.slot import manifest as m
+
+SEAL = "# Of manifest.json without this file: gateways ask for it before they take Triton in.\n"
+"""The comment above the fingerprint, the last parameter of a slot's config.pbtxt."""
 
 
 def check_slot(slot: Path) -> str:
@@ -66,6 +70,26 @@ def file_entries(slot: Path) -> dict[str, m.File]:
     paths = sorted(path for path in slot.rglob("*") if path.is_file())
     found = {path.relative_to(slot).as_posix(): m.describe(path) for path in paths}
     return {name: file for name, file in found.items() if file is not None}
+
+
+def seal(slot: Path, manifest: m.Manifest) -> m.Manifest:
+    """Saves the manifest of `slot`, whose files are complete, and returns it as it was saved.
+
+    The slot's fingerprint goes into the Triton model's config.pbtxt, so that a gateway can compare
+    what a Triton serves with the manifest that it has itself. Raises OSError.
+    """
+    name = f"{manifest.engine.triton_model}/config.pbtxt"
+    path = slot / name
+    config = path.read_text().partition(SEAL)[0]
+    path.write_text(
+        f'{config}{SEAL}parameters {{ key: "{FINGERPRINT_PARAMETER}" '
+        f'value: {{ string_value: "{manifest.served_fingerprint}" }} }}\n'
+    )
+    described = m.describe(path)
+    assert described is not None  # noqa: S101  (just written)
+    sealed = manifest.model_copy(update={"files": {**manifest.files, name: described}})
+    sealed.save(slot)
+    return sealed
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class Fleet:
         """Returns when every worker follows. If one refuses, the traffic stays as it was."""
         before = self.traffic
         try:
-            new = Traffic(generation=before.generation + 1, slots=slots, shadow=shadow)
+            new = Traffic.of(before.generation + 1, slots, shadow)
         except ValueError as error:
             raise PreconditionFailed(f"The traffic would be invalid: {error}") from None
         try:

@@ -148,4 +148,4 @@ async def _start_slots(slots: SlotProcesses, initial: InitialTraffic) -> Traffic
     for directory in initial.directories.values():
         await slots.start(directory, _START_S)
     entries = {name: slots[name].traffic(weight) for name, weight in initial.weights.items()}
-    return Traffic(generation=initial.generation, slots=entries)
+    return Traffic.of(initial.generation, entries)

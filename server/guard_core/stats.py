@@ -47,6 +47,16 @@ class EndpointStats:
 
 
 @dataclass(slots=True)
+class ReplicaStats:
+    """Engine calls of one replica in this process, since it was opened."""
+
+    answered: int = 0
+    failed: int = 0
+    retried: int = 0  # of the failed: asked once more on another replica
+    ejections: int = 0
+
+
+@dataclass(slots=True)
 class ShadowStats:
     """Comparisons of one slot, as a shadow, with what callers got."""
 

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from guard_build import BuildFailed, build_slot
 from guard_build.tensorrt_llm import EngineBuild, Format
 from guard_build.tensorrt_llm.stages import Workspace
-from guard_core.engine.tensors import PERF_OUTPUTS
+from guard_core.engine.tensors import FINGERPRINT_PARAMETER, PERF_OUTPUTS
 from guard_core.slot.gpu_host import Machine
 from guard_core.slot.manifest import Gpu, Manifest
 from tests.support.models.checkpoints import write_checkpoint
@@ -275,6 +275,7 @@ def test_the_gpu_model_has_the_backends_known_configuration(
             build.slot / "guard_green" / "config.pbtxt",
         )
     )
+    assert ours.parameters.pop(FINGERPRINT_PARAMETER).string_value  # gateways read it, no engine
     assert {**ours.parameters}.keys() == {**known.parameters}.keys()
     for config in (known, ours):
         config.name = ""

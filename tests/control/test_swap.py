@@ -13,6 +13,7 @@ from guard_bench.scenarios.swap_report import SwapPlan
 from guard_bench.scenarios.swaps import measure_served, mixed_calls
 from guard_bench.targets.guard_serve import GuardServe
 from guard_build import build_slot
+from guard_build.slot_directory import seal
 from guard_core.slot.manifest import Manifest, describe
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.control.conftest import Operate, controlling, weights
@@ -96,7 +97,7 @@ def repackaged(slot: Path, name: str, content: bytes) -> None:
     manifest = Manifest.load(slot)
     described = describe(slot / name)
     assert described is not None
-    manifest.model_copy(update={"files": manifest.files | {name: described}}).save(slot)
+    seal(slot, manifest.model_copy(update={"files": manifest.files | {name: described}}))
 
 
 async def refused(

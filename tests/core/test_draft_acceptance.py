@@ -9,13 +9,13 @@ import pytest
 
 from guard_core.conversation import Mode
 from guard_core.errors import VerdictUngrammatical
-from guard_core.slot.slot import Slot
+from guard_core.slot.slot import DirectSlot
 from guard_core.verdict.grammar import parse, write
 from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
 from tests.support.stand_ins.fake_engine import FakeEngine, fake_engine, writes
 
-Writing = Callable[..., AbstractAsyncContextManager[tuple[Slot, FakeEngine]]]
+Writing = Callable[..., AbstractAsyncContextManager[tuple[DirectSlot, FakeEngine]]]
 SAFE = "Safety: Safe\nCategories: None"
 
 
@@ -26,12 +26,12 @@ def writing(tmp_path: Path, write_tiny_slot: Callable[..., Path], tiny_prompt: P
     directory = write_tiny_slot(tmp_path)
 
     @asynccontextmanager
-    async def serve(text: str, *, keeps_end: bool) -> AsyncIterator[tuple[Slot, FakeEngine]]:
+    async def serve(text: str, *, keeps_end: bool) -> AsyncIterator[tuple[DirectSlot, FakeEngine]]:
         ids = [*tiny_prompt.encode(text), end]
         answer = writes(ids, keeps_end=keeps_end, end_id=end)
         async with (
             fake_engine(answer) as engine,
-            Slot(directory, f"127.0.0.1:{engine.port}", strict_completion=True) as slot,
+            DirectSlot(directory, f"127.0.0.1:{engine.port}", strict_completion=True) as slot,
         ):
             await asyncio.sleep(0)  # the stream's task sets it up
             yield slot, engine
@@ -56,7 +56,7 @@ async def test_all_or_a_part(
     writing: Writing, text: str, mode: Mode, calls: int, keeps_end: bool
 ) -> None:
     async with writing(text, keeps_end=keeps_end) as (slot, _):
-        decoded = await slot.decoder.decode([1, 2, 3], mode)
+        decoded = await slot.decode([1, 2, 3], mode)
     assert write(decoded.verdict) == text
     usage = decoded.usage
     assert usage.engine_calls == calls
@@ -80,7 +80,7 @@ async def test_a_model_that_ends_inside_the_draft_is_not_asked_again(
 ) -> None:
     async with writing(text, keeps_end=keeps_end) as (slot, engine):
         with pytest.raises(VerdictUngrammatical):
-            await slot.decoder.decode([1, 2, 3], mode)
+            await slot.decode([1, 2, 3], mode)
     assert len(engine.asked) == 1
 
 
@@ -100,14 +100,14 @@ async def test_a_model_that_ends_at_once_after_the_last_label(
 ) -> None:
     """Strict completion asks again for the end token, which is all that is left to write."""
     async with writing(f"{SAFE}\nRefusal: Yes", keeps_end=keeps_end) as (slot, engine):
-        decoded = await slot.decoder.decode([1, 2, 3], Mode.RESPONSE)
+        decoded = await slot.decode([1, 2, 3], Mode.RESPONSE)
     assert (len(engine.asked), decoded.usage.grammar_complete) == (2, False)
 
 
 async def test_none(writing: Writing) -> None:
     async with writing("I can't judge this.", keeps_end=False) as (slot, engine):
         with pytest.raises(VerdictUngrammatical):
-            await slot.decoder.decode([1, 2, 3], Mode.PROMPT)
+            await slot.decode([1, 2, 3], Mode.PROMPT)
     first, second = engine.asked
     # Nothing of the draft was accepted: the second call goes on from the corrected token.
     assert first.draft and not second.draft

@@ -50,7 +50,7 @@ def weighted(
     for name, weight, is_ready in zip(NAMES, weights, ready, strict=True):
         endpoint = router.endpoints[name]
         endpoint.entry = endpoint.entry.model_copy(update={"weight": weight})
-        endpoint.health.ready = is_ready
+        endpoint.ready = is_ready
     yield
 
 

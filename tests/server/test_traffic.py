@@ -26,21 +26,33 @@ def document(**changes: Any) -> dict[str, Any]:
     return {"schema_version": 1, "generation": 3, "slots": {"blue": blue}, **changes}
 
 
+def several(triton: dict[str, Any]) -> dict[str, Any]:
+    return {"blue": {**document()["slots"]["blue"], "triton": triton}}
+
+
 def test_the_schema_that_is_shipped_is_the_models() -> None:
     assert json.loads(SCHEMA.read_text()) == Traffic.model_json_schema()
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    written = Traffic.model_validate(document(shadow={"slot": "blue", "share": 0.5}))
-    traffic.save(written, tmp_path / "traffic.json")
-    assert traffic.load(tmp_path / "traffic.json") == written
+    first = document(shadow={"slot": "blue", "share": 0.5})
+    for given in (first, document(schema_version=2, slots=several({"dns": "triton:8001"}))):
+        written = Traffic.model_validate(given)
+        traffic.save(written, tmp_path / "traffic.json")
+        assert traffic.load(tmp_path / "traffic.json") == written
+        assert Traffic.of(3, written.slots, written.shadow) == written
     assert [path.name for path in tmp_path.iterdir()] == ["traffic.json"]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
+        ({"slots": several({"list": ["a:1"]})}, "schema_version 2"),
+        ({"schema_version": 2, "slots": several({"list": []})}, "triton"),
+        ({"schema_version": 2, "slots": several({"list": ["a:1", "a:1"]})}, "a Triton twice"),
+        ({"schema_version": 2, "slots": several({"dns": "unix:/a:1"})}, "triton"),
+        ({"schema_version": 2, "slots": several({"dns": "a:1", "list": ["a:1"]})}, "triton"),
         ({"generation": -1}, "generation"),
         ({"slots": {}}, "slots"),
         ({"slots": {"../blue": document()["slots"]["blue"]}}, "slots"),

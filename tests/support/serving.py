@@ -39,7 +39,9 @@ class Served(Running):
     @property
     def triton(self) -> str:
         """The first slot's Triton's gRPC address."""
-        return next(iter(traffic.load(self.run / traffic.FILE_NAME).slots.values())).triton
+        found = next(iter(traffic.load(self.run / traffic.FILE_NAME).slots.values())).triton
+        assert isinstance(found, str)
+        return found
 
     @property
     def control(self) -> str:

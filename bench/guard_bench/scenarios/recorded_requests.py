@@ -70,13 +70,13 @@ async def record(slot: Path, triton: str, prompts: Sequence[str]) -> RecordedReq
     files = SlotFiles.load(slot)
     recorded = RecordedRequests(files.manifest.engine.triton_model)
     engine = _Recorder(triton, recorded.model)
-    decoder = _decoder(files, engine)
+    decoder = _decoder(files)
 
     async def decode(text: str) -> None:
         engine.requests[asyncio.current_task()] = []
         ids = files.prompt.ids([Message(Role.USER, text)])
         try:
-            await decoder.decode(ids, Mode.PROMPT)
+            await decoder.decode(engine, ids, Mode.PROMPT)
         except VerdictUngrammatical:
             return
         recorded.prompts.append(text)
@@ -88,11 +88,10 @@ async def record(slot: Path, triton: str, prompts: Sequence[str]) -> RecordedReq
     return recorded
 
 
-def _decoder(files: SlotFiles, engine: EngineClient) -> VerdictDecoder:
+def _decoder(files: SlotFiles) -> VerdictDecoder:
     limits = files.manifest.limits
     return VerdictDecoder(
         files.prompt,
-        engine,
         DecodingLimits(
             max_input_tokens=limits.max_input_tokens,
             max_output_tokens=limits.max_output_tokens,

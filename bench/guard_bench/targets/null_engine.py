@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from guard_build.slot_directory import file_entries
+from guard_build.slot_directory import file_entries, seal
 from guard_build.triton_config import Parameter, render_config
 from guard_core.slot import manifest as m
 from guard_core.slot.slot_files import load_prompt
@@ -31,7 +31,7 @@ def write_null_slot(slot: Path, *, max_in_flight: int, verdicts_per_second: floa
     for name in (m.TEMPLATE, m.TOKENIZER):
         shutil.copyfile(_TINY_GUARD / name, slot / name)
     added = load_prompt(slot).added_tokens
-    m.Manifest(
+    manifest = m.Manifest(
         model=m.Model(name="null-engine", demonstration=True, checkpoint={}),
         engine=m.BuiltEngine(kind="null", version="0", weights="f32", triton_model=MODEL),
         limits=m.Limits(
@@ -44,4 +44,5 @@ def write_null_slot(slot: Path, *, max_in_flight: int, verdicts_per_second: floa
         tokens=m.Tokens(end_ids=tuple(added[token] for token in _END_TOKENS)),
         generation_logits=False,
         files=file_entries(slot),
-    ).save(slot)
+    )
+    seal(slot, manifest)

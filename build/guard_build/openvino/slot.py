@@ -9,7 +9,7 @@ from guard_build.errors import BuildFailed
 from guard_build.hub import Checkpoint
 from guard_build.openvino.triton_model import engine_options, write_model
 from guard_build.progress import Progress
-from guard_build.slot_directory import check_slot, file_entries, replacing
+from guard_build.slot_directory import check_slot, file_entries, replacing, seal
 from guard_core.slot import manifest as m
 from guard_engine import (
     BLOCK_TOKENS,
@@ -72,7 +72,7 @@ def build_slot(
                 options=options,
                 slot=new,
             )
-            manifest.save(new)
+            manifest = seal(new, manifest)
     except CheckpointInvalid as error:
         raise BuildFailed(str(error)) from error
     return manifest

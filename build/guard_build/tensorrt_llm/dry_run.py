@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from guard_build.checkpoint import Packaging
+from guard_build.slot_directory import SEAL
 from guard_build.tensorrt_llm import engine_config
 from guard_build.tensorrt_llm.calibrate import FILE_NAME, calibration_rows
 from guard_build.tensorrt_llm.commands import Tools, find_tools
@@ -48,6 +49,7 @@ def dry_run(build: EngineBuild, container: Container) -> Iterator[str]:
     yield "verify     guard verify against the slot of --against, if given, before the replacement"
     yield f"{model}/config.pbtxt, its names checked:"
     yield from (f"    {line}" for line in plan.config.splitlines())
+    yield f"    {SEAL.rstrip()}"
 
 
 def _before_quantize(build: EngineBuild, plan: Plan, packaging: Packaging | None) -> Iterator[str]:

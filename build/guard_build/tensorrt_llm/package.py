@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from guard_build.checkpoint import Packaging
-from guard_build.slot_directory import file_entries
+from guard_build.slot_directory import file_entries, seal
 from guard_build.tensorrt_llm import engine_config
 from guard_build.tensorrt_llm.backend import check_config
 from guard_build.tensorrt_llm.formats import Format, Recipe
@@ -113,8 +113,7 @@ def package(
         generation_logits=True,
         files=file_entries(slot),
     )
-    manifest.save(slot)
-    return manifest
+    return seal(slot, manifest)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -30,7 +30,7 @@ from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.engine.channel import TritonTls
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
-from guard_core.slot.slot import Slot
+from guard_core.slot.slot import DirectSlot
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
@@ -150,10 +150,10 @@ class Side:
     triton: str | None = None
     tls: TritonTls | None = None  # to that one
 
-    def asked_at(self, address: str) -> Slot:
+    def asked_at(self, address: str) -> DirectSlot:
         """The slot, to be asked at the Triton that `running` gives. Raises SlotInvalid."""
         tls = self.tls if self.triton else None
-        return Slot(self.slot, address, strict_completion=True, tls=tls)
+        return DirectSlot(self.slot, address, strict_completion=True, tls=tls)
 
 
 def compare_slots(

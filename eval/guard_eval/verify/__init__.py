@@ -1,7 +1,7 @@
 """Whether a candidate slot may take over from a reference slot.
 
     examples = load_examples(path)                          # guard_eval.datasets; labels or none
-    async with Slot(a, triton_a) as candidate, Slot(b, triton_b) as reference:
+    async with DirectSlot(a, triton_a) as candidate, DirectSlot(b, triton_b) as reference:
         report = await compare(examples, slot_judge(candidate), slot_judge(reference))
     reasons = gate(report, same_checkpoint=same_checkpoint(candidate.manifest, reference.manifest))
 

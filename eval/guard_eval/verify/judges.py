@@ -7,7 +7,7 @@ from math import log
 
 from guard_core.conversation import Message, mode_of
 from guard_core.errors import Overloaded, Unavailable
-from guard_core.slot.slot import Slot
+from guard_core.slot.slot import DirectSlot
 from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.taxonomy import SEVERITIES
 
@@ -32,7 +32,7 @@ Judge = Callable[[Sequence[Message]], Awaitable[Judgement]]
 """Raises VerdictUngrammatical or another GuardError where there is no verdict, or JudgeLost."""
 
 
-def slot_judge(slot: Slot) -> Judge:
+def slot_judge(slot: DirectSlot) -> Judge:
     """A judge that asks the engine of `slot`, which is entered already, as the gateway does.
 
     With a slot made by `strict_completion` the engine verifies each verdict's end token too. No
@@ -52,7 +52,7 @@ def slot_judge(slot: Slot) -> Judge:
     return judge
 
 
-async def _with_retries(slot: Slot, messages: Sequence[Message]) -> Judgement:
+async def _with_retries(slot: DirectSlot, messages: Sequence[Message]) -> Judgement:
     """Retries while the engine is overloaded, and for a short time while it can't be reached."""
     attempts = 0
     while True:
@@ -67,9 +67,9 @@ async def _with_retries(slot: Slot, messages: Sequence[Message]) -> Judgement:
             await asyncio.sleep(_RECONNECT_S)
 
 
-async def _judgement(slot: Slot, messages: Sequence[Message]) -> Judgement:
+async def _judgement(slot: DirectSlot, messages: Sequence[Message]) -> Judgement:
     prompt = await asyncio.to_thread(slot.prompt.ids, messages)
-    decoded = await slot.decoder.decode(prompt, mode_of(messages), with_scores=True)
+    decoded = await slot.decode(prompt, mode_of(messages), with_scores=True)
     if decoded.scores is None:
         return Judgement(decoded.verdict)
     logs = [log(max(score, _LEAST_PROBABILITY)) for score in decoded.scores]

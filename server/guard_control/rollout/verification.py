@@ -5,7 +5,7 @@ from pathlib import Path
 
 from guard_control.errors import PreconditionFailed
 from guard_control.slot_processes import SlotProcess
-from guard_core.slot.slot import Slot
+from guard_core.slot.slot import DirectSlot
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
@@ -72,5 +72,5 @@ def load(data: Path | None, ignored_keys: Collection[str] = ()) -> tuple[Example
         raise PreconditionFailed(f"The data to verify with is invalid: {error}") from None
 
 
-def _slot(slot: SlotProcess) -> Slot:
-    return Slot(slot.directory, slot.triton.target, name=slot.name, strict_completion=True)
+def _slot(slot: SlotProcess) -> DirectSlot:
+    return DirectSlot(slot.directory, slot.triton.target, name=slot.name, strict_completion=True)

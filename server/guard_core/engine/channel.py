@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import structlog
 
-Options = Sequence[tuple[str, int]]
+Options = Sequence[tuple[str, int | str]]
 
 _log = structlog.get_logger(__name__)
 

@@ -12,17 +12,26 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2
 
 from guard_core.engine.addresses import warn_of_several
-from guard_core.engine.channel import RenewedCredentials, TritonTls
+from guard_core.engine.channel import RenewedCredentials
 from guard_core.engine.stream import EngineHealth
-from guard_core.engine.tensors import Generated, Generation, generated, infer_request, stop_request
+from guard_core.engine.tensors import (
+    FINGERPRINT_PARAMETER,
+    Generated,
+    Generation,
+    generated,
+    infer_request,
+    stop_request,
+)
 from guard_core.engine.triton_connection import SERVICE, TRITON_FLAGS, EngineConnection
 from guard_core.errors import EngineFailed, Unavailable
 
 STREAMS = 4  # faster than one: docs/performance.md
 _RELOAD_S = 120
+_CONFIG_S = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -30,14 +39,21 @@ _log = structlog.get_logger(__name__)
 class EngineClient:
     """A client of one Triton model. Use it as an async context manager, in one event loop."""
 
-    def __init__(self, target: str, model: str, tls: TritonTls | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        model: str,
+        credentials: RenewedCredentials | None = None,
+        verified_name: str = "",
+    ) -> None:
         """`target`: Triton's gRPC address. `model`: the model's name there.
 
-        Raises OSError if a file of `tls` can't be read.
+        `verified_name`: what its certificate must be for, where `target` is an address of it.
         """
-        self._target = target
+        self.target = target
         self._model = model
-        self._credentials = RenewedCredentials(tls)
+        self._credentials = credentials or RenewedCredentials(None)
+        self._verified_name = verified_name
         process = uuid.uuid4().hex
         self._ids = (f"{process}-{n}" for n in itertools.count(1))
         self.health = EngineHealth()
@@ -47,7 +63,7 @@ class EngineClient:
 
     async def __aenter__(self) -> "EngineClient":
         self._connection.start()
-        self._in_background(warn_of_several(self._target))
+        self._in_background(warn_of_several(self.target))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,7 +80,7 @@ class EngineClient:
             _log.error(
                 "Triton refuses keepalive pings, so a quiet connection that hangs is not found. "
                 "Start Triton with these options.",
-                triton=self._target,
+                triton=self.target,
                 options=TRITON_FLAGS,
             )
         old, self._connection = self._connection, self._connected(STREAMS, self.health)
@@ -88,6 +104,21 @@ class EngineClient:
         finally:
             self._in_background(connection.close())
 
+    async def fingerprint(self) -> str | None:
+        """Of the slot that Triton serves: Manifest.served_fingerprint; None if it has none.
+
+        Raises Unavailable if Triton can't be reached or has not loaded the model.
+        """
+        request = service_pb2.ModelConfigRequest(name=self._model)
+        try:
+            answer = await self._call("ModelConfig", request, _CONFIG_S)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"Triton does not say what it serves: {error.details()}") from None
+        parameters = service_pb2.ModelConfigResponse.FromString(answer).config.parameters
+        if FINGERPRINT_PARAMETER not in parameters:
+            return None
+        return str(parameters[FINGERPRINT_PARAMETER].string_value)
+
     async def reload(self) -> None:
         """Has Triton load the model again: the one way to get a dead Python stub back.
 
@@ -96,20 +127,17 @@ class EngineClient:
         unload = service_pb2.RepositoryModelUnloadRequest(model_name=self._model)
         load = service_pb2.RepositoryModelLoadRequest(model_name=self._model)
         try:
-            await self._call("RepositoryModelUnload", unload)
-            await self._call("RepositoryModelLoad", load)
+            await self._call("RepositoryModelUnload", unload, _RELOAD_S)
+            await self._call("RepositoryModelLoad", load, _RELOAD_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(f"Triton could not reload the model: {error.details()}") from None
 
-    async def _call(
-        self,
-        method: str,
-        request: service_pb2.RepositoryModelUnloadRequest | service_pb2.RepositoryModelLoadRequest,
-    ) -> None:
-        path = f"{SERVICE}/{method}"  # both answers are empty: no deserializer is needed
+    async def _call(self, method: str, request: Message, timeout_s: float) -> bytes:
+        """The answer's bytes. Raises AioRpcError."""
+        path = f"{SERVICE}/{method}"
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         call = self._connection.channel.unary_unary(path)
-        await call(request.SerializeToString(), timeout=_RELOAD_S)
+        return await call(request.SerializeToString(), timeout=timeout_s)
 
     async def _ask(self, connection: EngineConnection, wanted: Generation) -> Generated:
         stream = connection.next_stream()
@@ -127,12 +155,13 @@ class EngineClient:
 
     def _connected(self, streams: int, health: EngineHealth) -> EngineConnection:
         return EngineConnection(
-            self._target,
+            self.target,
             self._model,
             self._credentials.current(),
             health,
             streams=streams,
             keepalive=self._keepalive,
+            verified_name=self._verified_name,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

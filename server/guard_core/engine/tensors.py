@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,9 @@ TensorRT-LLM's backend writes all of them, whichever are asked for, and Triton r
 that config.pbtxt does not declare.
 """
 
+FINGERPRINT_PARAMETER = "guard_fingerprint"
+"""A parameter of the model's config.pbtxt: which slot Triton serves."""
+
 _INT32_BYTES = 4
 _FLOAT32 = np.dtype("<f4")
 
@@ -78,6 +82,13 @@ class Generated:
     ids: list[int]
     logits: npt.NDArray[np.float32] | None  # [chosen tokens, vocabulary], raw; an end token counts
     reused_blocks: int  # of KV cache
+
+
+class TokenSource(Protocol):
+    """What gives tokens: an engine, or a set of them of which one is chosen."""
+
+    async def generate(self, wanted: Generation) -> Generated:
+        """Raises Unavailable, Overloaded or EngineFailed."""
 
 
 def infer_request(model: str, request_id: str, wanted: Generation) -> bytes:

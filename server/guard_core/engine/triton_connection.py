@@ -52,9 +52,15 @@ class EngineConnection:
         *,
         streams: int,
         keepalive: bool,
+        verified_name: str,
     ) -> None:
-        """`target`: Triton's gRPC address. `model`: the model's name there."""
-        options = _OPTIONS + (_KEEPALIVE if keepalive else [])
+        """`target`: Triton's gRPC address. `model`: the model's name there.
+
+        `verified_name`: what TLS verifies instead of the host of `target`; empty: that.
+        """
+        options: list[tuple[str, int | str]] = [*_OPTIONS, *(_KEEPALIVE if keepalive else ())]
+        if verified_name and credentials is not None:
+            options.append(("grpc.ssl_target_name_override", verified_name))
         self.channel = aio_channel(target, credentials, options)
         open_call: grpc.aio.StreamStreamMultiCallable[
             bytes, service_pb2.ModelStreamInferResponse

@@ -107,6 +107,13 @@ class Manifest(Record):
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    @property
+    def served_fingerprint(self) -> str:
+        """The same without config.pbtxt, which holds it: what a Triton says that it serves."""
+        config = f"{self.engine.triton_model}/config.pbtxt"
+        files = {name: file for name, file in self.files.items() if name != config}
+        return self.model_copy(update={"files": files}).fingerprint
+
     @classmethod
     def load(cls, slot: Path) -> Self:
         """Reads `slot`/manifest.json. Raises SlotInvalid, saying what to do."""

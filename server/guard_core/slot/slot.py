@@ -1,15 +1,16 @@
-"""A slot that can be asked: its prompt, and a decoder over a live connection to its engine."""
+"""A slot as it judges: its prompt and its decoder; and one with a connection to its engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from guard_core.conversation import Message, Role, mode_of
-from guard_core.engine.channel import TritonTls
+from guard_core.conversation import Message, Mode, Role, mode_of
+from guard_core.engine.channel import RenewedCredentials, TritonTls
 from guard_core.engine.client import EngineClient
+from guard_core.engine.tensors import TokenSource
 from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.slot_files import SlotFiles
-from guard_core.verdict.decoder import DecodingLimits, VerdictDecoder
+from guard_core.verdict.decoder import Decoded, DecodingLimits, VerdictDecoder
 from guard_core.verdict.markers import Markers
 
 WARM_UP = (
@@ -20,22 +21,19 @@ WARM_UP = (
 
 
 class Slot:
-    """Use it as an async context manager: inside, the streams to its engine are kept open."""
+    """What is asked and how the answer is read, whichever engine of the slot answers."""
 
     def __init__(
         self,
         directory: Path,
-        triton: str,
         *,
         name: str = "",
         strict_completion: bool = False,
         files: SlotFiles | None = None,
-        tls: TritonTls | None = None,
     ) -> None:
-        """`triton`: gRPC address. The slot's name is the directory's unless given.
+        """The slot's name is the directory's unless given.
 
-        `files`: those of the directory, if they are read already. Raises SlotInvalid, or OSError
-        for a file of `tls`.
+        `files`: those of the directory, if they are read already. Raises SlotInvalid.
         """
         files = files or SlotFiles.load(directory)
         manifest = files.manifest
@@ -45,10 +43,8 @@ class Slot:
         self.fingerprint = manifest.fingerprint
         self.prompt = files.prompt
         self.markers = Markers(self.prompt)
-        self.engine = EngineClient(triton, manifest.engine.triton_model, tls)
         self.decoder = VerdictDecoder(
             self.prompt,
-            self.engine,
             DecodingLimits(
                 max_input_tokens=limits.max_input_tokens,
                 max_output_tokens=limits.max_output_tokens,
@@ -62,20 +58,13 @@ class Slot:
         # They are rendered here, so that a template that can't is refused.
         self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in WARM_UP]
 
-    async def __aenter__(self) -> Self:
-        await self.engine.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.engine.__aexit__()
-
-    async def warm_up(self) -> None:
-        """Decodes a verdict of each mode, which puts both constant prefixes into the KV cache.
+    async def warm_up(self, engine: TokenSource) -> None:
+        """Decodes a verdict of each mode, which puts both constant prefixes into its KV cache.
 
         Raises a GuardError if one can't be had.
         """
         for prompt, mode in self._warm_up:
-            await self.decoder.decode(prompt, mode)
+            await self.decoder.decode(engine, prompt, mode)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids. Raises RequestInvalid if they are more than the engine takes."""
@@ -101,3 +90,37 @@ class Slot:
                 )
             ]
         )
+
+
+class DirectSlot(Slot):
+    """A slot with one engine, asked past the gateway.
+
+    Use it as an async context manager: inside, the streams to the engine are kept open.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        triton: str,
+        *,
+        name: str = "",
+        strict_completion: bool = False,
+        tls: TritonTls | None = None,
+    ) -> None:
+        """`triton`: gRPC address. Raises SlotInvalid, or OSError for a file of `tls`."""
+        super().__init__(directory, name=name, strict_completion=strict_completion)
+        model = self.manifest.engine.triton_model
+        self.engine = EngineClient(triton, model, RenewedCredentials(tls))
+
+    async def __aenter__(self) -> Self:
+        await self.engine.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.engine.__aexit__()
+
+    async def decode(
+        self, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
+    ) -> Decoded:
+        """As VerdictDecoder.decode."""
+        return await self.decoder.decode(self.engine, prompt, mode, with_scores=with_scores)

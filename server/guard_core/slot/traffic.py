@@ -6,11 +6,11 @@ by exchanging the link of a ConfigMap's volume. Each gateway process follows it 
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from guard_core.errors import SlotInvalid, TrafficInvalid, quoted
 from guard_core.files import replace_file
@@ -21,15 +21,51 @@ _POLL_S = 0.05
 
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 SlotName = Annotated[str, Field(pattern=_NAME)]
+TritonAddress = Annotated[str, Field(pattern=r"^\S+:[0-9]+$")]
+
+
+class TritonList(Record):
+    """Tritons that are named one by one."""
+
+    list: tuple[TritonAddress, ...] = Field(min_length=1, description="Their gRPC addresses.")
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        if len(set(self.list)) < len(self.list):
+            raise ValueError("names a Triton twice")
+        return self
+
+
+class TritonDns(Record):
+    """Tritons behind one name, such as a headless Service's: one for each of its addresses."""
+
+    dns: str = Field(
+        pattern=r"^[^\s:/\[\]]+:[0-9]+$",
+        description="HOST:PORT. TLS verifies this name, whichever of its addresses is dialled.",
+    )
+
+
+def _form(given: object) -> str:
+    if isinstance(given, str):
+        return "address"
+    listed = isinstance(given, TritonList) or (isinstance(given, dict) and "list" in given)
+    return "list" if listed else "dns"
+
+
+Tritons = Annotated[
+    Annotated[TritonAddress, Tag("address")]
+    | Annotated[TritonList, Tag("list")]
+    | Annotated[TritonDns, Tag("dns")],
+    Discriminator(_form),  # an error is then about the form that was meant
+]
 
 
 class SlotTraffic(Record):
     """Where a slot is, and its traffic weight."""
 
     directory: Path = Field(description="Its manifest, template and tokenizer lie here.")
-    triton: str = Field(
-        pattern=r"^\S+:[0-9]+$",
-        description="gRPC address of its Triton: HOST:PORT, or unix:PATH:NUMBER.",
+    triton: Tritons = Field(
+        description="gRPC address of its Triton, HOST:PORT or unix:PATH:NUMBER; or several."
     )
     fingerprint: str | None = Field(
         default=None,
@@ -41,8 +77,14 @@ class SlotTraffic(Record):
     )
 
     def same_slot(self, other: "SlotTraffic") -> bool:
-        """Whether the two differ in nothing but the weight."""
-        return self.model_copy(update={"weight": other.weight}) == other
+        """Whether the two differ in nothing but the weight and which of several Tritons there are.
+
+        Another single Triton is another slot: its verdicts come from elsewhere at once.
+        """
+        changed: dict[str, object] = {"weight": other.weight}
+        if not isinstance(self.triton, str) and not isinstance(other.triton, str):
+            changed["triton"] = other.triton
+        return self.model_copy(update=changed) == other
 
 
 class ShadowTraffic(Record):
@@ -55,7 +97,9 @@ class ShadowTraffic(Record):
 class Traffic(Record):
     """All of `traffic.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = Field(
+        default=1, description="2: a slot may have several Tritons."
+    )
     generation: int = Field(ge=0, description="Number of this state, which gateways report.")
     slots: dict[SlotName, SlotTraffic] = Field(min_length=1, description="By the slot's name.")
     shadow: ShadowTraffic | None = None
@@ -66,11 +110,29 @@ class Traffic(Record):
             raise ValueError("give at least one slot a weight above 0")
         if self.shadow and self.shadow.slot not in self.slots:
             raise ValueError(f"the shadow slot {self.shadow.slot} is none of the slots")
+        if self.schema_version < _version_for(self.slots):
+            raise ValueError("several Tritons of a slot need schema_version 2")
         return self
+
+    @classmethod
+    def of(
+        cls, generation: int, slots: dict[str, SlotTraffic], shadow: ShadowTraffic | None = None
+    ) -> Self:
+        """In the lowest version that can say it, which older gateways read too.
+
+        Raises ValueError if it would be no valid traffic.
+        """
+        return cls(
+            schema_version=_version_for(slots), generation=generation, slots=slots, shadow=shadow
+        )
 
     @property
     def weights(self) -> dict[str, int]:
         return {name: slot.weight for name, slot in self.slots.items()}
+
+
+def _version_for(slots: Mapping[str, SlotTraffic]) -> Literal[1, 2]:
+    return 1 if all(isinstance(slot.triton, str) for slot in slots.values()) else 2
 
 
 def check_name(directory: Path) -> None:

@@ -25,8 +25,7 @@ from enum import Enum, auto
 import numpy as np
 
 from guard_core.conversation import Mode
-from guard_core.engine.client import EngineClient
-from guard_core.engine.tensors import Generated, Generation
+from guard_core.engine.tensors import Generated, Generation, TokenSource
 from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict, parse
 from guard_core.verdict.label_tokens import LabelTokens
@@ -76,12 +75,11 @@ class Decoded:
 
 
 class VerdictDecoder:
-    """Gets verdicts and scores from one slot's engine."""
+    """Gets verdicts and scores of one slot from an engine that runs it."""
 
     def __init__(
         self,
         prompt: Prompt,
-        engine: EngineClient,
         limits: DecodingLimits,
         end_ids: Sequence[int],
         *,
@@ -96,7 +94,6 @@ class VerdictDecoder:
         self._limits = limits
         self._end_ids = tuple(end_ids)
         self._prompt = prompt
-        self._engine = engine
         self._strict = strict_completion
         self._labels = LabelTokens.of(prompt)
         self.offers_scores = has_logits and self._labels.severities_differ
@@ -105,31 +102,34 @@ class VerdictDecoder:
         self.max_prompt_tokens = limits.max_input_tokens - draft_room
 
     async def decode(
-        self, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
+        self, engine: TokenSource, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
     ) -> Decoded:
-        """Decodes the verdict for a prompt, given as token ids.
+        """Decodes the verdict for a prompt, given as token ids, by an engine of the slot.
 
         `with_scores` costs one more engine call; without `offers_scores` it is ignored.
         Raises VerdictUngrammatical if what the model wrote is no verdict of that mode, and what
         the engine raises: Unavailable, Overloaded or EngineFailed.
         """
         usage = DecodeUsage()
-        ids = await self._output(prompt, mode, usage)
+        ids = await self._output(engine, prompt, mode, usage)
         end = next((n for n, token in enumerate(ids) if token in self._end_ids), len(ids))
         usage.verdict_tokens = min(len(ids), end + 1)
         verdict = parse(self._prompt.decode(ids[:end]), mode)
         scores = None
         if with_scores and self.offers_scores:
-            scores = await self._scores(prompt)
+            scores = await self._scores(engine, prompt)
             usage.engine_calls += 1
         return Decoded(verdict, usage, scores)
 
-    async def _output(self, prompt: Sequence[int], mode: Mode, usage: DecodeUsage) -> Sequence[int]:
+    async def _output(
+        self, engine: TokenSource, prompt: Sequence[int], mode: Mode, usage: DecodeUsage
+    ) -> Sequence[int]:
         """All tokens that the model writes, up to its end token if it was seen."""
         draft = self._drafts[mode]
         if not draft:
-            return await self._greedy(prompt, (), usage)
-        answer = await self._ask(usage, Generation(prompt, self._end_ids[0], len(draft) + 1, draft))
+            return await self._greedy(engine, prompt, (), usage)
+        asked = Generation(prompt, self._end_ids[0], len(draft) + 1, draft)
+        answer = await self._ask(engine, usage, asked)
         ids = answer.ids
         if len(ids) < len(draft) and _agreement(ids, draft) == len(ids):
             ids = self._with_end(ids)
@@ -139,16 +139,16 @@ class VerdictDecoder:
             case DraftOutcome.COMPLETE if not self._strict:
                 usage.grammar_complete = True
             case DraftOutcome.COMPLETE | DraftOutcome.AGAIN:
-                return await self._greedy(prompt, ids, usage)
+                return await self._greedy(engine, prompt, ids, usage)
             case DraftOutcome.DONE:
                 pass
         return ids
 
-    async def _scores(self, prompt: Sequence[int]) -> Scores:
+    async def _scores(self, engine: TokenSource, prompt: Sequence[int]) -> Scores:
         asked = Generation(
             [*prompt, *self._labels.severity_key], self._end_ids[0], max_tokens=1, logits=True
         )
-        answer = await self._engine.generate(asked)
+        answer = await engine.generate(asked)
         if answer.logits is None or not len(answer.logits):
             raise EngineFailed("The engine returned no logits, although its manifest offers them.")
         first = [self._labels.severities[name][0] for name in self._labels.severities]
@@ -163,12 +163,16 @@ class VerdictDecoder:
         return draft if fits and self._labels.all_differ else ()
 
     async def _greedy(
-        self, prompt: Sequence[int], begun: Sequence[int], usage: DecodeUsage
+        self,
+        engine: TokenSource,
+        prompt: Sequence[int],
+        begun: Sequence[int],
+        usage: DecodeUsage,
     ) -> list[int]:
         """Greedy decoding after the tokens begun with, which are part of the result."""
         room = self._limits.max_output_tokens - len(begun)
         asked = Generation([*prompt, *begun], self._end_ids[0], room)
-        answer = await self._ask(usage, asked)
+        answer = await self._ask(engine, usage, asked)
         ids = [*begun, *answer.ids]
         if len(answer.ids) < room:
             ids = self._with_end(ids)
@@ -183,8 +187,8 @@ class VerdictDecoder:
         """What the model wrote, where it wrote its end token after `ids`."""
         return ids if _has_end(ids, self._end_ids) else [*ids, self._end_ids[0]]
 
-    async def _ask(self, usage: DecodeUsage, asked: Generation) -> Generated:
-        answer = await self._engine.generate(asked)
+    async def _ask(self, engine: TokenSource, usage: DecodeUsage, asked: Generation) -> Generated:
+        answer = await engine.generate(asked)
         if not usage.engine_calls:
             usage.reused_tokens = answer.reused_blocks * self._limits.kv_block_tokens
         usage.engine_calls += 1

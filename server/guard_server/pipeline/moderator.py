@@ -120,10 +120,13 @@ class Moderator:
         with_scores = request.with_scores and slot.decoder.offers_scores
 
         permit = endpoint.limiter.permit(call.caller)
+        engine = endpoint.replicas.route(request.routing_key, request.messages)
 
         async def run() -> Decoded:
             call.timer.passed(Stage.QUEUE)
-            decoded = await slot.decoder.decode(prompt, request.mode, with_scores=with_scores)
+            decoded = await slot.decoder.decode(
+                engine, prompt, request.mode, with_scores=with_scores
+            )
             call.timer.passed(Stage.ENGINE)
             return decoded
 

@@ -72,10 +72,11 @@ class Shadow:
         self, endpoint: Endpoint, request: ModerationRequest, verdict: Verdict, answer_us: int
     ) -> None:
         slot, stats = endpoint.slot, endpoint.shadow_stats
+        engine = endpoint.replicas.route(request.routing_key, request.messages)
 
         async def decode(prompt: Sequence[int]) -> tuple[Decoded, bool]:
             async with endpoint.limiter.permit():
-                return await slot.decoder.decode(prompt, request.mode), False
+                return await slot.decoder.decode(engine, prompt, request.mode), False
 
         begun = time.perf_counter_ns()
         try:

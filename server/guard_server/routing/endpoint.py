@@ -1,25 +1,22 @@
-"""A slot that can get traffic: its weight, limiter, health and counters."""
+"""A slot that can get traffic: its weight, limiter, replicas and counters."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Self
 
 from guard_core.errors import DeadlinePassed, RequestInvalid
 from guard_core.slot.slot import Slot
 from guard_core.slot.traffic import SlotTraffic
 from guard_core.stats import EndpointStats, ShadowStats
-from guard_server.routing.health_check import HealthCheck
 from guard_server.routing.limiter import ConcurrencyLimiter
-from guard_server.routing.stub_repair import StubRepair
-
-_MOST_TIMEOUTS, _TIMEOUTS_S = 3, 1.0  # in a row, for so long, without any answer to anybody
+from guard_server.routing.replica import ReplicaOptions
+from guard_server.routing.replica_set import ReplicaSet
 
 
 class Endpoint:
-    """From `open` to `close` its engine is watched and can be asked."""
+    """From `open` to `close` its replicas are watched and can be asked."""
 
     def __init__(
         self,
@@ -29,8 +26,7 @@ class Endpoint:
         *,
         max_in_flight: int | None,
         queue_ratio: float,
-        repairs: Path | None,
-        probe_s: float,
+        replicas: ReplicaOptions,
     ) -> None:
         """`changed` is called after each change of `ready`; see Router for the others."""
         self.slot = slot
@@ -38,17 +34,14 @@ class Endpoint:
         self.stats = EndpointStats()
         self.shadow_stats = ShadowStats()
         self.in_flight = 0
+        self.ready = False  # a replica of it is
+        self._changed = changed
         self._max_in_flight = max_in_flight or slot.manifest.limits.max_in_flight
         self.limiter = ConcurrencyLimiter(self._max_in_flight, queue_ratio)
-        self.health = HealthCheck(slot, self.stats, changed, StubRepair(slot, repairs), probe_s)
-        self._timeouts = _Timeouts(slot)
+        self.replicas = ReplicaSet(slot, replicas, self._max_in_flight, self._replicas_changed)
         self._idle = asyncio.Event()
         self._idle.set()
-        self._watcher: asyncio.Task[None] | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self.health.ready
+        self._opened = False
 
     def track(self, timeout: asyncio.Timeout | None = None) -> "_Tracked":
         """Counts one request while the block runs; `timeout` is the server's own limit for it."""
@@ -72,36 +65,41 @@ class Endpoint:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
-
-    def record_timeout(self) -> None:
-        """Records a request that ended without an answer."""
-        self._timeouts.record()
+        self._opened = False
 
     def share_limit(self, rank: int, processes: int) -> None:
-        """Takes this process's part of the concurrency limit, which `processes` share.
+        """Takes this process's part of each replica's concurrency limit, which `processes` share.
 
         It is at least one. `rank` counts the processes from 0.
         """
         limit, rest = divmod(self._max_in_flight, processes)
-        self.limiter.resize(max(1, limit + (rank < rest)))
+        self.replicas.share_limit(max(1, limit + (rank < rest)))
 
-    async def open(self) -> None:
-        """Begins to watch the slot, which may be ready only later."""
-        await self.slot.__aenter__()
-        self._watcher = asyncio.create_task(self.health.watch())
+    def follow(self, entry: SlotTraffic) -> None:
+        """Takes the slot's entry in the traffic: its weight, and its Tritons if they changed.
+
+        The first time its replicas begin to be watched; they may be ready only later.
+        """
+        before, self.entry = self.entry, entry
+        if not self._opened or before.triton != entry.triton:
+            self._opened = True
+            self.replicas.follow(entry.triton)
 
     async def close(self) -> None:
         """Cuts off requests in flight. May be repeated."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
-            await self.slot.__aexit__()
+        await self.replicas.close()
 
     async def close_when_idle(self) -> None:
         """Waits for the last request, however long: no new ones may begin."""
         await self._idle.wait()
         await self.close()
+
+    def _replicas_changed(self) -> None:
+        was, self.ready = self.ready, bool(self.replicas.ready)
+        self.limiter.resize(self.replicas.places)
+        self.stats.ejections += was and not self.ready
+        if was != self.ready:
+            self._changed()
 
 
 class _Tracked:
@@ -134,29 +132,5 @@ class _Tracked:
                 stats.failed[DeadlinePassed.__name__] += 1
             else:
                 stats.cancelled += 1
-            endpoint.record_timeout()
         elif not issubclass(kind, RequestInvalid):  # the caller's fault, not the slot's
             stats.failed[kind.__name__] += 1
-
-
-class _Timeouts:
-    """Finds an engine that hangs.
-
-    An engine that is alive acknowledges the stop of a request, so several timeouts in a row with
-    no answer at all between them mean that it hangs.
-    """
-
-    def __init__(self, slot: Slot) -> None:
-        self._health = slot.engine.health
-        self._count = 0
-        self._answers = 0
-        self._since = 0.0
-
-    def record(self) -> None:
-        answers, now = self._health.answers, time.monotonic()
-        if not self._count or answers != self._answers:
-            self._count, self._answers, self._since = 0, answers, now
-        self._count += 1
-        if self._count >= _MOST_TIMEOUTS and now - self._since >= _TIMEOUTS_S:
-            self._count = 0
-            self._health.lost.set()

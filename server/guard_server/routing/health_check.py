@@ -1,4 +1,4 @@
-"""Whether a slot can judge: it is ready only after its engine has written verdicts.
+"""Whether a replica can judge: it is ready only after its engine has written verdicts.
 
 It is ready from its first warm-up verdicts until the engine is lost: it can't be reached, its stub
 is dead, or it answers nothing at all. Then it is ejected, and tried again with backoff until it
@@ -7,97 +7,149 @@ answers.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from typing import Any
 
 import structlog
 
+from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generation
-from guard_core.errors import GuardError, Unavailable
-from guard_core.slot.slot import Slot
-from guard_core.stats import EndpointStats
+from guard_core.errors import GuardError, SlotInvalid, Unavailable
+from guard_core.stats import ReplicaStats
 from guard_server.routing.stub_repair import StubRepair
 
 _WARM_UP_S = 10  # without any answer; a later try finds an engine warm whose first steps are slow
 _RETRY_S = (0.2, 2.0)  # first and longest pause
+_LOOK_S = 0.25
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
 _APART_S = 0.5  # later: a second probe, over a new connection
 _BEHIND_S = 1.0  # so much later than over the new connection: the usual one hangs
 
-_log = structlog.get_logger(__name__)
+
+class ReplicaState(StrEnum):
+    """Of one Triton of a slot, as this process sees it."""
+
+    CONNECTING = "connecting"
+    WARMING = "warming"
+    READY = "ready"
+    OUT = "out"
+    DRAINING = "draining"  # it is removed, and finishes what it has
+
+
+class Peers:
+    """The other ready replicas of the slot. A replica with none is asked longer before it is out.
+
+    This one has none; ReplicaSet knows better.
+    """
+
+    def answers(self) -> int | None:
+        """How many answers they gave so far; None if there are none."""
+        return None
 
 
 class HealthCheck:
-    """Watches one slot's engine."""
+    """Watches one replica's engine."""
 
     def __init__(
         self,
-        slot: Slot,
-        stats: EndpointStats,
+        engine: EngineClient,
+        warm_up: Callable[[], Coroutine[Any, Any, None]],
+        question: Generation,
+        *,
+        slot: str,
+        stats: ReplicaStats,
         changed: Callable[[], None],
         repair: StubRepair,
+        peers: Peers,
+        patience: Callable[[], float],
         probe_s: float,
     ) -> None:
-        """`changed` is called after each change of `ready`.
+        """`warm_up` raises if the engine can't judge. `question`: one token, for probes.
 
-        An engine that answers nothing for `probe_s` while it is probed is lost.
+        `slot`: its name, for the log. `stats`: its ejections are counted there. `changed` is called
+        after each change of `ready`. An engine that answers nothing for `probe_s` while it is
+        probed is lost; one with peers, for the seconds that `patience` gives.
         """
-        self.ready = False
-        self._slot = slot
-        self._stats = stats  # its ejections are counted here
+        self.state = ReplicaState.CONNECTING
+        self.reason = ""  # why it is out
+        self._engine = engine
+        self._warm_up = warm_up
+        self._question = question
+        self._stats = stats
         self._changed = changed
         self._repair = repair
+        self._peers = peers
+        self._patience = patience
         self._probe_s = probe_s
-        end_id = slot.manifest.tokens.end_ids[0]
-        self._question = Generation((end_id,), end_id, max_tokens=1)
+        self._log = structlog.get_logger(__name__).bind(slot=slot, triton=engine.target)
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ReplicaState.READY
+
+    def connected(self) -> None:
+        """It was reached for the first time, and is warmed up now."""
+        if self.state is ReplicaState.CONNECTING:
+            self.state = ReplicaState.WARMING
 
     async def watch(self) -> None:
         """Runs until cancelled."""
-        engine = self._slot.engine
+        engine = self._engine
         pause, longest = _RETRY_S
         while True:
             engine.health.lost.clear()
             try:
-                await self._unless_lost(self._slot.warm_up(), _WARM_UP_S)
+                await self._unless_lost(self._warm_up(), _WARM_UP_S)
             except Exception as error:
-                known = isinstance(error, GuardError | TimeoutError)
-                _log.warning(
-                    "slot not ready",
-                    slot=self._slot.name,
-                    reason=str(error) or type(error).__name__,
-                    exc_info=None if known else error,
-                )
+                self._not_ready(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
                 engine.reconnect()
                 await self._repair.run()
                 continue
             pause = _RETRY_S[0]
-            self._set(ready=True)
-            _log.info("slot ready", slot=self._slot.name, fingerprint=self._slot.fingerprint)
-            reason = await self._until_lost()
-            _log.error("slot lost", slot=self._slot.name, reason=reason)
+            self.state, self.reason = ReplicaState.READY, ""
+            self._log.info("replica ready")
+            self._changed()
+            self.reason = await self._until_lost()
+            self._log.error("replica lost", reason=self.reason)
             self._stats.ejections += 1
-            self._set(ready=False)
+            self.state = ReplicaState.OUT
+            self._changed()
             # Triton never answers for requests in a dead stub, nor over a connection that hangs.
             engine.reconnect()
             await self._repair.run()
 
-    def _set(self, *, ready: bool) -> None:
-        self.ready = ready
-        self._changed()
+    def _not_ready(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        wrong = isinstance(error, SlotInvalid)  # it will not become ready by itself
+        known = wrong or isinstance(error, GuardError | TimeoutError)
+        if not wrong or reason != self.reason:
+            say = self._log.error if wrong else self._log.warning
+            say("replica not ready", reason=reason, exc_info=None if known else error)
+        self.state, self.reason = ReplicaState.OUT, reason
 
     async def _until_lost(self) -> str:
         """Returns, with the reason, when the engine failed as a whole or no longer answers."""
-        engine = self._slot.engine
-        while not engine.health.lost.is_set():
-            answers = engine.health.answers
+        engine, health = self._engine, self._engine.health
+        answers, others, since = health.answers, self._peers.answers(), time.monotonic()
+        while not health.lost.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(engine.health.lost.wait(), _STALL_S)
-            stalled = engine.in_flight > 0 and engine.health.answers == answers
-            if stalled and not engine.health.lost.is_set() and not await self._still_answers():
-                break
-        return "the engine failed" if engine.health.lost.is_set() else "it does not answer"
+                await asyncio.wait_for(health.lost.wait(), _LOOK_S)
+            quiet_s = time.monotonic() - since
+            if health.answers != answers or not engine.in_flight:
+                answers, others, since = health.answers, self._peers.answers(), time.monotonic()
+            elif quiet_s >= _STALL_S and not health.lost.is_set():
+                if quiet_s >= self._patience() and self._others_answered(others):
+                    return "it answers nothing while others of the slot do"
+                if not await self._still_answers():
+                    break
+        return "the engine failed" if health.lost.is_set() else "it does not answer"
+
+    def _others_answered(self, before: int | None) -> bool:
+        return before is not None and (now := self._peers.answers()) is not None and now > before
 
     async def _still_answers(self) -> bool:
         """Whether the engine answers over the connection that requests use.
@@ -105,7 +157,7 @@ class HealthCheck:
         An engine that is only busy keeps a probe over a new connection waiting too. If that one is
         answered and the other one is still not, the connection hangs.
         """
-        health = self._slot.engine.health
+        health = self._engine.health
         before = health.answers
         usual = asyncio.create_task(self._answers_probe())
         apart = asyncio.create_task(self._answers_apart())
@@ -120,15 +172,16 @@ class HealthCheck:
             apart.cancel()
 
     async def _answers_probe(self) -> bool:
-        return await self._answered(self._slot.engine.generate(self._question))
+        return await self._answered(self._engine.generate(self._question))
 
     async def _answers_apart(self) -> bool:
         await asyncio.sleep(_APART_S)
-        return await self._answered(self._slot.engine.generate_apart(self._question))
+        return await self._answered(self._engine.generate_apart(self._question))
 
     async def _answered(self, probe: Coroutine[Any, Any, object]) -> bool:
+        alone = self._peers.answers() is None
         try:
-            await self._unless_lost(probe, self._probe_s)
+            await self._unless_lost(probe, self._probe_s if alone else self._patience())
         except (Unavailable, TimeoutError):
             return False
         except GuardError:
@@ -140,7 +193,7 @@ class HealthCheck:
 
         That is when nothing at all was answered for `silent_s`: a busy engine is not a dead one.
         """
-        health = self._slot.engine.health
+        health = self._engine.health
         task = asyncio.ensure_future(work)
         lost = asyncio.create_task(health.lost.wait())
         try:

@@ -18,12 +18,13 @@ from typing import Self
 
 import structlog
 
-from guard_core.engine.channel import TritonTls
+from guard_core.engine.channel import RenewedCredentials, TritonTls
 from guard_core.errors import SlotInvalid, SlotUnknown, TrafficInvalid, Unavailable
 from guard_core.slot.slot import Slot
 from guard_core.slot.slot_files import SlotFiles
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_server.routing.endpoint import Endpoint
+from guard_server.routing.replica import ReplicaOptions
 
 _log = structlog.get_logger(__name__)
 
@@ -51,14 +52,12 @@ class Router:
         An engine that answers nothing for `probe_s` seconds, while it is probed, is lost.
         """
         self._strict_completion = strict_completion
-        self._triton_tls = triton_tls
         self._make_endpoint = partial(
             Endpoint,
             changed=self._notify,
             max_in_flight=max_in_flight,
             queue_ratio=queue_ratio,
-            repairs=repairs,
-            probe_s=probe_s,
+            replicas=ReplicaOptions(RenewedCredentials(triton_tls), repairs, probe_s),
         )
         self._changed = changed
         self._served = asyncio.Event()  # a slot was ready once
@@ -73,7 +72,7 @@ class Router:
         self.refused: str | None = None  # why the newest traffic is not followed
 
     async def __aenter__(self) -> Self:
-        await self._follow(self._traffic, self._first)
+        self._follow(self._traffic, self._first)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -155,7 +154,7 @@ class Router:
             if traffic == self._traffic:
                 self.refused = None
                 continue
-            await self._follow(traffic, new)
+            self._follow(traffic, new)
 
     def _eligible(self) -> Iterable[Endpoint]:
         return (one for one in self.endpoints.values() if one.entry.weight and one.ready)
@@ -169,14 +168,12 @@ class Router:
             )
         return Slot(
             entry.directory,
-            entry.triton,
             name=name,
             strict_completion=self._strict_completion,
             files=files,
-            tls=self._triton_tls,
         )
 
-    async def _follow(self, traffic: Traffic, new: dict[str, Slot]) -> None:
+    def _follow(self, traffic: Traffic, new: dict[str, Slot]) -> None:
         before = self.endpoints
         self._traffic, self.endpoints = traffic, {}
         for name, entry in traffic.slots.items():
@@ -185,11 +182,10 @@ class Router:
                 endpoint.share_limit(*self._share)
             else:
                 endpoint = before.pop(name)
-                endpoint.entry = entry
             self.endpoints[name] = endpoint
         self.refused = None
-        for name in new:
-            await self.endpoints[name].open()
+        for name, entry in traffic.slots.items():
+            self.endpoints[name].follow(entry)
         for endpoint in before.values():
             task = asyncio.create_task(endpoint.close_when_idle())
             self._retired[task] = endpoint

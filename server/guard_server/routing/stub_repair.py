@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from typing import TextIO
 
 import structlog
 
+from guard_core.engine.client import EngineClient
 from guard_core.errors import Unavailable
-from guard_core.slot.slot import Slot
 
 _log = structlog.get_logger(__name__)
 
@@ -23,15 +24,18 @@ class StubRepair:
     Then whatever runs Triton replaces it.
     """
 
-    def __init__(self, slot: Slot, directory: Path | None) -> None:
-        """`directory`: where the processes agree by a lock; None: there is none."""
+    def __init__(self, slot: str, engine: EngineClient, directory: Path | None) -> None:
+        """`slot`: its name. `directory`: where processes agree by a lock; None: there is none."""
         self._slot = slot
+        self._engine = engine
         self._directory = directory
+        # A Triton's address may be a path, and long.
+        self._name = hashlib.sha256(engine.target.encode()).hexdigest()[:16]
         self._unlocked = False  # the last time there was no lock
 
     async def run(self) -> None:
         """Reloads the model if its stub died since it was loaded last. Failures are not raised."""
-        engine = self._slot.engine
+        engine = self._engine
         died = engine.health.stub_died
         if died is None:
             return
@@ -40,7 +44,9 @@ class StubRepair:
             if lock is None or died < _loaded(lock) <= time.monotonic():
                 return
             _log.error(
-                "the engine's process died; having Triton load it again", slot=self._slot.name
+                "the engine's process died; having Triton load it again",
+                slot=self._slot,
+                triton=engine.target,
             )
             with contextlib.suppress(Unavailable, OSError):  # the next warm-up shows it
                 await engine.reload()
@@ -53,12 +59,13 @@ class StubRepair:
         try:
             if self._directory is None:
                 raise OSError("this gateway shares no directory of locks (GUARD_STATUS)")
-            lock = (self._directory / f"{self._slot.name}.repair").open("a")
+            lock = (self._directory / f"{self._slot}-{self._name}.repair").open("a")
         except OSError as error:  # without the lock two processes could load it at a time
             if not self._unlocked:
                 _log.error(
                     "the engine's process died, and is not loaded again from here",
-                    slot=self._slot.name,
+                    slot=self._slot,
+                    triton=self._engine.target,
                     reason=str(error),
                 )
             self._unlocked = True

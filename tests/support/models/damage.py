@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from guard_build.slot_directory import seal
 from guard_core.slot.manifest import Manifest, describe
 
 
@@ -24,5 +25,5 @@ def damaged(slot: Path, directory: Path) -> Path:
     described = describe(weights)
     assert described is not None
     files = manifest.files | {weights.relative_to(copy).as_posix(): described}
-    manifest.model_copy(update={"files": files}).save(copy)
+    seal(copy, manifest.model_copy(update={"files": files}))
     return copy

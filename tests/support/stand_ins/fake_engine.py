@@ -50,6 +50,7 @@ class FakeEngine:
     delay_s: float = 0
     load_s: float = 0  # so long it takes to load the model again
     hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
+    fingerprint: str | None = None  # of the slot that its configuration names
     _server: grpc.aio.Server | None = None
 
     def drafts(self) -> list[Asked]:
@@ -68,6 +69,7 @@ class FakeEngine:
                     "inference.GRPCInferenceService",
                     {
                         "ModelStreamInfer": handler,
+                        "ModelConfig": grpc.unary_unary_rpc_method_handler(self._config),
                         "RepositoryModelUnload": grpc.unary_unary_rpc_method_handler(self._unload),
                         "RepositoryModelLoad": grpc.unary_unary_rpc_method_handler(self._load),
                     },
@@ -81,6 +83,12 @@ class FakeEngine:
         """As a process that dies: streams break off."""
         if self._server is not None:
             await self._server.stop(None)
+
+    async def _config(self, _request: bytes, _context: object) -> bytes:
+        answer = service_pb2.ModelConfigResponse()
+        if self.fingerprint is not None:
+            answer.config.parameters["guard_fingerprint"].string_value = self.fingerprint
+        return bytes(answer.SerializeToString())
 
     async def _unload(self, _request: bytes, _context: object) -> bytes:
         self.reloads.append("unload")

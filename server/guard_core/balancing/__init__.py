@@ -1,0 +1,1 @@
+"""How a gateway shares requests among a slot's replicas. Pure: no clock, no network, no task."""

@@ -1,0 +1,222 @@
+"""A slot of several replicas: shared work, a loss that no caller notices, coming and going."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from guard_core.slot import traffic
+from guard_core.slot.traffic import SlotTraffic, Traffic, TritonDns
+from guard_server.routing.health_check import ReplicaState
+from qwen3guard.v1 import types_pb2
+from tests.support.replicas import Several, WriteSlot, address, several
+from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, until
+from tests.support.two_slots import slots_of
+
+Agree = Callable[[Asked], Answer]
+UNHEALTHY = "Failed to process the request(s), message: Stub process 'x' is not healthy."
+
+
+def drafts(engines: list[FakeEngine]) -> list[int]:
+    return [len(engine.drafts()) for engine in engines]
+
+
+async def judge_all(found: Several, count: int, **fields: str) -> Counter[str]:
+    calls = (found.client.judge(f"Question {n}", **fields) for n in range(count))
+    replies = await asyncio.gather(*calls)
+    return Counter(types_pb2.Severity.Name(reply.verdict.severity) for reply in replies)
+
+
+async def test_one_gateway_uses_every_replica_and_the_places_of_all(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """With one connection it never used more than one."""
+    async with several(tmp_path, write_tiny_slot, agree, queue_per_place=0.01) as found:
+        assert found.endpoint.limiter.limit == 3 * 32
+        for engine in found.engines:
+            engine.answer = lambda _: None
+        calls = [asyncio.create_task(found.client.judge(f"Q {n}")) for n in range(96)]
+        await until(lambda: sum(drafts(found.engines)) == 96)
+        assert drafts(found.engines) == [32, 32, 32]
+        for call in calls:
+            call.cancel()
+
+
+async def test_a_growing_chat_stays_where_its_kv_cache_is(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        for chat in range(4):
+            before = drafts(found.engines)
+            turns = [f"Chat {chat}: how do plants grow?"]
+            for turn in range(4):
+                assert await found.client.judge(*turns)
+                turns += f"They need water, and more of {turn}.", f"What else? {turn}"
+            grown = [now - then for now, then in zip(drafts(found.engines), before, strict=True)]
+            assert sorted(grown) == [0, 0, 4]
+
+
+@pytest.mark.parametrize("loss", ["killed", "stub"])
+async def test_what_a_lost_replica_had_in_flight_is_answered_by_the_others(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree, loss: str
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree, status=tmp_path / "status") as found:
+        victim, *others = found.engines
+        victim.answer = lambda _: None if loss == "killed" else UNHEALTHY
+        for other in others:
+            other.delay_s = 0.2
+        calls = asyncio.create_task(judge_all(found, 30))
+        if loss == "killed":
+            await until(lambda: len(victim.drafts()) > 3)
+            await victim.stop()
+        assert await calls == {"SEVERITY_SAFE": 30}
+        await until(lambda: not found.replica(victim).ready)
+        assert found.replica(victim).stats.retried >= 1
+        assert found.endpoint.ready and not found.endpoint.stats.failovers
+        if loss == "stub":
+            await until(lambda: "load" in victim.reloads)
+        assert not any(other.reloads for other in others)
+        victim.answer = agree
+        if loss == "killed":
+            await victim.start()
+        await found.until_ready(*found.engines)
+
+
+async def test_a_replica_that_hangs_costs_its_callers_less_than_two_seconds(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """Its connection stays up, and it answers nothing; the others go on."""
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        victim = found.engines[0]
+        held = victim.hold = asyncio.Event()
+        loop, slowest = asyncio.get_running_loop(), 0.0
+        end = loop.time() + 2
+        while loop.time() < end:
+            begun = loop.time()
+            assert await judge_all(found, 6) == {"SEVERITY_SAFE": 6}
+            slowest = max(slowest, loop.time() - begun)
+        assert slowest < 2
+        assert found.replica(victim).stats.ejections == 1
+        assert [found.replica(other).stats.ejections for other in found.engines[1:]] == [0, 0]
+        held.set()
+        await found.until_ready(*found.engines)
+
+
+async def test_replicas_come_and_go_under_load_and_nothing_fails(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        one, two, three = found.engines
+        for engine in found.engines:
+            engine.delay_s = 0.02
+        ended = asyncio.Event()
+
+        async def load() -> int:
+            count = 0
+            while not ended.is_set():
+                assert (await judge_all(found, 8))["SEVERITY_SAFE"] == 8
+                count += 8
+            return count
+
+        calls = asyncio.create_task(load())
+        for engines in ((one,), (two, three), (three,), (one, two, three), (two,)) * 2:
+            found.write(*engines)
+            await found.until_ready(*engines)
+        ended.set()
+        assert await calls > 50
+        await until(lambda: not found.endpoint.replicas.draining)
+        one.asked.clear()
+        await judge_all(found, 8)
+        assert not one.asked
+
+
+async def test_the_last_ready_replica_serves_until_another_one_is_ready(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree, count=2) as found:
+        one, two = found.engines
+        found.write(one)
+        await found.until_ready(one)
+        held = two.hold = asyncio.Event()
+        found.write(two)
+        await until(lambda: address(two) in found.endpoint.replicas.replicas)
+        assert await judge_all(found, 4) == {"SEVERITY_SAFE": 4}
+        held.set()
+        await found.until_ready(two)
+
+
+@pytest.mark.parametrize("fingerprint", ["0" * 16, None])
+async def test_a_replica_that_serves_another_slot_is_never_asked(
+    tmp_path: Path,
+    write_tiny_slot: WriteSlot,
+    agree: Agree,
+    fingerprint: str | None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As in a Deployment that is half rolled out: verdicts of two models would be mixed."""
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        other = found.engines[0]
+        found.write(*found.engines[1:])
+        await found.until_ready(*found.engines[1:])
+        await until(lambda: not found.endpoint.replicas.draining)
+        other.fingerprint = fingerprint
+        other.asked.clear()
+        found.write(*found.engines)
+        await until(lambda: address(other) in found.endpoint.replicas.replicas)
+        await until(lambda: found.replica(other).state is ReplicaState.OUT)
+        await judge_all(found, 30)
+        assert not other.asked
+        said = fingerprint or "without a fingerprint"
+        assert said in found.replica(other).health.reason
+        assert said in capfd.readouterr().out
+
+
+async def test_a_names_addresses_are_replicas_and_are_followed(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each loss the name is asked at once, not only every five seconds."""
+    hosts: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    async def found_by_name(host: str, port: str, **_: object) -> list[object]:
+        if not hosts:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, 1, 6, "", (each, int(port))) for each in hosts]
+
+    async with several(tmp_path, write_tiny_slot, agree, count=2) as found:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "getaddrinfo", found_by_name)
+            port = found.engines[0].port
+            hosts += ["127.0.0.1", "127.0.0.9"]  # nothing listens at the second one
+            entry = SlotTraffic(
+                directory=found.slot, triton=TritonDns(dns=f"triton.svc:{port}"), weight=1
+            )
+            traffic.save(Traffic.of(9, {"blue": entry}), found.path)
+            replicas = found.endpoint.replicas
+            names = {f"127.0.0.1:{port}", f"127.0.0.9:{port}"}
+            await until(lambda: set(replicas.replicas) == names)
+            await found.until_ready(found.engines[0])
+            assert await judge_all(found, 4) == {"SEVERITY_SAFE": 4}
+            hosts.clear()  # the name is not known for a while: what is known stays
+            await found.engines[0].stop()
+            await until(lambda: not replicas.ready)
+            assert set(replicas.replicas) == names
+            await found.engines[0].start()
+            await found.until_ready(found.engines[0])
+
+
+async def test_a_set_of_which_none_is_ready_is_unavailable(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree, count=2) as found:
+        for engine in found.engines:
+            await engine.stop()
+        await until(lambda: not found.endpoint.ready)
+        assert found.endpoint.stats.ejections == 1
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await slots_of(found.client, "Q", count=1)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
