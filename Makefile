@@ -31,7 +31,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks chaos chaos-short perf soak soak-engine clean
+.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -161,6 +161,9 @@ chaos: $(VENV)/.serve ## Kill, stop and starve every process under load; the tab
 
 chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (two minutes)
 	@$(BIN)/python -m guard_bench.chaos.run --short
+
+scaling-table: $(VENV)/.serve ## Simulate gateways before many replicas; the tables go into docs/scaling.md (a minute)
+	@$(BIN)/python -m guard_bench.simulation.scaling_cases --page docs/scaling.md
 
 bench-attacks: $(VENV)/.serve ## What a caller can take from another one, attack by attack (half an hour)
 	@$(BIN)/guard bench attacks --json .run/attacks.json
