@@ -209,6 +209,25 @@ async def test_a_names_addresses_are_replicas_and_are_followed(
             await found.until_ready(found.engines[0])
 
 
+async def test_an_engines_queue_lowers_the_limit_of_its_gateways_and_no_queue_raises_it(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """So many gateways together admit no more than the engine takes."""
+    async with several(tmp_path, write_tiny_slot, agree, count=2) as found:
+        limiter = found.endpoint.limiter
+        crowded, quiet = found.engines
+        crowded.queue_s, quiet.queue_s = 0.5, 0.005
+        for _ in range(20):
+            await judge_all(found, 8)
+        assert found.replica(crowded).load.limit < 8
+        assert found.replica(quiet).load.limit == 32
+        assert limiter.limit == 32 + int(found.replica(crowded).load.limit)
+        crowded.queue_s = 0.005
+        low = limiter.limit
+        while limiter.limit < low + 4:
+            await judge_all(found, 64)
+
+
 async def test_a_set_of_which_none_is_ready_is_unavailable(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:

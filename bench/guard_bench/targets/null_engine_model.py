@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # its classes exist from `initialize` on
 
-_Answer = Callable[[bool], None]  # True: the request was stopped
+_Answer = Callable[[int | None], None]  # when it was begun, in ns; None: it was stopped
 
 
 class TritonPythonModel:
@@ -43,17 +43,24 @@ class TritonPythonModel:
             if self._pace:
                 self._pace.begin(request.request_id(), _Later(self._answer, sender, ids))
             else:
-                self._answer(sender, ids)
+                now = time.monotonic_ns()
+                self._answer(sender, ids, now, now)
 
     def finalize(self) -> None:
         if self._pace:
             self._pace.close()
 
-    def _answer(self, sender: Any, ids: Any) -> None:
+    def _answer(self, sender: Any, ids: Any, arrived: int, begun: int) -> None:
+        times = {
+            "arrival_time_ns": arrived,
+            "first_scheduled_time_ns": begun,
+            "first_token_time_ns": time.monotonic_ns(),
+        }
         tensors = [
             pb_utils.Tensor("output_ids", ids.reshape(1, 1, -1)),
             pb_utils.Tensor("sequence_length", np.array([[ids.size]], np.int32)),
             pb_utils.Tensor("kv_cache_reused_blocks", self._zero),
+            *(pb_utils.Tensor(n, np.array([[ns]], np.int64)) for n, ns in times.items()),
         ]
         sender.send(pb_utils.InferenceResponse(tensors), flags=_final())
 
@@ -61,15 +68,16 @@ class TritonPythonModel:
 class _Later:
     """An answer that is sent when its time has come, or as cancelled if it was stopped."""
 
-    def __init__(self, answer: Callable[[Any, Any], None], sender: Any, ids: Any) -> None:
+    def __init__(self, answer: Callable[..., None], sender: Any, ids: Any) -> None:
         self._answer, self._sender, self._ids = answer, sender, ids
+        self._arrived = time.monotonic_ns()
 
-    def __call__(self, stopped: bool) -> None:
-        if stopped:
+    def __call__(self, begun: int | None) -> None:
+        if begun is None:
             error = pb_utils.TritonError("stopped", pb_utils.TritonError.CANCELLED)
             self._sender.send(pb_utils.InferenceResponse(error=error), flags=_final())
         else:
-            self._answer(self._sender, self._ids)
+            self._answer(self._sender, self._ids, self._arrived, begun)
 
 
 class _Pace:
@@ -99,7 +107,7 @@ class _Pace:
             self._fill(time.monotonic())
             self._changed.notify()
         for answer in answers:
-            answer(True)
+            answer(None)
 
     def close(self) -> None:
         with self._changed:
@@ -122,7 +130,7 @@ class _Pace:
                 name = next(iter(self._running))
                 due, answer = self._running.pop(name)
                 self._fill(due)  # from when it was due: waking late costs no capacity
-            answer(False)
+            answer(int((due - self._seconds) * 1e9))
 
     def _until_due(self) -> float | None:
         return next((max(0.0, due - time.monotonic()) for due, _ in self._running.values()), None)

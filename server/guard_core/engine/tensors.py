@@ -30,6 +30,9 @@ OUTPUTS = {
     "output_ids": "INT32",
     "sequence_length": "INT32",
     "kv_cache_reused_blocks": "INT32",
+    "arrival_time_ns": "INT64",
+    "first_scheduled_time_ns": "INT64",
+    "first_token_time_ns": "INT64",
     "generation_logits": "FP32",
 }
 """All that requests ask for; the last one only with logits."""
@@ -56,6 +59,8 @@ FINGERPRINT_PARAMETER = "guard_fingerprint"
 """A parameter of the model's config.pbtxt: which slot Triton serves."""
 
 _INT32_BYTES = 4
+_INT64 = struct.Struct("<q")
+_TIMES = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns")
 _FLOAT32 = np.dtype("<f4")
 
 
@@ -82,6 +87,8 @@ class Generated:
     ids: list[int]
     logits: npt.NDArray[np.float32] | None  # [chosen tokens, vocabulary], raw; an end token counts
     reused_blocks: int  # of KV cache
+    queue_s: float | None = None  # from its arrival in the engine to its first step; None: not said
+    step_s: float = 0.0  # from then to its first token
 
 
 class TokenSource(Protocol):
@@ -127,10 +134,13 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
     if "generation_logits" in raw:
         shape = response.outputs[names.index("generation_logits")].shape
         logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(-1, *shape[-1:])
+    reused_blocks = _first(raw, "kv_cache_reused_blocks")
+    try:
+        [arrived], [scheduled], [token] = (_INT64.unpack_from(raw[name]) for name in _TIMES)
+    except (KeyError, struct.error):
+        return Generated(ids, logits, reused_blocks)
     return Generated(
-        ids=ids,
-        logits=logits,
-        reused_blocks=_first(raw, "kv_cache_reused_blocks"),
+        ids, logits, reused_blocks, (scheduled - arrived) / 1e9, (token - scheduled) / 1e9
     )
 
 

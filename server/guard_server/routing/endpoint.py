@@ -68,9 +68,10 @@ class Endpoint:
         self._opened = False
 
     def share_limit(self, rank: int, processes: int) -> None:
-        """Takes this process's part of each replica's concurrency limit, which `processes` share.
+        """Takes this process's part of each replica's places, which `processes` share.
 
-        It is at least one. `rank` counts the processes from 0.
+        It is at least one; the replicas' limits begin there and move by their engines' queue time.
+        `rank` counts the processes from 0.
         """
         limit, rest = divmod(self._max_in_flight, processes)
         self.replicas.share_limit(max(1, limit + (rank < rest)))

@@ -149,7 +149,8 @@ class HealthCheck:
         return "the engine failed" if health.lost.is_set() else "it does not answer"
 
     def _others_answered(self, before: int | None) -> bool:
-        return before is not None and (now := self._peers.answers()) is not None and now > before
+        now = self._peers.answers()
+        return now is not None and now > (before or 0)
 
     async def _still_answers(self) -> bool:
         """Whether the engine answers over the connection that requests use.

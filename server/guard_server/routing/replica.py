@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guard_core.balancing.expected_time import ReplicaLoad
+from guard_core.balancing.queue_limit import QueueLimit
 from guard_core.engine.channel import RenewedCredentials
 from guard_core.engine.client import EngineClient
 from guard_core.engine.stream import EngineHealth
@@ -38,6 +39,8 @@ class Replica:
         triton: str,
         options: ReplicaOptions,
         *,
+        limit: float,
+        most: float,
         verified_name: str,
         one_of_several: bool,
         changed: Callable[[], None],
@@ -45,11 +48,14 @@ class Replica:
     ) -> None:
         """`triton`: its gRPC address; TLS verifies `verified_name`, or the address if empty.
 
-        `one_of_several`: its Triton must say that it serves this very slot. `changed` is called
-        after each change of `ready`.
+        `limit`: requests in flight at first; `most`: the highest that its engine's queue time may
+        lead to. `one_of_several`: its Triton must say that it serves this very slot. `changed` is
+        called after each change of `ready` or of its limit.
         """
         self.triton = triton
         self.load = ReplicaLoad.of(triton)
+        self.limit = QueueLimit(most, limit)
+        self.load.limit = limit
         self.stats = ReplicaStats()
         self.draining = False
         model = slot.manifest.engine.triton_model
@@ -123,7 +129,26 @@ class Replica:
         computed = len(wanted.prompt) - answer.reused_blocks * self._block_tokens
         load.answered(ended - begun, computed, ended)
         self.stats.answered += 1
+        if answer.queue_s is not None:
+            self._move_limit(answer.queue_s, answer.step_s, begun, ended)
         return answer
+
+    def start_limit(self, limit: float) -> None:
+        """Takes this limit, which the engine's queue time moves from there."""
+        self.limit.limit = self.load.limit = limit
+
+    def _move_limit(self, queue_s: float, step_s: float, sent_at: float, now: float) -> None:
+        before = int(self.limit.limit)
+        self.limit.answered(
+            queue_s=queue_s,
+            step_s=step_s,
+            sent_at=sent_at,
+            in_flight=self.load.in_flight + 1,  # with this one, which has just ended
+            now=now,
+        )
+        self.load.limit = self.limit.limit
+        if int(self.limit.limit) != before:
+            self._changed()
 
     async def _run(self) -> None:
         async with self.engine:

@@ -29,15 +29,16 @@ class ReplicaSet:
     """From `open` to `close` its replicas are watched and can be asked."""
 
     def __init__(
-        self, slot: Slot, options: ReplicaOptions, limit: int, changed: Callable[[], None]
+        self, slot: Slot, options: ReplicaOptions, most: int, changed: Callable[[], None]
     ) -> None:
-        """`limit`: requests in flight for each replica. `changed` is called after each change of
-        which ones are ready, or of their limits.
+        """`most`: requests in flight that each replica takes. `changed` is called after each change
+        of which ones are ready, or of their limits.
         """
         self.ready: list[Replica] = []
         self.replicas: dict[str, Replica] = {}  # by address; not those that drain
-        self.limit = limit
+        self.limit = most  # of each replica at first
         self.budget = RetryBudget()
+        self._most = most
         self._slot = slot
         self._options = options
         self._changed = changed
@@ -48,8 +49,8 @@ class ReplicaSet:
 
     @property
     def places(self) -> int:
-        """Requests in flight that the ready replicas take together, and at least one's."""
-        return self.limit * max(1, len(self.ready))
+        """Requests in flight that the ready replicas take together; of one if none is ready."""
+        return sum([int(one.load.limit) for one in self.ready]) or self.limit
 
     @property
     def draining(self) -> Sequence[Replica]:
@@ -69,10 +70,10 @@ class ReplicaSet:
                 self._use({address: ""}, several=False)
 
     def share_limit(self, limit: int) -> None:
-        """From now on each replica takes so many requests in flight from this process."""
+        """This process's share of each replica's places: their limits move from there."""
         self.limit = limit
         for replica in self.replicas.values():
-            replica.load.limit = limit
+            replica.start_limit(limit)
         self._changed()
 
     async def close(self) -> None:
@@ -102,12 +103,13 @@ class ReplicaSet:
                     self._slot,
                     triton,
                     self._options,
+                    limit=self.limit,
+                    most=self._most,
                     verified_name=name,
                     one_of_several=several,
                     changed=self._readiness_changed,
                     peers=_Others(self, triton),
                 )
-                replica.load.limit = self.limit
                 self.replicas[triton] = replica
                 replica.open()
         self._readiness_changed()

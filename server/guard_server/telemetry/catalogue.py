@@ -163,6 +163,12 @@ _STATE = (
     Described("guard_in_flight", "gauge", "Requests in flight to the engine.", (_OF_SLOT,)),
     Described("guard_queued", "gauge", "Requests queued by the concurrency limiter.", (_OF_SLOT,)),
     Described(
+        "guard_limit",
+        "gauge",
+        "Requests in flight that the slot's ready replicas take from the gateways.",
+        (_OF_SLOT,),
+    ),
+    Described(
         "guard_model_info",
         "gauge",
         "1: the slot's model, the fingerprint of its manifest, its engine and its weights' format.",

@@ -39,12 +39,18 @@ class GatewayState(Collector):
 
 
 def _of_slots(endpoints: dict[str, Endpoint]) -> Iterable[Metric]:
-    names = ("guard_slot_ready", "guard_slot_weight", "guard_in_flight", "guard_queued")
+    names = (
+        *("guard_slot_ready", "guard_slot_weight", "guard_in_flight", "guard_queued"),
+        "guard_limit",
+    )
     families = [_family(name) for name in names]
     models = _family("guard_model_info")
     for name, endpoint in endpoints.items():
         limiter = endpoint.limiter
-        values = endpoint.ready, endpoint.entry.weight, limiter.in_flight, limiter.queued
+        values = (
+            *(endpoint.ready, endpoint.entry.weight, limiter.in_flight, limiter.queued),
+            limiter.limit,
+        )
         for family, value in zip(families, values, strict=True):
             family.add_metric([name], value)
         model, engine = endpoint.slot.manifest.model, endpoint.slot.manifest.engine

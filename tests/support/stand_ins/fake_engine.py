@@ -51,6 +51,7 @@ class FakeEngine:
     load_s: float = 0  # so long it takes to load the model again
     hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
     fingerprint: str | None = None  # of the slot that its configuration names
+    queue_s: float | None = None  # that answers say they waited, before a step of 10 ms
     _server: grpc.aio.Server | None = None
 
     def drafts(self) -> list[Asked]:
@@ -112,7 +113,7 @@ class FakeEngine:
             answer: Answer = () if asked.stop else self.answer(asked)
             if answer is not None:
                 await asyncio.sleep(max(0, asked.at + self.delay_s - time.monotonic()))
-                yield _response(asked, answer, self.vocabulary, self.reused_blocks)
+                yield _response(asked, answer, self)
 
 
 @asynccontextmanager
@@ -174,9 +175,7 @@ def _asked(request: service_pb2.ModelInferRequest) -> Asked:
     )
 
 
-def _response(
-    asked: Asked, answer: Sequence[int] | str | bytes, vocabulary: int, reused_blocks: int
-) -> bytes:
+def _response(asked: Asked, answer: Sequence[int] | str | bytes, engine: FakeEngine) -> bytes:
     if isinstance(answer, bytes):
         return answer
     response = service_pb2.ModelInferResponse(id=asked.id)
@@ -190,10 +189,14 @@ def _response(
 
     add("output_ids", "INT32", np.array([[answer]], "<i4"))
     add("sequence_length", "INT32", np.array([[len(answer)]], "<i4"))
-    if reused_blocks:
-        add("kv_cache_reused_blocks", "INT32", np.array([[reused_blocks]], "<i4"))
-    if asked.logits and vocabulary:
-        logits = np.zeros((1, 1, 1, vocabulary), "<f4")
+    if engine.reused_blocks:
+        add("kv_cache_reused_blocks", "INT32", np.array([[engine.reused_blocks]], "<i4"))
+    if engine.queue_s is not None:
+        times = np.cumsum([10**9, int(1e9 * engine.queue_s), 10**7])
+        for name, at in zip(("arrival", "first_scheduled", "first_token"), times, strict=True):
+            add(f"{name}_time_ns", "INT64", np.array([[at]], "<i8"))
+    if asked.logits and engine.vocabulary:
+        logits = np.zeros((1, 1, 1, engine.vocabulary), "<f4")
         logits[..., answer[0]] = 1
         add("generation_logits", "FP32", logits)
     done = service_pb2.ModelStreamInferResponse(infer_response=response)
