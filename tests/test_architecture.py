@@ -85,7 +85,8 @@ INSIDE = {
         "triton_wheel": set(),
         "triton_process": {"host", "loaded_model", "triton_wheel"},
         "triton_watch": {"events", "host", "loaded_model", "triton_process"},
-        "slot_processes": {"events", "host", "triton_process", "triton_watch"},
+        "kept_triton": {"events", "triton_process", "triton_watch"},
+        "slot_processes": {"events", "host", "kept_triton", "triton_process"},
         "traffic_files": {"events"},
         "gateway_workers": {"events", "host"},
         "fleet": {

@@ -1,145 +1,103 @@
-"""The slots that run on this machine: one Triton for each, restarted when it dies."""
+"""The slots that run on this machine: a Triton for each, or several, restarted when they die."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from guard_control.events import Events
 from guard_control.host.ownership import PortClaim, PortTaken
-from guard_control.triton_process import TritonDied, TritonFailed, TritonProcess
-from guard_control.triton_watch import TritonWatch
-from guard_core.errors import SlotInvalid
+from guard_control.kept_triton import KeptTriton
+from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.slot.manifest import Manifest
-from guard_core.slot.traffic import SlotTraffic
+from guard_core.slot.traffic import SlotTraffic, TritonList
 
-_POLL_S = 0.2
-_RESTART_S = (0.5, 30.0)  # first and longest pause
-_FIRST_TRIES = 3
-_STEADY_S = 10  # a Triton that ran for so long restarts after the first pause again
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class SlotProcess:
-    """One slot and its Triton."""
+    """One slot and its Tritons."""
 
-    def __init__(
-        self,
-        directory: Path,
-        triton: TritonProcess,
-        manifest: Manifest,
-        events: Events,
-        *,
-        out_s: float,
-    ) -> None:
-        """`out_s`: after so long without the model Triton is made to load it, then restarted; after
-        so long without an answer, of Triton or of the engine, it is restarted.
-        """
+    def __init__(self, directory: Path, tritons: Sequence[KeptTriton], manifest: Manifest) -> None:
         self.name = directory.name
         self.directory = directory
-        self.triton = triton
         self.manifest = manifest
-        self.restarts = 0
-        self.starting = True
-        self._events = events
-        self._out_s = out_s
-        self._keeper: asyncio.Task[None] | None = None
+        self._tritons = tritons
+
+    @property
+    def tritons(self) -> list[TritonProcess]:
+        return [kept.process for kept in self._tritons]
+
+    @property
+    def triton(self) -> TritonProcess:
+        """The first one."""
+        return self._tritons[0].process
+
+    @property
+    def restarts(self) -> int:
+        return sum(kept.restarts for kept in self._tritons)
+
+    @property
+    def running(self) -> bool:
+        """Whether one of its Tritons has started and runs."""
+        return any(not kept.starting and kept.process.running for kept in self._tritons)
 
     def traffic(self, weight: int) -> SlotTraffic:
         """Its entry in traffic.json; gateways refuse it if the files have another fingerprint."""
+        several = len(self._tritons) > 1
         return SlotTraffic(
             directory=self.directory,
-            triton=self.triton.target,
+            triton=TritonList(list=tuple(one.target for one in self.tritons))
+            if several
+            else self.triton.target,
             fingerprint=self.manifest.fingerprint,
             weight=weight,
         )
 
     async def start(self, timeout_s: float) -> None:
-        """Returns when Triton has loaded the model. Raises TritonFailed or SlotInvalid.
+        """Returns when every Triton has loaded the model. Raises TritonFailed or SlotInvalid.
 
-        One that dies while it starts is started again, twice.
+        One that dies while it starts is started again, twice; if one fails, none is left running.
         """
-        pause, _ = _RESTART_S
-        for left in range(_FIRST_TRIES - 1, -1, -1):
-            try:
-                await self._start(timeout_s)
-            except TritonDied as error:
-                if not left:
-                    raise
-                self._events.publish(
-                    f"{error}\nStarting it again in {pause:g} s.", slot=self.name, alarm=True
-                )
-                await asyncio.sleep(pause)
-                pause *= 2
-            else:
-                break
-        self._keeper = asyncio.create_task(self._keep(timeout_s))
+        starting = [asyncio.create_task(kept.start(timeout_s)) for kept in self._tritons]
+        try:
+            await asyncio.gather(*starting)
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
-        """Ends its Triton for good. Requests in flight there have ten seconds to finish."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
-        await asyncio.to_thread(self.triton.stop)
-
-    async def _start(self, timeout_s: float) -> None:
-        self.starting = True
-        task = asyncio.create_task(asyncio.to_thread(self.triton.start, timeout_s))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            while not task.done():  # the thread ends once its process has started and is gone
-                await asyncio.to_thread(self.triton.stop, 0)
-                await asyncio.wait({task}, timeout=_POLL_S)
-            with contextlib.suppress(TritonFailed, SlotInvalid):
-                task.result()
-                await asyncio.to_thread(self.triton.stop)
-            raise
-        self.starting = False
-
-    async def _keep(self, timeout_s: float) -> None:
-        """Restarts a Triton that is out, with longer pauses, until it runs."""
-        loop = asyncio.get_running_loop()
-        pause, longest = _RESTART_S
-        while True:
-            begun = loop.time()
-            watch = TritonWatch(
-                self.name, self.triton, self._events, out_s=self._out_s, load_s=timeout_s
-            )
-            reason = await watch.until_out()
-            if loop.time() - begun > _STEADY_S:
-                pause = _RESTART_S[0]
-            self._events.publish(
-                f"{reason}; starting it again in {pause:g} s. Its log has more: {self.triton.log}",
-                slot=self.name,
-                alarm=True,
-            )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, longest)
-            try:
-                await asyncio.to_thread(self.triton.stop, 0)  # what is left of the dead one
-                await self._start(timeout_s)
-            except (TritonFailed, SlotInvalid, OSError) as error:
-                self._events.publish(f"Triton did not start: {error}", slot=self.name, alarm=True)
-                continue
-            self.restarts += 1
-            self._events.publish("Triton runs again.", slot=self.name)
+        """Ends its Tritons for good. Requests in flight there have ten seconds to finish."""
+        await asyncio.gather(*(kept.stop() for kept in self._tritons))
 
 
 class SlotProcesses:
     """All slots that run or start, by name."""
 
-    def __init__(self, run: Path, first_port: int, events: Events, *, out_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        run: Path,
+        first_port: int,
+        events: Events,
+        *,
+        replicas: int = 1,
+        out_s: float = 10.0,
+    ) -> None:
         """`run`: the directory for Tritons' logs. The first slot's Triton has the number
-        `first_port` in its socket's name and takes the next port for metrics, the second slot's the
-        two after these, and so on.
-        `out_s`: see SlotProcess.
+        `first_port` in its socket's name and takes the next port for metrics, the next Triton the
+        two after these, and so on. `replicas`: Tritons of each slot; on GPUs, each has its own.
+        `out_s`: see KeptTriton.
         """
         self._run = run
         self._first_port = first_port
         self._events = events
+        self._replicas = replicas
         self._out_s = out_s
         self._slots: dict[str, SlotProcess] = {}
-        self._ports: dict[str, PortClaim] = {}
+        self._ports: dict[str, list[PortClaim]] = {}
 
     def __iter__(self) -> Iterator[SlotProcess]:
         return iter(self._slots.values())
@@ -153,36 +111,89 @@ class SlotProcesses:
     async def start(
         self, directory: Path, timeout_s: float, socket: Path | None = None
     ) -> SlotProcess:
-        """Starts the Triton of a slot whose name is free; its socket is in memory by default.
+        """Starts the Tritons of a slot whose name is free.
 
-        Raises TritonFailed or SlotInvalid.
+        `socket`: of the first one; by default all of them are in memory. Raises TritonFailed or
+        SlotInvalid.
         """
         name = directory.name
         manifest = Manifest.load(directory)
-        used = {claim.port for claim in self._ports.values()}
-        port = next(p for p in range(self._first_port, 65535, 2) if p not in used)
+        gpus = manifest.engine.gpu is not None and self._replicas > 1
+        environments = [
+            {_GPUS: gpu_of(number, self._replicas, os.environ)} if gpus else {}
+            for number in range(self._replicas)
+        ]
+        claims = self._ports[name] = []
         try:
-            self._ports[name] = PortClaim(port)
-        except PortTaken as error:
-            raise TritonFailed(str(error)) from None
-        log = self._run / f"triton-{name}.log"
-        triton = TritonProcess(
-            directory, grpc_port=port, metrics_port=port + 1, log=log, socket=socket
-        )
-        slot = SlotProcess(directory, triton, manifest, self._events, out_s=self._out_s)
-        self._slots[name] = slot
-        try:
+            for _ in range(self._replicas):
+                claims.append(self._claim())  # noqa: PERF401  (each one sees those before it)
+            tritons = [
+                self._triton(directory, number, claim.port, environment, socket)
+                for number, (claim, environment) in enumerate(
+                    zip(claims, environments, strict=True)
+                )
+            ]
+            slot = self._slots[name] = SlotProcess(directory, tritons, manifest)
             await slot.start(timeout_s)
         except BaseException:
-            del self._slots[name]
-            self._ports.pop(name).release()
+            self._slots.pop(name, None)
+            self._release(name)
             raise
         return slot
 
     async def stop(self, name: str) -> None:
         slot = self._slots.pop(name)
         await slot.stop()
-        self._ports.pop(name).release()
+        self._release(name)
 
     async def stop_all(self) -> None:
         await asyncio.gather(*(self.stop(name) for name in list(self._slots)))
+
+    def _triton(
+        self,
+        directory: Path,
+        number: int,
+        port: int,
+        environment: Mapping[str, str],
+        socket: Path | None,
+    ) -> KeptTriton:
+        name = directory.name
+        log = f"triton-{name}.log" if self._replicas == 1 else f"triton-{name}-{number}.log"
+        process = TritonProcess(
+            directory,
+            grpc_port=port,
+            metrics_port=port + 1,
+            log=self._run / log,
+            socket=None if number else socket,
+            environment=environment,
+        )
+        return KeptTriton(name, process, self._events, out_s=self._out_s)
+
+    def _claim(self) -> PortClaim:
+        used = {claim.port for claims in self._ports.values() for claim in claims}
+        port = next(p for p in range(self._first_port, 65535, 2) if p not in used)
+        try:
+            return PortClaim(port)
+        except PortTaken as error:
+            raise TritonFailed(str(error)) from None
+
+    def _release(self, name: str) -> None:
+        for claim in self._ports.pop(name):
+            claim.release()
+
+
+def gpu_of(number: int, replicas: int, environment: Mapping[str, str]) -> str:
+    """The GPU of a slot's replica: of those that CUDA_VISIBLE_DEVICES names, or of all.
+
+    Raises TritonFailed if it names too few for so many replicas.
+    """
+    named = environment.get(_GPUS)
+    if named is None:
+        return str(number)
+    found = [gpu.strip() for gpu in named.split(",") if gpu.strip()]
+    if len(found) < replicas:
+        raise TritonFailed(
+            f"{_GPUS} names {len(found)} GPUs, and each of {replicas} replicas needs one. Name "
+            "more, or start fewer with --replicas."
+        )
+    return found[number]

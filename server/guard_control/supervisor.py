@@ -77,13 +77,15 @@ async def supervising(
     run: Path,
     workers: int,
     triton_port: int,
+    replicas: int,
     deploy_roots: Sequence[Path],
     control: ControlTcp | None,
 ) -> AsyncIterator[Fleet]:
     """Runs everything. Leaving the block is the graceful stop; cancelling that cuts off.
 
-    `settings`: of every worker. `run`: the directory for the state. `deploy_roots`: slots that are
-    deployed are below one of them. `control`: where the control plane listens beside its socket.
+    `settings`: of every worker. `run`: the directory for the state. `replicas`: Tritons of each
+    slot. `deploy_roots`: slots that are deployed are below one of them. `control`: where the
+    control plane listens beside its socket.
     Raises SlotInvalid, TritonFailed, WorkersFailed or OSError if it can't start.
     """
     if ended := orphans.end(settings.port):
@@ -96,7 +98,7 @@ async def supervising(
             update={"traffic": memory / traffic.FILE_NAME, "status": memory / "gateways"}
         )
         events = Events()
-        slots = SlotProcesses(run, triton_port, events)
+        slots = SlotProcesses(run, triton_port, events, replicas=replicas)
         gateways = Workers(workers, settings, events)
         try:
             first = await _start_slots(slots, initial)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -60,18 +61,18 @@ class TritonProcess:
         metrics_port: int,
         log: Path,
         socket: Path | None = None,
+        environment: Mapping[str, str] | None = None,
         container: Container = Container(),  # noqa: B008 - it is frozen
     ) -> None:
         """`slot`: a built slot's directory. `log`: the file for Triton's output.
 
         `grpc_port`: the number at the end of its socket's name. `socket`: the rest of that name;
-        by default it is in memory, where only this user finds it.
+        by default it is in memory, where only this user finds it. `environment` is added to ours.
         """
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
-        self._slot = slot.resolve()
-        self._container = container
+        self._container, self._environment = container, dict(environment or {})
         self._grpc_port, self._metrics_port = grpc_port, metrics_port
-        self.log = log
+        self._slot, self.log = slot.resolve(), log
         self._shared_memory = shared_memory.new_prefix()
         self._process: subprocess.Popen[bytes] | None = None
         self._model: LoadedModel | None = None  # since the first start
@@ -212,7 +213,7 @@ class TritonProcess:
                     signal.SIGKILL,
                     output=log,
                     cwd=self._slot,  # a GPU engine's path is relative to it
-                    environment=os.environ | environment,
+                    environment=os.environ | environment | self._environment,
                 )
         except OSError as error:
             raise TritonFailed(f"Triton could not be started: {error}.") from None

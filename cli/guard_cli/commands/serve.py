@@ -45,6 +45,13 @@ def serve(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Gateway processes on one port.", min=1)] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            help="Tritons of each slot, which share its requests; of a GPU engine each has a GPU.",
+            min=1,
+        ),
+    ] = 1,
     deploy_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -55,8 +62,8 @@ def serve(
     triton_port: Annotated[
         int,
         typer.Option(
-            help="The first slot's Triton has this number in its socket's name, and its metrics on "
-            "the next port of loopback; the next slot's are 2 higher."
+            help="The first Triton has this number in its socket's name, and its metrics on the "
+            "next port of loopback; the next one's are 2 higher."
         ),
     ] = 18001,
     control_host: Annotated[
@@ -105,6 +112,7 @@ def serve(
                     run=run,
                     workers=workers,
                     triton_port=triton_port,
+                    replicas=replicas,
                     deploy_roots=(MODEL_REPOSITORY, *(deploy_root or ())),
                     control=control,
                 )
@@ -200,7 +208,7 @@ class _Server:
                 if settings.metrics_port
                 else []
             ),
-            f"Triton   {slot.triton.target}  log: {shown(slot.triton.log)}",
+            *(f"Triton   {one.target}  log: {shown(one.log)}" for one in slot.tritons),
             f"Model    {manifest.model.name}  {manifest.fingerprint}  slot {slot.name}",
             f"Engine   {manifest.engine.kind} {manifest.engine.version}, {manifest.engine.weights}",
         ]

@@ -57,8 +57,8 @@ def _slot(
 
 
 def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState.ValueType:
-    # Workers notice a dead Triton a moment later.
-    if slot.starting or not slot.triton.running:
+    # Workers notice dead Tritons a moment later.
+    if not slot.running:
         return pb.SLOT_STATE_STARTING
     return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
 

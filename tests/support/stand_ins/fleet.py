@@ -16,6 +16,7 @@ from guard_control.events import Events
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers, WorkerSnapshot
 from guard_control.host import control_socket, shared_memory
+from guard_control.kept_triton import KeptTriton
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
@@ -63,13 +64,12 @@ class _Slots(dict[str, SlotProcess]):
         del self[name]
 
 
-def _slot(directory: Path, of: Manifest, events: Events, number: int) -> SlotProcess:
+def _slot(directory: Path, of: Manifest, number: int) -> SlotProcess:
     triton = SimpleNamespace(
         running=True, target=f"unix:/dev/shm/triton:{number}", log=directory / "triton.log"
     )
-    slot = SlotProcess(directory, cast(Any, triton), of, events, out_s=10)
-    slot.starting = False
-    return slot
+    kept = SimpleNamespace(process=triton, restarts=0, starting=False)
+    return SlotProcess(directory, [cast(KeptTriton, kept)], of)
 
 
 def stand_in(directory: Path, weights: dict[str, int], **manifests: Manifest) -> Fleeting:
@@ -77,7 +77,7 @@ def stand_in(directory: Path, weights: dict[str, int], **manifests: Manifest) ->
     events = Events()
     slots = _Slots()
     for number, name in enumerate(weights):
-        slots[name] = _slot(directory / name, manifests.get(name, manifest()), events, number)
+        slots[name] = _slot(directory / name, manifests.get(name, manifest()), number)
     memory, run = directory / "memory", directory / "run"
     for path in (memory, run):
         path.mkdir()
