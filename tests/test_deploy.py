@@ -18,8 +18,10 @@ from ruamel.yaml import YAML
 from guard_control.host.child_process import children
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
+from guard_core.slot.traffic import TritonDns
 from guard_server import probe
 from guard_server.settings import Settings
+from guard_server.telemetry.catalogue import CATALOGUE
 from tests.support.commands import GUARD, start
 from tests.support.ports import free_port
 from tests.support.serving import Served
@@ -112,8 +114,41 @@ def test_what_the_images_and_manifests_set_is_accepted(monkeypatch: pytest.Monke
     shown = traffic.load(PROJECT / "deploy" / "kubernetes" / "traffic.json")
     assert shown.weights == {"blue": 100}
     services = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "triton.yaml")
-    running = {each["metadata"]["name"] for each in services if each["kind"] == "Service"}
-    assert {str(slot.triton).partition(":")[0] for slot in shown.slots.values()} <= running
+    running = {each["metadata"]["name"]: each for each in services if each["kind"] == "Service"}
+    for slot in shown.slots.values():
+        assert isinstance(slot.triton, TritonDns)
+        name, _, port = slot.triton.dns.partition(":")
+        service = running[name]["spec"]
+        assert service["clusterIP"] == "None"  # else the name has one address
+        assert [each["port"] for each in service["ports"]] == [int(port)]
+
+
+def test_a_slots_pods_come_before_others_go() -> None:
+    found = {
+        (each["kind"], each["metadata"]["name"]): each["spec"]
+        for each in manifests()
+        if "spec" in each
+    }
+    deployment = found["Deployment", "triton-blue"]
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    pod = deployment["template"]["spec"]
+    [container] = pod["containers"]
+    seconds = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert seconds > 2 * 5  # gateways ask for the name's addresses every five
+    longest = Settings.model_fields["request_timeout_s"].default
+    assert pod["terminationGracePeriodSeconds"] >= seconds + longest
+    budget = found["PodDisruptionBudget", "triton-blue"]["selector"]["matchLabels"]
+    assert budget.items() <= deployment["template"]["metadata"]["labels"].items()
+
+
+def test_autoscalers_read_what_gateways_measure() -> None:
+    folder = PROJECT / "deploy" / "kubernetes" / "autoscaling"
+    keda, hpa = (YAML(typ="safe").load(folder / f"{name}.yaml")["spec"] for name in ("keda", "hpa"))
+    assert keda["scaleTargetRef"]["name"] == hpa["scaleTargetRef"]["name"] == "triton-blue"
+    query = keda["triggers"][0]["metadata"]["query"]
+    asked = set(re.findall(r"guard_\w+", query))
+    assert asked == {"guard_in_flight", "guard_queued", "guard_limit"}
+    assert asked <= {metric.served for metric in CATALOGUE.values()}
 
 
 def test_every_setting_is_documented() -> None:
