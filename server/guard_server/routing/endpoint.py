@@ -65,7 +65,6 @@ class Endpoint:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
-        self._opened = False
 
     def share_limit(self, rank: int, processes: int) -> None:
         """Takes this process's part of each replica's places, which `processes` share.
