@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from guard_build.errors import BuildFailed, reason
+from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import TEMPLATE, TOKENIZER
+from guard_core.verdict.prompt import Prompt
 from guard_engine import weight_files
 
 _CONFIGS = (
@@ -40,6 +42,10 @@ def read_packaging(checkpoint: Path, name: str) -> Packaging:
     """Reads `checkpoint`, called `name`. Raises BuildFailed for a missing or damaged file."""
     config = _json(checkpoint / "config.json")
     template, tokenizer = _template(checkpoint), _text(checkpoint / TOKENIZER)
+    try:
+        Prompt(template, tokenizer)  # as the gateway will, which would find it out much later
+    except SlotInvalid as error:
+        raise BuildFailed(f"{checkpoint}: {error}") from None
     return Packaging(
         name=name,
         # The tiny guard in the repository is always a demonstration, whatever its config.json says.

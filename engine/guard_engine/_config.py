@@ -8,6 +8,11 @@ from typing import Any
 from guard_engine._errors import CheckpointInvalid
 
 ARCHITECTURE = "Qwen3ForCausalLM"
+_NUMBERS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+    *("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta"),
+    "max_position_embeddings",
+)
 _AGAIN = "Fetch the checkpoint again, or use another."
 
 
@@ -65,9 +70,9 @@ def read_config(checkpoint: Path) -> ModelConfig:
         )
     except KeyError as error:
         raise CheckpointInvalid(f"{path} lacks {error}. {_AGAIN}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError):
         raise CheckpointInvalid(
-            f"{path} holds a value that can't be used: {error}. {_AGAIN}"
+            f"{path} holds a value that can't be used: {_no_number(raw)}. {_AGAIN}"
         ) from None
     for name in ("vocab_size", "hidden_size", "intermediate_size", "layers", "heads", "kv_heads"):
         if getattr(config, name) < 1:
@@ -80,6 +85,14 @@ def read_config(checkpoint: Path) -> ModelConfig:
             f"or the head dimension {config.head_dim} is odd. {_AGAIN}"
         )
     return config
+
+
+def _no_number(raw: dict[str, Any]) -> str:
+    """What is said of a config.json with a value of another type than a Qwen3's."""
+    for key in _NUMBERS:
+        if not isinstance(raw.get(key, 1), int | float):
+            return f"{key} is {raw[key]!r}, which is no number"
+    return "not all of it is what a Qwen3's has there"
 
 
 def _check_supported(path: Path, raw: dict[str, Any]) -> None:

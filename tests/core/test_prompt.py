@@ -13,6 +13,7 @@ from guard_core.errors import RequestInvalid, SlotInvalid
 from guard_core.verdict.prompt import Prompt
 from guard_server.api.validation import moderation_request
 from qwen3guard.v1 import moderation_pb2, types_pb2
+from tests.support.commands import PYTHONS
 from tests.support.gateway import ROLES
 from tests.support.shared import real_prompt, recorded
 from tests.support.slots import tiny_files
@@ -197,6 +198,27 @@ def test_a_broken_template_or_tokenizer_is_refused() -> None:
         Prompt("{% if %}", tokenizer)
     with pytest.raises(SlotInvalid, match="can't be read"):
         Prompt(template, '{"model": 1}')
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"added_tokens": ["<|im_end|>"]},
+        {"added_tokens": {"<|im_end|>": 1}},
+        {"added_tokens": [{"content": "<|im_end|>"}]},
+        {"added_tokens": None},
+        {"model": []},
+        {"model": {"type": "BPE", "vocab": [], "merges": []}},
+        None,
+    ],
+)
+def test_a_tokenizer_of_another_shape_is_refused_in_words(change: dict[str, object] | None) -> None:
+    template, tokenizer = tiny_files()
+    changed = [] if change is None else {**json.loads(tokenizer), **change}
+    with pytest.raises(SlotInvalid) as caught:
+        Prompt(template, json.dumps(changed))
+    assert "Use a guard's own template and tokenizer." in str(caught.value)
+    assert not PYTHONS.search(str(caught.value))
 
 
 def test_a_tokenizer_that_would_cut_text_off_or_fill_it_up_does_neither(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from guard_engine import CheckpointInvalid, WeightFormat, build_graph, read_config
+from tests.support.commands import PYTHONS
 from tests.support.models.checkpoints import write_checkpoint, write_safetensors
 
 
@@ -42,6 +43,23 @@ def test_unsupported_config(tmp_path: Path, key: str, value: object) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
     assert str(tmp_path / "config.json") in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[], {}, [["a"]], "x", None, 3.5])
+@pytest.mark.parametrize(
+    "key", ["architectures", "layer_types", "hidden_size", "rope_theta", "rope_parameters"]
+)
+def test_a_value_of_another_type_is_named_in_words(tmp_path: Path, key: str, value: object) -> None:
+    write_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    try:
+        build_graph(tmp_path)
+    except CheckpointInvalid as error:
+        assert str(tmp_path) in str(error)
+        assert not PYTHONS.search(str(error))
+    else:
+        assert not value or key in {"rope_theta", "rope_parameters"}
 
 
 def test_config_without_a_key(tmp_path: Path) -> None:

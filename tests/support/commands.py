@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GUARD = Path(sys.executable).with_name("guard")
+# Words of Python or pydantic, which no message has.
+PYTHONS = re.compile(
+    r"Traceback|\[Errno|Value error|validation error|NoneType|unhashable|not iterable|positional"
+    r"|indices must be|has no attribute|int\(\)|float\(\)|object is not|argument must be"
+)
 _PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 

@@ -79,13 +79,20 @@ class Prompt:
             added = description.pop("added_tokens", [])
             self._template = environment.from_string(template)
             self._tokenizer = Tokenizer.from_str(json.dumps({**description, **_WHOLE_TEXT}))
+            self._bound = TokenBound(description)
+            self.normal = self._normalization(description.get("normalizer"))
+            self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
+        except SlotInvalid:
+            raise
+        except (TypeError, LookupError, AttributeError) as error:
+            raise SlotInvalid(
+                "The tokenizer can't be read: tokenizer.json is JSON, but not as a tokenizer's. "
+                f"{_ADVICE}"
+            ) from error
         except Exception as error:  # jinja2's own errors; tokenizers raises bare Exception
             raise SlotInvalid(
                 f"The template or tokenizer can't be read: {error}. {_ADVICE}"
             ) from error
-        self._bound = TokenBound(description)
-        self.normal = self._normalization(description.get("normalizer"))
-        self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
         longest_first = sorted(self.added_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         # A service sees few shapes: 64 sequences of roles are plenty.
