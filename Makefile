@@ -21,6 +21,10 @@ TRAIN_DATA ?= ../shared/data/train/permissive.jsonl.gz
 EVAL_DATA ?= ../shared/data/eval
 # What the public sets carry beside the keys that guard eval reads.
 IGNORED_KEYS := $(addprefix --ignore ,source lang license)
+# `make serve PORT=50061`, and further options of `guard serve`. Not from the environment, where a PORT
+# may be another program's.
+ON_PORT = $(if $(filter command,$(origin PORT)),$(PORT))
+OPTIONS ?=
 # For GPU builds. Pin the image by its digest, as deploy/Dockerfile.gpu says.
 BASE ?= nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 FORMAT ?= fp8
@@ -34,14 +38,14 @@ SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build to
 .PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -f tools/make_help.awk $(MAKEFILE_LIST)
 
-serve: $(SLOT) ## Serve the tiny guard on 127.0.0.1:50051 (sets everything up the first time)
-	@exec $(BIN)/guard serve
+serve: $(SLOT) ## Serve the tiny guard on 127.0.0.1:50051, or PORT=... (sets everything up the first time)
+	@exec $(BIN)/guard serve $(if $(ON_PORT),--port $(ON_PORT)) $(OPTIONS)
 
-demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in another terminal)
+demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in another terminal; its PORT=...)
 	@# The exit code is the strictest action (3: review, 4: block), which is no failure of the demo.
-	@$(BIN)/guard moderate --file examples/conversations.jsonl || test $$? -ge 3
+	@$(BIN)/guard moderate --file examples/conversations.jsonl $(if $(ON_PORT),--target 127.0.0.1:$(ON_PORT)) || test $$? -ge 3
 
 test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run all tests, with a real Triton
 	@# Three on two cores: they wait for a third of their time.
@@ -175,14 +179,19 @@ clean: ## Remove everything that make created: environments, wheels, results, do
 	rm -rf dist $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml clients/python/pyproject.toml requirements/serve.txt requirements/triton.txt
-	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	@echo "Setting up $(VENV), once (660 MB; a minute or a few):"
+	@echo "  1 of 4: a Python environment"
 	@$(PYTHON) -m venv $(VENV)
+	@echo "  2 of 4: packages, by requirements/serve.txt"
 	@$(PIP) --require-hashes -r requirements/serve.txt
+	@echo "  3 of 4: Triton, by requirements/triton.txt"
 	@$(PIP) --require-hashes --no-deps -r requirements/triton.txt
+	@echo "  4 of 4: this project"
 	@$(PIP) --no-deps --no-build-isolation -e ./clients/python -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
+	@echo "Setting up what tests need, by requirements/dev.txt"
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
@@ -207,4 +216,5 @@ $(VENV)-perf/.ready: bench/perf/requirements.txt
 	@touch $@
 
 $(SLOT): $(VENV)/.serve $(SLOT_SOURCES)
+	@echo "Building the tiny guard into the slot blue"
 	@$(BIN)/guard build

@@ -11,6 +11,7 @@ from guard_cli.options import (
     DEFAULT_TARGET,
     CaOption,
     CertOption,
+    JsonLinesOption,
     KeyOption,
     TargetOption,
     fail,
@@ -45,9 +46,10 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
         tls_ca: CaOption = None,
         tls_cert: CertOption = None,
         tls_key: KeyOption = None,
+        json: JsonLinesOption = False,
         **given: Any,
     ) -> None:
-        command(server=_client(target, control, tls_ca, tls_cert, tls_key), **given)
+        command(server=_client(target, control, tls_ca, tls_cert, tls_key, json=json), **given)
 
     options = list(inspect.signature(run).parameters.values())[:-1]
     setattr(run, "__signature__", inspect.Signature([*own, *options]))  # noqa: B010
@@ -56,7 +58,13 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _client(
-    target: str, control: str | None, ca: Path | None, cert: Path | None, key: Path | None
+    target: str,
+    control: str | None,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    *,
+    json: bool,
 ) -> "DeploymentClient":
     # gRPC and the contract take as long to load as all else, and help needs neither.
     from guard_cli.connection import credentials  # noqa: PLC0415
@@ -65,14 +73,14 @@ def _client(
     if control is None:
         if ca or cert or key:
             fail("--tls-ca, --tls-cert and --tls-key are for --control HOST:PORT.", code=2)
-        return DeploymentClient(f"unix:{_socket(target)}", None)
+        return DeploymentClient(f"unix:{_socket(target)}", None, json=json)
     if not (ca and cert and key):
         fail(
             "--control is by TCP, where both sides need a certificate: give --tls-ca, --tls-cert "
             "and --tls-key too.",
             code=2,
         )
-    return DeploymentClient(control, credentials(ca, cert, key))
+    return DeploymentClient(control, credentials(ca, cert, key), json=json)
 
 
 def _socket(target: str) -> Path:

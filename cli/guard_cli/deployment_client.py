@@ -1,5 +1,9 @@
-"""A client of a running server's DeploymentService that prints the answers."""
+"""A client of a running server's DeploymentService that prints the answers.
 
+With `json` each answer is one line: the contract's message as JSON, with all its fields.
+"""
+
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +12,8 @@ from typing import Any, NoReturn
 import grpc
 import typer
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,9 +28,12 @@ _LIST_S = 10
 class DeploymentClient:
     """An error of the service ends the command with its message."""
 
-    def __init__(self, control: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self, control: str, credentials: grpc.ChannelCredentials | None, *, json: bool
+    ) -> None:
         """`control`: its gRPC address; a Unix socket takes no credentials."""
         self._control = control
+        self._json = json
         self._credentials = credentials
         self._out = Console()
 
@@ -32,15 +41,18 @@ class DeploymentClient:
         """Prints the table of slots; then, with `watch`, events as they happen."""
         with self._service() as service:
             listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
-            self._out.print(table(listed))
-            for worker in listed.workers:
-                if worker.refused:
-                    self._out.print(
-                        f"[red]Gateway process {worker.pid}:[/] {escape(worker.refused)}"
-                    )
+            if not self._said(listed):
+                self._out.print(table(listed))
+                for worker in listed.workers:
+                    if worker.refused:
+                        self._out.print(
+                            f"[red]Gateway process {worker.pid}:[/] {escape(worker.refused)}"
+                        )
             if not watch:
                 return
             for event in service.WatchEvents(pb.WatchEventsRequest()):
+                if self._said(event):
+                    continue
                 time = event.time.ToDatetime().strftime("%H:%M:%S")
                 colour = "red" if event.alarm else "default"
                 slot = f"{event.slot}: " if event.slot else ""
@@ -89,11 +101,15 @@ class DeploymentClient:
     def rollback(self, *, keep: bool) -> None:
         with self._service() as service:
             reply = service.Rollback(pb.RollbackRequest(keep=keep))
-            self._out.print(f"[green]{reply.slot} has all of the traffic.[/]")
+            if not self._said(reply):
+                self._out.print(f"[green]{reply.slot} has all of the traffic.[/]")
 
     def shadow(self, slot: str, share: float) -> None:
         with self._service() as service:
-            service.SetTraffic(pb.SetTrafficRequest(shadow=pb.Shadow(slot=slot, share=share)))
+            wanted = pb.Shadow(slot=slot, share=share)
+            reply = service.SetTraffic(pb.SetTrafficRequest(shadow=wanted))
+            if self._said(reply):
+                return
             if share:
                 self._out.print(
                     f"{slot} shadows {share:.0%} of the requests: `guard slots` shows the "
@@ -104,8 +120,25 @@ class DeploymentClient:
 
     def drain(self, slot: str, *, stop: bool) -> None:
         with self._service() as service:
-            service.Drain(pb.DrainRequest(slot=slot, stop=stop))
-            self._out.print(f"{slot} is {'stopped' if stop else 'idle'}.")
+            reply = service.Drain(pb.DrainRequest(slot=slot, stop=stop))
+            if not self._said(reply):
+                self._out.print(f"{slot} is {'stopped' if stop else 'idle'}.")
+
+    def _said(self, message: Message) -> bool:
+        """Prints it as JSON, if that is wanted."""
+        if self._json:
+            # Not by rich, which would wrap it.
+            sys.stdout.write(
+                MessageToJson(
+                    message,
+                    preserving_proto_field_name=True,
+                    always_print_fields_with_no_presence=True,
+                    indent=None,
+                )
+                + "\n"
+            )
+            sys.stdout.flush()
+        return self._json
 
     @contextmanager
     def _service(self) -> Iterator[Any]:
@@ -131,7 +164,7 @@ class DeploymentClient:
                 f"No server answers at {self._control} ({error.details()}). "
                 "Start one: `guard serve`."
             )
-        fail(str(error.details()))
+        fail(str(error.details() or error.code().name))
 
     def _follow(self, service: Any, steps: Any) -> None:
         """Prints each step. Ctrl-C ends the rollout."""
@@ -142,13 +175,16 @@ class DeploymentClient:
             steps.cancel()
             listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
             weights = ", ".join(f"{slot.name} {slot.weight}" for slot in listed.slots)
-            self._out.print(
+            out = Console(stderr=True) if self._json else self._out
+            out.print(
                 f"Stopped. The traffic stays as it is: {weights}. "
                 "`guard promote SLOT` continues, `guard rollback` goes back."
             )
             raise
 
     def _print(self, progress: pb.Progress) -> None:
+        if self._said(progress):
+            return
         colour = {pb.STEP_DONE: "green", pb.STEP_ROLLBACK: "red"}.get(progress.step, "cyan")
         name = pb.Step.Name(progress.step).removeprefix("STEP_").replace("_", " ").lower()
         self._out.print(f"[{colour}]{name:<9}[/] {escape(progress.text)}", highlight=False)

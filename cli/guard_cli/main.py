@@ -1,5 +1,8 @@
 """The `guard` command."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from guard_cli.lazy import LazyCommand, lazy_group
@@ -60,11 +63,23 @@ app = typer.Typer(
     help="Build, serve, deploy and evaluate Qwen3Guard slots.",
     cls=lazy_group(COMMANDS),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,  # they would show conversations
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"guard {version('qwen3guard-server')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _group() -> None:
+def _group(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """So that Typer takes it for a group: it has no command of its own."""

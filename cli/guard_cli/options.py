@@ -23,13 +23,24 @@ MODEL_REPOSITORY = _directory("GUARD_MODEL_REPOSITORY", "model_repository")
 TargetOption = Annotated[str, typer.Option(help="The server, HOST:PORT.")]
 CaOption = Annotated[
     Path | None,
-    typer.Option(help="PEM authorities of the server's certificate: use TLS.", exists=True),
+    typer.Option(
+        help="PEM authorities of the server's certificate: use TLS.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
 ]
 CertOption = Annotated[
-    Path | None, typer.Option(help="PEM client certificate, with --tls-ca.", exists=True)
+    Path | None,
+    typer.Option(
+        help="PEM client certificate, with --tls-ca.", exists=True, dir_okay=False, readable=True
+    ),
 ]
 KeyOption = Annotated[
-    Path | None, typer.Option(help="PEM key of the client certificate.", exists=True)
+    Path | None,
+    typer.Option(
+        help="PEM key of the client certificate.", exists=True, dir_okay=False, readable=True
+    ),
 ]
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -57,6 +68,9 @@ def report_file(path: Path | None) -> Path | None:
     return path
 
 
+JsonLinesOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object a line, for programs.")
+]
 JsonOption = Annotated[
     Path | None,
     typer.Option("--json", callback=report_file, help="Write the whole report to this file, too."),
@@ -77,7 +91,9 @@ def writing(path: Path) -> Iterator[None]:
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Says what is wrong on standard error and ends the command."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, style="red", markup=False)
+    console = Console(stderr=True, highlight=False)
+    # A program gets one line; at a terminal, lines end with words.
+    console.print(message, style="red", markup=False, soft_wrap=not console.is_terminal)
     raise typer.Exit(code)
 
 

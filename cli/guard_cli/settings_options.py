@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from guard_core.schema import problems
 from guard_server.settings import Settings
 
 # `guard serve` runs at a terminal, on one machine; a gateway alone is for containers.
@@ -25,6 +26,7 @@ GIVEN: Mapping[str, Any] = {
     "supervisor": None,
 }
 _PANEL = "The gateway"
+_METAVARS = {"markers": "TREATMENT"}  # its values would leave no room for what they mean
 
 
 class SettingsInvalid(Exception):
@@ -54,9 +56,8 @@ def gateway_settings(options: Mapping[str, Any], traffic: Path) -> Settings:
     except ValidationError as error:
         raise SettingsInvalid(
             "; ".join(
-                "".join(f"{option_name(str(name))}: " for name in problem["loc"])
-                + problem["msg"].removeprefix("Value error, ")
-                for problem in error.errors()
+                f"{option_name(name)}: {problem}" if name else problem
+                for name, problem in problems(error)
             )
         ) from None
 
@@ -67,6 +68,7 @@ def _option(setting: str) -> inspect.Parameter:
         option_name(setting),  # a bool's too: there is no --no-insecure
         envvar=f"GUARD_{setting.upper()}",
         help=field.description,
+        metavar=_METAVARS.get(setting),
         rich_help_panel=_PANEL,
     )
     return inspect.Parameter(

@@ -12,29 +12,41 @@ from qwen3guard.v1 import deployment_pb2 as pb
 
 
 def table(listed: pb.ListSlotsResponse) -> Group:
-    """The table, in 80 columns, and below it what a slot's shadow and failures were."""
+    """Figures in a table of 80 columns, and below it what each slot is and what it went through."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("Slot", "Model"):
-        shown.add_column(name, overflow="fold")
-    for name in ("Weight", "In\nflight", "Answered", "Failed", "p50, p99"):
-        shown.add_column(name, justify="right")
+    shown.add_column("Slot", overflow="fold")
+    shown.add_column("State")
+    for name in ("Weight", "In flight", "Answered", "Failed", "p50", "p99"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for slot in listed.slots:
         counts = slot.counts
-        state = pb.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower()
         shown.add_row(
-            f"{slot.name}\n{state}" + (f"\n{slot.restarts} restarts" if slot.restarts else ""),
-            f"{slot.model}\n{slot.fingerprint}\n{slot.engine}",
+            slot.name,
+            pb.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower(),
             str(slot.weight),
             str(counts.in_flight),
             str(counts.answered),
             str(sum(counts.failed.values())),
-            f"{_ms(counts.p50)}\n{_ms(counts.p99)}",
+            _ms(counts.p50),
+            _ms(counts.p99),
         )
-    lines = [line for slot in listed.slots for line in (*_failures(slot), *_shadow(slot))]
-    lines.append(f"{len(listed.workers)} gateway processes, traffic {listed.generation}")
+    lines = ["p50 and p99 are of the last minute."]
+    lines += [
+        line for slot in listed.slots for line in (_what(slot), *_failures(slot), *_shadow(slot))
+    ]
+    count = len(listed.workers)
+    processes = "1 gateway process" if count == 1 else f"{count} gateway processes"
+    lines.append(f"{processes}, traffic {listed.generation}")
     if listed.rollback_to:
         lines.append(f"`guard rollback` gives the traffic to {listed.rollback_to}")
     return Group(shown, *map(escape, lines))
+
+
+def _what(slot: pb.SlotInfo) -> str:
+    facts = [f"{slot.model} {slot.fingerprint}", slot.engine]
+    if slot.restarts:
+        facts.append(f"{slot.restarts} restart{'s' * (slot.restarts > 1)}")
+    return f"{slot.name}: {', '.join(facts)}"
 
 
 def _failures(slot: pb.SlotInfo) -> Iterator[str]:
@@ -51,7 +63,8 @@ def _shadow(slot: pb.SlotInfo) -> Iterator[str]:
         facts.append(f"{found.agreed} of {found.compared} agree")
         differ = {pair: n for pair, n in found.severities.items() if len(set(pair.split("/"))) > 1}
         facts += [f"{n} {pair}" for pair, n in sorted(differ.items())]
-        facts.append(f"p99 {_ms(found.p99)}, callers' {_ms(found.p99_of_answers)}")
+        if found.p99.ToMicroseconds():
+            facts.append(f"p99 {_ms(found.p99)}, callers' {_ms(found.p99_of_answers)}")
     if found.dropped or found.failed:
         facts.append(f"{found.dropped} dropped, {found.failed} failed")
     if facts:
@@ -59,4 +72,6 @@ def _shadow(slot: pb.SlotInfo) -> Iterator[str]:
 
 
 def _ms(duration: Duration) -> str:
-    return f"{duration.ToMicroseconds() / 1000:.1f} ms"
+    """Nothing was measured: a dash."""
+    microseconds = duration.ToMicroseconds()
+    return f"{microseconds / 1000:.1f} ms" if microseconds else "-"

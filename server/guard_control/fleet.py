@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from guard_control import rollback_target
 from guard_control.errors import NoSuchSlot, PreconditionFailed
 from guard_control.events import Events
@@ -14,6 +16,7 @@ from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, quoted
+from guard_core.schema import first_problem
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 
 _POLL_S = 0.02
@@ -184,8 +187,9 @@ class Fleet:
         before = self.traffic
         try:
             new = Traffic.of(before.generation + 1, slots, shadow)
-        except ValueError as error:
-            raise PreconditionFailed(f"The traffic would be invalid: {error}") from None
+        except ValidationError as error:
+            problem = first_problem(error, "the traffic")
+            raise PreconditionFailed(f"Nothing was changed: {problem}.") from None
         try:
             self._save(new)
         except OSError as error:

@@ -90,9 +90,11 @@ async def supervising(
     """
     if ended := orphans.end(settings.port):
         _log.warning("ended what a killed server had left running", port=settings.port, pids=ended)
-    check_port(settings.host, settings.port)
+    check_port(settings.host, settings.port, "--port (`make serve PORT=...`)")
+    if settings.metrics_port is not None:  # before Triton starts: it would be found out late
+        check_port(settings.metrics_host, settings.metrics_port, "--metrics-port")
     if control is not None:
-        check_port(control.host, control.port)
+        check_port(control.host, control.port, "--control-port")
     with ownership.owned(run), shared_memory.directory() as memory:
         settings = settings.model_copy(
             update={"traffic": memory / traffic.FILE_NAME, "status": memory / "gateways"}

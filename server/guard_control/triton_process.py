@@ -166,12 +166,9 @@ class TritonProcess:
         if ended := orphans.end(port):
             _log.warning("ended what a killed server had left running", port=port, pids=ended)
         try:
-            check_port(_HOST, port)
+            check_port(_HOST, port, "--triton-port (`guard engine`: --port)")
         except OSError as error:
-            raise TritonFailed(
-                f"Port {port} can't be used for Triton's metrics. {error} Stop the process that "
-                "uses it, or choose another port."
-            ) from None
+            raise TritonFailed(f"Port {port} can't be used for Triton's metrics. {error}") from None
 
     def _make_links(self, *, gpu: bool) -> None:
         shutil.rmtree(self._links, ignore_errors=True)

@@ -1,5 +1,7 @@
 """What all file formats share: strict records, and one way to say what is wrong."""
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -9,11 +11,17 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def first_problem(error: ValidationError, whole: str = "the file") -> str:
-    """The first thing wrong as `key: reason`, without the input, which may be content.
+def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """All that is wrong: key and reason, without the input, which may be content.
 
-    `whole` stands for the key where the problem is with all of the input.
+    The key is "" where the problem is with all of the input.
     """
-    first = error.errors(include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or whole
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    for one in error.errors(include_input=False):
+        where = ".".join(str(part) for part in one["loc"])
+        yield where, one["msg"].removeprefix("Value error, ")
+
+
+def first_problem(error: ValidationError, whole: str = "the file") -> str:
+    """The first of them as `key: reason`; `whole` stands for the key where there is none."""
+    where, reason = next(problems(error))
+    return f"{where or whole}: {reason}"

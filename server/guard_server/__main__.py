@@ -1,28 +1,32 @@
 """`python -m guard_server`: the gateway alone, set by GUARD_* variables (see settings.py)."""
 
 import asyncio
+import os
 import sys
 
+import structlog
 from pydantic import ValidationError
 
 from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
+from guard_core.schema import problems
 from guard_server import app, log
 from guard_server.settings import Settings
 
 
 def main() -> int:
+    # What is wrong with the settings is logged too, in the format that they ask for.
+    log.configure("console" if os.environ.get("GUARD_LOG_FORMAT") == "console" else "json")
+    logger = structlog.get_logger()
     try:
         settings = Settings()  # from the environment
     except ValidationError as error:
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            print(f"{f'GUARD_{name.upper()}: ' if name else ''}{problem['msg']}", file=sys.stderr)  # noqa: T201
+        for name, problem in problems(error):
+            logger.error(f"GUARD_{name.upper()}: {problem}" if name else problem)
         return 2
-    log.configure(settings.log_format)
     try:
         asyncio.run(app.run(settings))
     except (SlotInvalid, TrafficInvalid, CertificateInvalid, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        logger.error(str(error))
         return 1
     return 0
 

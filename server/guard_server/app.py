@@ -254,4 +254,4 @@ def _listen(
             return server.add_secure_port(address, certificates.credentials())
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise cannot_listen(settings.host, settings.port, error) from None
+        raise cannot_listen(settings.host, settings.port, error, "GUARD_PORT") from None

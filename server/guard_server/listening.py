@@ -3,15 +3,16 @@
 import socket
 
 
-def cannot_listen(
-    host: str, port: int, reason: object, *, hint: str = "is the port in use"
-) -> OSError:
-    """The error to raise when the system refuses an address."""
+def cannot_listen(host: str, port: int, reason: object, option: str) -> OSError:
+    """The error to raise when the system refuses an address; `option` changes its port."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return OSError(f"Can't listen on {address}: {hint}? ({reason})")
+    return OSError(
+        f"Can't listen on {address}: is the port in use? ({reason}) Stop what listens there, or "
+        f"choose another port by {option}."
+    )
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str) -> None:
     """Raises OSError if another process listens there.
 
     A port that several processes share by SO_REUSEPORT would otherwise hide it.
@@ -22,4 +23,4 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise cannot_listen(host, port, error.strerror) from None
+            raise cannot_listen(host, port, error.strerror, option) from None

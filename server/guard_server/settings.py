@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     markers: MarkerTreatment = Field(
         default=MarkerTreatment.JUDGE_PARTS,
         description="What is done with content that holds the text which the slot's template puts "
-        "between messages, where a request does not say it.",
+        "between messages, where a request does not say it: judge_parts, refuse or as_text.",
     )
     allow_slot_choice: bool = Field(default=False, description="Allow callers to name a slot.")
     strict_completion: bool = Field(

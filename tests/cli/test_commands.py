@@ -1,6 +1,7 @@
 """The `guard` command itself: its help, and what each command loads."""
 
 import inspect
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -9,7 +10,7 @@ import pytest
 
 from guard_cli.commands.bench import BENCHMARKS
 from guard_cli.main import COMMANDS
-from tests.support.commands import guard
+from tests.support.commands import GUARD, guard
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,8 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     lines = (line[2:] for line in done.stdout.splitlines() if line.startswith("│ "))
     listed = {line.split("  ")[0] for line in lines}  # one has two words: verify contract
-    assert listed - {"--help"} == set(COMMANDS)
+    options = {"--help", "--version", "--install-completion", "--show-completion"}
+    assert {name for name in listed if name.strip()} - options == set(COMMANDS)
     assert len(COMMANDS) == 14
 
 
@@ -79,3 +81,19 @@ def test_a_mistyped_command_names_the_right_one() -> None:
     done = guard("slot")
     assert done.returncode == 2
     assert "'slots'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("guard sl", "slots"), ("guard slots --wa", "--watch")],
+)
+def test_a_shell_is_told_how_a_word_goes_on(typed: str, offered: str) -> None:
+    asked = {
+        "_GUARD_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    done = subprocess.run(
+        [GUARD], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [offered]

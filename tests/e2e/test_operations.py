@@ -1,6 +1,7 @@
 """What happens to the real processes: death, load and the end."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -46,7 +47,7 @@ async def test_a_triton_that_dies_is_started_again(blue: Path, tmp_path: Path) -
 
 
 async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> None:
-    with guard_serve(blue, tmp_path / "output.txt") as served:
+    with guard_serve(blue, tmp_path / "output.txt", "--log-format", "json") as served:
         children = served.children()
         assert TRITON in children
         async with connect(served.port) as client:
@@ -55,7 +56,8 @@ async def test_sigterm_under_load_loses_nothing(blue: Path, tmp_path: Path) -> N
             served.signal(signal.SIGTERM)
             verdicts, ended = await answered
         assert await served.wait() == 0
-        assert "Stopped." in served.said()
+        events = [json.loads(line)["event"] for line in served.said().splitlines()]
+        assert events[-1] == "Stopped."
         assert verdicts > 0
         # Refused by the gateway, not cut off by its end.
         assert [text[:22] for text in ended] == ["The server is stopping"] * 8

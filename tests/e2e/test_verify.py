@@ -111,7 +111,7 @@ def test_bad_slots(blue: Path, tmp_path: Path, candidate: str, text: str) -> Non
 def test_bad_data(blue: Path, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"id": "1"}')
     code, out, err = verify(blue, blue, "--data", str(tmp_path / "data.jsonl"))
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "line 1: prompt: the row has neither `prompt` nor `messages`" in err
 
 

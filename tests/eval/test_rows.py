@@ -71,7 +71,7 @@ WORDS = {
 COMMANDS: dict[str, Say] = {
     "moderate": command(2, *WORDS["moderate"]),
     "eval": command(2, *WORDS["eval"]),
-    "verify": command(1, *WORDS["verify"]),
+    "verify": command(2, *WORDS["verify"]),
     "deploy": deployed,
 }
 

@@ -43,7 +43,7 @@ def load(
             examples = parse_json_lines(file.read_bytes(), str(file))
             calls = encoded([to_contract(example.messages) for example in examples])
     except (OSError, DataInvalid) as error:
-        fail(str(error))
+        fail(str(error), code=2)
     with Console(stderr=True).status(f"{rate:g} calls a second for {seconds:g} s"):
         report = asyncio.run(
             measure(target, calls, rate=rate, seconds=seconds, connections=connections)

@@ -60,6 +60,7 @@ def build(
         Path,
         typer.Option(
             help="Labelled conversations to calibrate with, JSON Lines; our own if not given.",
+            show_default=False,
             rich_help_panel=_GPU,
         ),
     ] = CALIBRATION_SET,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from guard_cli.options import RUN, fail, shown, slot_directory
+from guard_cli.options import RUN, shown, slot_directory
+from guard_cli.server_output import LogFormat, ServerOutput, server_output
 from guard_control.events import Events
 from guard_control.slot_processes import SlotProcesses
 from guard_control.triton_process import TritonFailed
@@ -31,23 +31,26 @@ def engine(
         int,
         typer.Option(help="The number in that name; Triton's metrics are on the next port."),
     ] = 18001,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="GUARD_LOG_FORMAT", help="Format of log lines.")
+    ] = "console",
 ) -> None:
     """Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.
 
     A Triton that dies, or gives no verdicts any more, is started again.
     """
     directory = slot_directory(slot)
-    console = Console(stderr=True)
+    output = server_output(log_format)
     try:
-        with console.status(f"Checking {shown(directory)} ..."):
+        with output.doing(f"Checking {shown(directory)} ..."):
             Manifest.load(directory).check(directory)
-        asyncio.run(_run(directory, port, socket, console))
+        asyncio.run(_run(directory, port, socket, output))
     except (SlotInvalid, TritonFailed, OSError) as error:
-        fail(str(error))
-    console.print("Stopped.")
+        output.fail(str(error))
+    output.say("Stopped.")
 
 
-async def _run(directory: Path, port: int, socket: Path | None, console: Console) -> None:
+async def _run(directory: Path, port: int, socket: Path | None, output: ServerOutput) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -59,7 +62,7 @@ async def _run(directory: Path, port: int, socket: Path | None, console: Console
         if starting.done():
             triton = starting.result().triton
             log = shown(triton.log)
-            console.print(f"Triton serves {shown(directory)} on {triton.target}; log: {log}")
+            output.say(f"Triton serves {shown(directory)} on {triton.target}; log: {log}")
             await stop.wait()
     finally:
         starting.cancel()

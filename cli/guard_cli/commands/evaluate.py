@@ -17,6 +17,7 @@ from guard_cli.options import (
     CaOption,
     CertOption,
     IgnoreOption,
+    JsonOption,
     KeyOption,
     TargetOption,
     fail,
@@ -56,6 +57,7 @@ def evaluate(
     paper: Annotated[
         bool, typer.Option("--paper", help="Show the Qwen3Guard paper's tables beside it.")
     ] = False,
+    json: JsonOption = None,
     tls_ca: CaOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
@@ -96,7 +98,7 @@ def evaluate(
         fail(str(error))
     except KeyboardInterrupt:
         fail("Stopped. The answers so far are kept: run the same command again to go on.", code=130)
-    _report(evaluation, sets, target, out, paper=paper)
+    _report(evaluation, sets, target, out, paper=paper, json=json)
     if failed := evaluation.failed():
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.items())
         fail(
@@ -106,7 +108,13 @@ def evaluate(
 
 
 def _report(
-    evaluation: Evaluation, sets: Sequence[DataSet], target: str, out: Path, *, paper: bool
+    evaluation: Evaluation,
+    sets: Sequence[DataSet],
+    target: str,
+    out: Path,
+    *,
+    paper: bool,
+    json: Path | None,
 ) -> None:
     # matplotlib takes a while to load, and other commands need none.
     from guard_eval.output import PAGE, write  # noqa: PLC0415
@@ -116,6 +124,9 @@ def _report(
     report = make_report(evaluation, sets, command=["guard", *sys.argv[1:]], target=target)
     with Console(stderr=True).status("Resampling and drawing"), writing(out):
         write(report, evaluation, out, paper=paper)
+    if json is not None:
+        with writing(json):
+            json.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for grid in (*report.summary(), *(paper_grids(report.quality) if paper else ())):
         console.print(grid.table())
     if paper:

@@ -21,6 +21,7 @@ from guard_cli.options import (
     CaOption,
     CertOption,
     IgnoreOption,
+    JsonLinesOption,
     KeyOption,
     TargetOption,
     fail,
@@ -64,7 +65,7 @@ def moderate(
         ControversialOption, typer.Option(help="How Controversial is treated.")
     ] = ControversialOption.strict,
     scores: Annotated[bool, typer.Option("--scores", help="Ask for probabilities too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: JsonLinesOption = False,
     target: TargetOption = DEFAULT_TARGET,
     tls_ca: CaOption = None,
     tls_cert: CertOption = None,
@@ -92,7 +93,11 @@ def moderate(
             compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
             sys.stdout.write(compact + "\n")
     else:
-        Console().print(_table(requests, answers))
+        out = Console()
+        out.print(_table(requests, answers))
+        for (name, _), answer in zip(named, answers, strict=True):
+            if answer.HasField("error"):
+                out.print(f"[magenta]none[/]  {escape(f'{name}: {answer.error.message}')}")
     raise typer.Exit(_exit_code(answers))
 
 
@@ -160,7 +165,7 @@ def _table(requests: Sequence[ModerateRequest], answers: Sequence[StreamModerate
     for asked, answer in zip(requests, answers, strict=True):
         judged = escape(" ".join(asked.conversation[-1].content.split()))
         if answer.HasField("error"):
-            table.add_row("[magenta]none", "", escape(answer.error.message), "", judged)
+            table.add_row("[magenta]none", "", "", "", judged)  # the reason is below the table
             continue
         verdict, action = answer.response.verdict, answer.response.action
         table.add_row(

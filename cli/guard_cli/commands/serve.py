@@ -2,26 +2,25 @@
 
 import asyncio
 import signal
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.panel import Panel
 
-from guard_cli.options import MODEL_REPOSITORY, RUN, fail, shown, slot_directory
+from guard_cli.options import MODEL_REPOSITORY, RUN, shown, slot_directory
+from guard_cli.server_output import ServerOutput, server_output
 from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
 from guard_control.api.listener import ControlTcp
 from guard_control.errors import OperationError
 from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
+from guard_control.slot_processes import SlotProcess
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
 from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
 from guard_core.slot import traffic
-from guard_server import log
 from guard_server.settings import Settings
 from guard_server.tls import certificates
 
@@ -74,6 +73,7 @@ def serve(
         typer.Option(
             help="Open the control plane by TCP too, with mutual TLS; by default it is a socket of "
             "this user.",
+            metavar="PORT",
             min=1,
             max=65535,
             rich_help_panel=_CONTROL,
@@ -85,18 +85,19 @@ def serve(
     **options: Any,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; what is accepted by then is still answered."""
+    output = server_output(options["log_format"])
     try:
         settings = gateway_settings(options, RUN / traffic.FILE_NAME)
     except SettingsInvalid as error:
-        fail(str(error), code=2)
+        output.fail(str(error), code=2)
     if not settings.port:
-        fail("--port: choose one; its number names the state that a restart goes on from.", code=2)
+        output.fail(
+            "--port: choose one; its number names the state that a restart goes on from.", code=2
+        )
     control = _control(
-        control_host, control_port, control_tls_cert, control_tls_key, control_tls_client_ca
+        output, control_host, control_port, control_tls_cert, control_tls_key, control_tls_client_ca
     )
-    log.configure(settings.log_format)
-    console = Console(stderr=True)
-    server = _Server(console, settings, control)
+    server = _Server(output, settings, control)
     try:
         for files in (certificates.files_of(settings), control and control.files):
             if files:
@@ -119,7 +120,7 @@ def serve(
             )
         )
     except TrafficInvalid as error:
-        fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
+        output.fail(f"{error} Name the slot to serve: `guard serve --slot NAME`.")
     except (
         SlotInvalid,
         CertificateInvalid,
@@ -128,19 +129,24 @@ def serve(
         OperationError,
         OSError,
     ) as error:
-        fail(str(error))
+        output.fail(str(error))
     except asyncio.CancelledError:
-        fail("Cut off: what was in flight got no answer.")
-    console.print("Stopped.")
+        output.fail("Cut off: what was in flight got no answer.")
+    output.say("Stopped.")
 
 
 def _control(
-    host: str, port: int | None, cert: Path | None, key: Path | None, client_ca: Path | None
+    output: ServerOutput,
+    host: str,
+    port: int | None,
+    cert: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
 ) -> ControlTcp | None:
     if port and cert and key and client_ca:
         return ControlTcp(host, port, certificates.CertificateFiles(cert, key, client_ca))
     if port or cert or key or client_ca:
-        fail(
+        output.fail(
             "The control plane by TCP takes mutual TLS only: give --control-port, "
             "--control-tls-cert, --control-tls-key and --control-tls-client-ca together, or none "
             "of them. `guard slots`, `deploy` and the others find its socket by --target.",
@@ -150,10 +156,12 @@ def _control(
 
 
 class _Server:
-    """One run of the server, on the terminal."""
+    """One run of the server, and what it says."""
 
-    def __init__(self, console: Console, settings: Settings, control: ControlTcp | None) -> None:
-        self._console = console
+    def __init__(
+        self, output: ServerOutput, settings: Settings, control: ControlTcp | None
+    ) -> None:
+        self._output = output
         self._settings = settings
         self._control = control
         self._ready = False
@@ -173,48 +181,52 @@ class _Server:
         await task
 
     async def _run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
-        status = self._console.status("Starting Triton, then waiting for the first verdicts ...")
-        status.start()
-        try:
+        with ExitStack() as starting:
+            starting.enter_context(
+                self._output.doing("Starting Triton, then waiting for the first verdicts ...")
+            )
             async with supervised as fleet:
                 await fleet.until_ready(fleet.active, _READY_S)
-                status.stop()
+                starting.close()
                 self._ready = True
-                self._console.print(self._banner(fleet))
+                self._banner(fleet)
                 await self._stop.wait()
-                self._console.print(
-                    "Stopping: finishing what is accepted (again to cut it off) ..."
-                )
-        finally:
-            status.stop()
+                self._output.say("Stopping: finishing what is accepted (again to cut it off) ...")
 
-    def _control_address(self) -> str:
-        tcp = self._control
-        return f"a socket of this user, {tcp.host}:{tcp.port}" if tcp else "a socket of this user"
-
-    def _banner(self, fleet: Fleet) -> Panel:
+    def _banner(self, fleet: Fleet) -> None:
         settings, slot = self._settings, fleet.slots[fleet.active]
-        manifest = slot.manifest
+        model, engine = slot.manifest.model, slot.manifest.engine
         security = "plain text"
         if settings.tls_cert:
             security = "mutual TLS" if settings.tls_client_ca else "TLS"
         processes = len(fleet.snapshot().statuses)
-        lines = [
-            f"Gateway  {settings.host}:{settings.port}  gRPC, {security}"
+        tcp = self._control
+        facts = {
+            "Gateway": f"{settings.host}:{settings.port}  gRPC, {security}"
             + (f", {processes} processes" if processes > 1 else ""),
-            f"Control  {self._control_address()}  guard slots, deploy, promote, rollback",
-            *(
-                [f"Metrics  http://127.0.0.1:{settings.metrics_port}/metrics"]
-                if settings.metrics_port
-                else []
-            ),
-            *(f"Triton   {one.target}  log: {shown(one.log)}" for one in slot.tritons),
-            f"Model    {manifest.model.name}  {manifest.fingerprint}  slot {slot.name}",
-            f"Engine   {manifest.engine.kind} {manifest.engine.version}, {manifest.engine.weights}",
+            "Control": "a socket of this user" + (f", {tcp.host}:{tcp.port}" if tcp else ""),
+            "Metrics": f"http://{settings.metrics_host}:{settings.metrics_port}/metrics",
+            **_tritons(slot),
+            "Model": f"{model.name}  {slot.manifest.fingerprint}  slot {slot.name}",
+            "Engine": f"{engine.kind} {engine.version}, {engine.weights}",
+        }
+        if not settings.metrics_port:
+            del facts["Metrics"]
+        notes = [
+            "[dim]Operate: guard slots, deploy, promote, rollback.  Stop: Ctrl-C.[/]",
+            "[dim]Try: guard moderate 'How do I boil an egg?'[/]",
         ]
-        if manifest.model.demonstration:
-            lines.append(
-                "[yellow]This model is a demonstration: it must not moderate real traffic.[/]"
+        if model.demonstration:
+            notes.insert(
+                0, "[yellow]This model is a demonstration: it must not moderate real traffic.[/]"
             )
-        lines.append("[dim]Try: guard moderate 'How do I boil an egg?'  Stop: Ctrl-C.[/]")
-        return Panel.fit("\n".join(lines), title="Qwen3Guard Server is ready", border_style="green")
+        self._output.ready("Qwen3Guard Server is ready", facts, *notes)
+
+
+def _tritons(slot: SlotProcess) -> dict[str, str]:
+    """The address and the log of each."""
+    facts: dict[str, str] = {}
+    for number, one in enumerate(slot.tritons, 1):
+        which = f" {number}" if len(slot.tritons) > 1 else ""
+        facts |= {f"Triton{which}": one.target, f"Its log{which}": shown(one.log)}
+    return facts

@@ -97,7 +97,10 @@ def verify(
     against: Annotated[Path, typer.Option(help="The slot that it is compared with.")],
     data: Annotated[
         Path,
-        typer.Option(help="Conversations, perhaps labelled; the golden set if not given."),
+        typer.Option(
+            help="Conversations, perhaps labelled; the golden set if not given.",
+            show_default=False,
+        ),
     ] = GOLDEN_SET,
     ignore: IgnoreOption = None,
     min_agreement: Annotated[
@@ -120,7 +123,10 @@ def verify(
     ] = IN_FLIGHT,
     json: JsonOption = None,
 ) -> None:
-    """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass."""
+    """Compare a candidate's verdicts with a reference's; exit code 1 if it doesn't pass.
+
+    Exit code: 0 it passes, 1 it doesn't or could not be judged, 2 the data can't be used.
+    """
     log.configure("console")
     tls = triton_tls(tls_ca, tls_cert, tls_key)
     ours = Side(slot_directory(candidate), triton, tls)
@@ -131,7 +137,9 @@ def verify(
         for manifest, side in zip(manifests, (ours, theirs), strict=True):
             manifest.check(side.slot)
         report = compare_slots(Console(stderr=True), examples, ours, theirs, in_flight=in_flight)
-    except (DataInvalid, JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
+    except DataInvalid as error:
+        fail(str(error), code=2)
+    except (JudgeLost, SlotInvalid, TritonFailed, OSError) as error:
         fail(str(error))
     verified = VerifyReport.judge(manifests, data, report, min_agreement)
     _show(verified)

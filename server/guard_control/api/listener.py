@@ -64,4 +64,4 @@ def _listen(server: grpc.aio.Server, tcp: ControlTcp, credentials: grpc.ServerCr
     try:
         server.add_secure_port(f"{host}:{tcp.port}", credentials)
     except RuntimeError as error:
-        raise cannot_listen(tcp.host, tcp.port, error) from None
+        raise cannot_listen(tcp.host, tcp.port, error, "--control-port") from None

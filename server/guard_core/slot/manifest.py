@@ -15,6 +15,7 @@ from guard_core.errors import SlotInvalid
 from guard_core.schema import Record, first_problem
 
 FILE_NAME = "manifest.json"
+_MOST_NAMED = 10  # slots, where one is not found
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
 
@@ -122,7 +123,7 @@ class Manifest(Record):
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise SlotInvalid(
-                f"{path} does not exist. Run `guard build` to make the slot."
+                f"{path} does not exist{_others(slot)}. Run `guard build` to make the slot."
             ) from None
         except OSError as error:
             raise SlotInvalid(
@@ -156,6 +157,12 @@ class Manifest(Record):
                     f"{slot / name} is not the file that the slot was built with. "
                     "Build the slot again with `guard build`."
                 )
+
+
+def _others(slot: Path) -> str:
+    """The slots beside one that is not there: its name may be mistyped."""
+    found = sorted(path.parent.name for path in slot.absolute().parent.glob(f"*/{FILE_NAME}"))
+    return f"; beside it there are: {', '.join(found[:_MOST_NAMED])}" if found else ""
 
 
 def describe(path: Path) -> File | None:
