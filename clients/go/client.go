@@ -32,6 +32,7 @@ type Client struct {
 	connection *grpc.ClientConn
 	service    guardpb.ModerationServiceClient
 	timeout    time.Duration
+	security   *security
 }
 
 type settings struct {
@@ -84,7 +85,8 @@ func NewClient(target string, options ...Option) (*Client, error) {
 		return nil, fmt.Errorf("guard: %w", err)
 	}
 	service := guardpb.NewModerationServiceClient(connection)
-	return &Client{connection: connection, service: service, timeout: s.timeout}, nil
+	plain := s.credentials.Info().SecurityProtocol == "insecure"
+	return &Client{connection, service, s.timeout, newSecurity(target, plain)}, nil
 }
 
 // Close ends the connection and the calls in flight on it.
@@ -98,7 +100,7 @@ func (c *Client) Moderate(
 	if refused := notText(request); refused != nil {
 		return nil, refused
 	}
-	return withRetries(ctx, c.timeout, func(ctx context.Context) (*guardpb.ModerateResponse, error) {
+	return withRetries(ctx, c, func(ctx context.Context) (*guardpb.ModerateResponse, error) {
 		return c.service.Moderate(ctx, request)
 	})
 }
@@ -122,7 +124,7 @@ func (c *Client) Batch(
 	}
 	batch := &guardpb.BatchModerateRequest{Items: items}
 	reply, err := withRetries(
-		ctx, c.timeout, func(ctx context.Context) (*guardpb.BatchModerateResponse, error) {
+		ctx, c, func(ctx context.Context) (*guardpb.BatchModerateResponse, error) {
 			return c.service.BatchModerate(ctx, batch)
 		})
 	if err != nil {
@@ -142,15 +144,12 @@ func (c *Client) Batch(
 
 // Prompt returns a request to judge what a user wrote.
 func Prompt(text string) *guardpb.ModerateRequest {
-	return Conversation(&guardpb.Message{Role: guardpb.Role_ROLE_USER, Content: text})
+	return Conversation(Message("user", text))
 }
 
 // Reply returns a request to judge what an assistant answered to a prompt.
 func Reply(prompt, answer string) *guardpb.ModerateRequest {
-	return Conversation(
-		&guardpb.Message{Role: guardpb.Role_ROLE_USER, Content: prompt},
-		&guardpb.Message{Role: guardpb.Role_ROLE_ASSISTANT, Content: answer},
-	)
+	return Conversation(Message("user", prompt), Message("assistant", answer))
 }
 
 // Conversation returns a request to judge the last of several messages.

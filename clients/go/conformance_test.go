@@ -41,6 +41,9 @@ type testCase struct {
 	LeaveAfter  int     `json:"leave_after"`
 	TokenKiB    int     `json:"token_kib"`
 	QuietS      float64 `json:"quiet_s"`
+	ItemTimeout float64 `json:"item_timeout_s"`
+	TLS         bool    `json:"tls"`
+	Metadata    map[string]string
 	Expect      []map[string]any
 	Order       []int
 	Ends        map[string]any
@@ -79,7 +82,7 @@ func readPlan(t *testing.T) *plan {
 
 func (c *testCase) run(t *testing.T, p *plan) {
 	security := guard.WithInsecure()
-	if c.Server == "tls" {
+	if c.TLS {
 		authorities := x509.NewCertPool()
 		if pem, err := os.ReadFile(p.Authority); err != nil || !authorities.AppendCertsFromPEM(pem) {
 			t.Fatal(err)
@@ -100,13 +103,19 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	if c.CancelAfter > 0 {
 		time.AfterFunc(seconds(c.CancelAfter), cancel)
 	}
+	for key, value := range c.Metadata {
+		ctx = metadata.AppendToOutgoingContext(ctx, key, value)
+	}
 	requests := make([]*guardpb.ModerateRequest, len(c.Requests))
 	for i, raw := range c.Requests {
 		if requests[i], err = request(raw); err != nil {
-			t.Fatal(err)
+			break
 		}
 	}
-	outcomes, err := c.call(ctx, client, requests)
+	var outcomes []guard.Outcome
+	if err == nil {
+		outcomes, err = c.call(ctx, client, requests)
+	}
 	if c.Ends != nil {
 		var failed *guard.Error
 		if !errors.As(err, &failed) {
@@ -133,8 +142,11 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	}
 }
 
-// request reads a request in JSON, or its wire bytes as a string in base64.
+// request reads a request in JSON, its wire bytes as a string in base64, or a chat's messages.
 func request(raw json.RawMessage) (*guardpb.ModerateRequest, error) {
+	if raw[0] == '[' {
+		return guard.Chat(raw)
+	}
 	read := new(guardpb.ModerateRequest)
 	var wire []byte
 	if json.Unmarshal(raw, &wire) == nil {
@@ -167,7 +179,11 @@ func (c *testCase) call(
 			close(channel)
 		}()
 		var outcomes []guard.Outcome
-		for outcome, err := range client.Stream(ctx, channel) {
+		var options []guard.StreamOption
+		if c.ItemTimeout > 0 {
+			options = append(options, guard.ItemTimeout(seconds(c.ItemTimeout)))
+		}
+		for outcome, err := range client.Stream(ctx, channel, options...) {
 			if err != nil {
 				return outcomes, err
 			}
@@ -197,7 +213,7 @@ func outcome(t *testing.T, o guard.Outcome) map[string]any {
 	if err := json.Unmarshal(text, &response); err != nil {
 		t.Fatal(err)
 	}
-	return map[string]any{"response": response}
+	return map[string]any{"response": response, "printed": fmt.Sprint(o.Response.Action)}
 }
 
 // codeNames are gRPC's own names; Go spells them differently.
@@ -218,6 +234,7 @@ func describe(e *guard.Error) map[string]any {
 	}
 	return map[string]any{
 		"code": codeNames[e.Code], "reason": e.Reason, "fields": fields, "retry": e.RetryAfter > 0,
+		"says": e.Message,
 	}
 }
 
@@ -231,7 +248,11 @@ func check(t *testing.T, at string, expected, got any) {
 			t.Errorf("%s: got %v", at, got)
 		}
 		for key, value := range expected {
-			check(t, at+"."+key, value, got[key])
+			if key != "says" {
+				check(t, at+"."+key, value, got[key])
+			} else if !strings.Contains(got[key].(string), value.(string)) {
+				t.Errorf("%s: says %q", at, got[key])
+			}
 		}
 	case string:
 		if expected == "*" && got != nil {

@@ -65,6 +65,31 @@ func TestOfSeveralRequestsOneThatIsNotTextFailsAlone(t *testing.T) {
 	}
 }
 
+func TestAMessageOfNoRoleIsRefusedByName(t *testing.T) {
+	client, err := guard.NewClient(readPlan(t).Servers["engine"], guard.WithInsecure())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = client.Moderate(context.Background(), guard.Conversation(
+		guard.Message("system", "Be brief."), guard.Message("User", "How do I boil an egg?"),
+	))
+	refusedFor(t, "conversation[1].role", err)
+}
+
+func TestWhatIsNoListOfMessagesIsRefused(t *testing.T) {
+	for given, field := range map[string]string{
+		`{"role": "user", "content": "How?"}`:           "conversation",
+		`[{"role": "user", "content": "How?"}`:          "conversation",
+		"[{\"role\": \"user\", \"content\": \"\xff\"}]": "conversation",
+		`["How?"]`: "conversation[0]",
+		`[{"role": "user", "role": "user", "content": "a"}]`: "conversation[0].role",
+	} {
+		_, err := guard.Chat([]byte(given))
+		refusedFor(t, field, err)
+	}
+}
+
 func TestWhatARequestCanCauseIsNoOutage(t *testing.T) {
 	for code, outage := range map[codes.Code]bool{
 		codes.Unavailable:       true,

@@ -13,11 +13,11 @@ const maxAttempts = 5
 // withRetries makes a call and repeats it while the server is overloaded, until the deadline.
 // gRPC itself retries UNAVAILABLE, by the service config.
 func withRetries[T any](
-	ctx context.Context, timeout time.Duration, call func(context.Context) (T, error),
+	ctx context.Context, client *Client, call func(context.Context) (T, error),
 ) (T, error) {
 	if _, hasDeadline := ctx.Deadline(); !hasDeadline {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = context.WithTimeout(ctx, client.timeout)
 		defer cancel()
 	}
 	for attempt := 1; ; attempt++ {
@@ -27,7 +27,7 @@ func withRetries[T any](
 		}
 		failed := asError(err)
 		if !overloaded(failed) || attempt == maxAttempts || !pause(ctx, jittered(failed.RetryAfter)) {
-			return reply, failed
+			return reply, client.security.explained(ctx, failed)
 		}
 	}
 }

@@ -25,35 +25,42 @@ const (
 // in flight.
 //
 // An error, which is an *Error, ends the stream: requests without an outcome were not judged. The
-// client's timeout does not apply: the server limits each request, and the context the whole
-// stream.
+// client's timeout does not apply: the server and [ItemTimeout] limit each request, and the context
+// the whole stream.
 func (c *Client) Stream(
-	ctx context.Context, requests <-chan *guardpb.ModerateRequest,
+	ctx context.Context, requests <-chan *guardpb.ModerateRequest, options ...StreamOption,
 ) iter.Seq2[Outcome, error] {
 	return func(yield func(Outcome, error) bool) {
-		s := &stream{service: c.service, requests: requests, yield: yield}
+		s := &stream{client: c, requests: requests, yield: yield}
+		for _, option := range options {
+			option(s)
+		}
 		if err := s.run(ctx); err != nil {
 			yield(Outcome{}, err)
 		}
 	}
 }
 
-// item is one request that has no outcome yet.
+// item is one request that was taken from the channel.
 type item struct {
 	index      int
 	request    *guardpb.ModerateRequest
 	refused    error // set if the client itself refused it
 	sent       int   // number of times it was sent; part of its id, because each id is used once
 	overloaded int   // number of times it met an overload
+	due        time.Time
+	done       bool // it has its outcome; if it timed out, the server may still answer it
 }
 
 type stream struct {
-	service  guardpb.ModerationServiceClient
+	client   *Client
+	timeout  time.Duration                   // of an item; 0 if there is none
 	requests <-chan *guardpb.ModerateRequest // nil once it is closed
 	yield    func(Outcome, error) bool
 	taken    int     // number of requests read from the channel
 	unsent   []*item // requests to send again
 	inFlight map[string]*item
+	open     []*item          // those without an outcome, and some with one; the oldest is first
 	pause    <-chan time.Time // set after an overload: nothing is sent until it fires
 	failures int              // connections in a row that broke without an outcome
 	stopped  bool             // the caller ended the loop
@@ -69,8 +76,11 @@ func (s *stream) run(ctx context.Context) error {
 		failed := asError(err)
 		s.failures++
 		if failed.Code != codes.Unavailable || s.failures == maxAttempts ||
-			!pause(ctx, jittered(reconnectBackoff<<(s.failures-1))) {
-			return failed
+			!s.wait(ctx, jittered(reconnectBackoff<<(s.failures-1))) {
+			return s.client.security.explained(ctx, failed)
+		}
+		if s.stopped {
+			return nil
 		}
 	}
 }
@@ -83,25 +93,28 @@ type received struct {
 // connected sends and receives over one connection until it ends.
 func (s *stream) connected(ctx context.Context) error {
 	for _, item := range s.inFlight {
-		s.unsent = append(s.unsent, item)
+		if !item.done {
+			s.unsent = append(s.unsent, item)
+		}
 	}
 	s.inFlight = map[string]*item{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	call, err := s.service.StreamModerate(ctx)
-	if err != nil {
-		return err
-	}
-	answers := make(chan received)
-	go receive(ctx, call, answers)
+	var call guardpb.ModerationService_StreamModerateClient // nil until there is a connection
+	calls, answers := make(chan guardpb.ModerationService_StreamModerateClient), make(chan received)
+	go receive(ctx, s.client.service, calls, answers)
 	for {
-		maySend := s.pause == nil && len(s.inFlight) < window
+		maySend := call != nil && s.pause == nil && len(s.inFlight) < window
 		for ; maySend && len(s.unsent) > 0; maySend = len(s.inFlight) < window {
 			s.send(call, s.unsent[0])
 			s.unsent = s.unsent[1:]
 		}
-		if s.requests == nil && len(s.unsent) == 0 && len(s.inFlight) == 0 {
-			return call.CloseSend()
+		overdue := s.firstDue()
+		if s.requests == nil && len(s.open) == 0 {
+			if call != nil {
+				_ = call.CloseSend()
+			}
+			return nil // what timed out is cancelled with the context
 		}
 		requests := s.requests
 		if !maySend {
@@ -113,9 +126,8 @@ func (s *stream) connected(ctx context.Context) error {
 				s.requests = nil
 				break
 			}
-			request, refused := checked(request)
-			s.send(call, &item{index: s.taken, request: request, refused: refused})
-			s.taken++
+			s.send(call, s.newItem(request))
+		case call = <-calls:
 		case received := <-answers:
 			if received.err == io.EOF { // a server or a proxy ended it as if all were answered
 				return &Error{Code: codes.Unavailable, Message: "the server ended the stream early"}
@@ -123,24 +135,40 @@ func (s *stream) connected(ctx context.Context) error {
 			if received.err != nil {
 				return received.err
 			}
-			if s.take(received.answer); s.stopped {
-				return nil
-			}
+			s.take(received.answer)
+		case <-overdue:
+			s.expire()
 		case <-s.pause:
 			s.pause = nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if s.stopped {
+			return nil
+		}
 	}
 }
 
+// receive opens a call and reads its answers, until it fails or the context ends.
 func receive(
-	ctx context.Context, call guardpb.ModerationService_StreamModerateClient, to chan<- received,
+	ctx context.Context, service guardpb.ModerationServiceClient,
+	calls chan<- guardpb.ModerationService_StreamModerateClient, answers chan<- received,
 ) {
-	for {
-		answer, err := call.Recv()
+	call, err := service.StreamModerate(ctx)
+	if err == nil {
 		select {
-		case to <- received{answer, err}:
+		case calls <- call:
+		case <-ctx.Done():
+			return
+		}
+	}
+	for {
+		var answer *guardpb.StreamModerateResponse
+		if err == nil {
+			answer, err = call.Recv()
+		}
+		select {
+		case answers <- received{answer, err}:
 		case <-ctx.Done():
 			return
 		}
@@ -165,6 +193,9 @@ func (s *stream) take(answer *guardpb.StreamModerateResponse) {
 	}
 	delete(s.inFlight, answer.Id)
 	s.failures = 0
+	if item.done {
+		return
+	}
 	outcome := Outcome{Index: item.index, Response: answer.GetResponse()}
 	if item.refused != nil {
 		outcome.Err = item.refused
@@ -177,5 +208,6 @@ func (s *stream) take(answer *guardpb.StreamModerateResponse) {
 		}
 		outcome.Err = failed
 	}
+	item.done = true
 	s.stopped = !s.yield(outcome, nil)
 }

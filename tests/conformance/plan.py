@@ -18,18 +18,22 @@ _TIMEOUT_S = 60.0
 def cases(folder: Path = CASES) -> list[dict[str, Any]]:
     """Every case of a folder with every key, in a fixed order.
 
-    name, server; call: moderate, batch or stream; requests: ModerateRequest in JSON, or its wire
-    bytes as a string in base64; timeout_s of a moderate or batch; cancel_after_s, 0 if not;
+    name, server; call: moderate, batch or stream; tls: whether the client uses it; metadata: what
+    goes with the call; requests: ModerateRequest in JSON, its wire bytes as a string in base64, or
+    a chat program's list of messages; timeout_s of a moderate or batch; item_timeout_s of a
+    stream's request, 0 if none; cancel_after_s, 0 if not;
     token_kib: size of the token that each call carries, 0 if none; quiet_s: a stream's last request
     comes so many seconds after the others;
     leave_after: leave the stream after so many outcomes, 0 if not; expect: for each request what
-    its outcome holds, {"response": part} or {"error": part}, where null is absent, "*" anything
-    that is present and "a|b" either; order: the indexes of the first outcomes; ends: the error of
-    the whole call, or null.
+    its outcome holds, {"response": part, "printed": its action as text} or {"error": part}, where
+    null is absent, "*" anything that is present and "a|b" either, and an error's message holds what
+    it "says"; order: the indexes of the first outcomes; ends: the error of the whole call, or null.
     """
     default = {
         "requests": [],
         "timeout_s": _TIMEOUT_S,
+        "item_timeout_s": 0,
+        "metadata": {},
         "cancel_after_s": 0,
         "leave_after": 0,
         "token_kib": 0,
@@ -39,7 +43,7 @@ def cases(folder: Path = CASES) -> list[dict[str, Any]]:
         "ends": None,
     }
     found = [
-        default | case
+        default | {"tls": case["server"] == "tls"} | case
         for path in sorted(folder.glob("*.json"))
         for case in _written_out(json.loads(path.read_text(encoding="utf-8")))
     ]

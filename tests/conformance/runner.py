@@ -15,20 +15,21 @@ import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from qwen3guard.v1.moderation_pb2 import ModerateRequest
-from qwen3guard_client import AsyncClient, Client, GuardError, Outcome
+from qwen3guard_client import Action, AsyncClient, Client, GuardError, Outcome, request
 
 Case = dict[str, Any]
 PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-8"))
 
 
 def connection(case: Case) -> dict[str, Any]:
-    if case["server"] != "tls":
-        return {"insecure": True}
+    metadata = list(case["metadata"].items())
+    if not case["tls"]:
+        return {"insecure": True, "metadata": metadata}
     credentials = grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())
     if case["token_kib"]:
         token = grpc.access_token_call_credentials("x" * case["token_kib"] * 1024)
         credentials = grpc.composite_channel_credentials(credentials, token)
-    return {"credentials": credentials}
+    return {"credentials": credentials, "metadata": metadata}
 
 
 def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
@@ -39,7 +40,7 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
             case "batch":
                 return client.batch(requests, timeout=case["timeout_s"])
         outcomes = []
-        stream = client.stream(late(case, requests))
+        stream = client.stream(late(case, requests), timeout=case["item_timeout_s"] or None)
         for outcome in stream:
             outcomes.append(outcome)
             if len(outcomes) == case["leave_after"]:
@@ -50,15 +51,15 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
 
 def late(case: Case, requests: list[ModerateRequest]) -> Iterator[ModerateRequest]:
     """The requests, the last one after the time in which the stream is quiet."""
-    for number, request in enumerate(requests, 1):
+    for number, asked in enumerate(requests, 1):
         time.sleep(case["quiet_s"] if number == len(requests) else 0)
-        yield request
+        yield asked
 
 
 async def aio_late(case: Case, requests: list[ModerateRequest]) -> AsyncIterator[ModerateRequest]:
-    for number, request in enumerate(requests, 1):
+    for number, asked in enumerate(requests, 1):
         await asyncio.sleep(case["quiet_s"] if number == len(requests) else 0)
-        yield request
+        yield asked
 
 
 async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
@@ -71,7 +72,7 @@ async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[
             case "batch":
                 return await client.batch(requests, timeout=case["timeout_s"])
         outcomes = []
-        stream = client.stream(aio_late(case, requests))
+        stream = client.stream(aio_late(case, requests), timeout=case["item_timeout_s"] or None)
         async for outcome in stream:
             outcomes.append(outcome)
             if len(outcomes) == case["leave_after"]:
@@ -83,16 +84,19 @@ async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[
 Call = Callable[[Case, str, list[ModerateRequest]], Awaitable[list[Outcome]]]
 
 
+def read(asked: Any) -> ModerateRequest:
+    """A request in JSON, its wire bytes in base64, or a chat program's messages."""
+    if isinstance(asked, str):
+        return ModerateRequest.FromString(base64.b64decode(asked))
+    if isinstance(asked, list):
+        return request(conversation=asked)
+    return ParseDict(asked, ModerateRequest())
+
+
 async def run(case: Case, target: str, call: Call) -> None:
-    requests = [
-        ModerateRequest.FromString(base64.b64decode(request))
-        if isinstance(request, str)
-        else ParseDict(request, ModerateRequest())
-        for request in case["requests"]
-    ]
     outcomes: list[Outcome] = []
     try:
-        outcomes = await call(case, target, requests)
+        outcomes = await call(case, target, [read(asked) for asked in case["requests"]])
         ended = None
     except GuardError as error:
         ended = described(error)
@@ -107,9 +111,10 @@ async def run(case: Case, target: str, call: Call) -> None:
     by_index = sorted(outcomes, key=lambda outcome: outcome.index)
     for number, (expected, outcome) in enumerate(zip(case["expect"], by_index, strict=True)):
         if outcome.error:
-            got = {"error": described(outcome.error)}
+            got: dict[str, Any] = {"error": described(outcome.error)}
         else:
-            got = {"response": MessageToDict(outcome.result())}
+            reply = outcome.result()
+            got = {"response": MessageToDict(reply), "printed": Action.Name(reply.action)}
         check(str(number), expected, got)
 
 
@@ -120,6 +125,7 @@ def described(error: GuardError) -> dict[str, Any]:
         "reason": error.reason,
         "fields": [violation.field for violation in error.violations],
         "retry": error.retry_after is not None,
+        "says": str(error),
     }
 
 
@@ -128,7 +134,10 @@ def check(at: str, expected: Any, got: Any) -> None:
     if isinstance(expected, dict):
         assert isinstance(got, dict), f"{at}: got {got}"
         for key, value in expected.items():
-            check(f"{at}.{key}", value, got.get(key))
+            if key == "says":
+                assert value in got[key], f"{at}: says {got[key]}"
+            else:
+                check(f"{at}.{key}", value, got.get(key))
     elif isinstance(expected, str) and "|" in expected:
         assert got in expected.split("|"), f"{at}: expected {expected}, got {got}"
     elif expected == "*":

@@ -18,7 +18,18 @@ from tokenizers import Tokenizer
 from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
 from guard_server.app import serving
 from guard_server.settings import Settings
-from qwen3guard.v1.moderation_pb2 import StreamModerateRequest, StreamModerateResponse
+from qwen3guard.v1.moderation_pb2 import (
+    BatchModerateItem,
+    BatchModerateResponse,
+    ModerateResponse,
+    StreamModerateRequest,
+    StreamModerateResponse,
+)
+from qwen3guard.v1.moderation_pb2_grpc import (
+    ModerationServiceServicer,
+    add_ModerationServiceServicer_to_server,
+)
+from qwen3guard.v1.types_pb2 import ModelInfo
 from tests.support.commands import start_gateway
 from tests.support.gateway import AT_ONCE, Client, connect, gateway
 from tests.support.ports import free_port
@@ -100,6 +111,7 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))
         servers["breaks streams"] = await stack.enter_async_context(_breaking_streams(steady))
         servers["refuses streams"] = await stack.enter_async_context(_refusing_streams())
+        servers["mirror"] = await stack.enter_async_context(_mirror())
         servers["unreachable"] = free_port()
         addresses = {name: f"127.0.0.1:{port}" for name, port in servers.items()}
         authority, certificate = trustme.CA(), directory / "server.pem"
@@ -110,6 +122,8 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
             gateway(slot, engine.port, tls_cert=certificate, tls_key=certificate)
         )
         addresses["tls"] = f"localhost:{secure.port}"
+        addresses["no tls"] = f"localhost:{steady.port}"
+        addresses["by name"] = f"dns:///localhost:{steady.port}"
         yield Faults(addresses, directory / "ca.pem", engine, orders)
 
 
@@ -146,6 +160,41 @@ async def _refusing_streams() -> AsyncIterator[int]:
 
     async with _serving_streams(serve) as port:
         yield port
+
+
+class _Mirror(ModerationServiceServicer):
+    """Judges nothing: its model's name is what came as `x-trace` in the metadata."""
+
+    async def Moderate(self, request: object, context: Any) -> ModerateResponse:  # noqa: N802
+        [trace] = [value for key, value in context.invocation_metadata() if key == "x-trace"]
+        return ModerateResponse(model=ModelInfo(name=trace))
+
+    async def BatchModerate(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> BatchModerateResponse:
+        reply = await self.Moderate(request, context)
+        return BatchModerateResponse(items=[BatchModerateItem(response=reply)])
+
+    async def StreamModerate(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        async for asked in requests:
+            content = asked.request.conversation[0].content
+            if content == "never":
+                continue
+            await asyncio.sleep(1.3 if content == "late" else 0)
+            reply = await self.Moderate(asked, context)
+            yield StreamModerateResponse(id=asked.id, response=reply)
+
+
+@asynccontextmanager
+async def _mirror() -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    add_ModerationServiceServicer_to_server(_Mirror(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
 
 
 @asynccontextmanager

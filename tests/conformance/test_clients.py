@@ -24,11 +24,16 @@ from tests.support.stand_ins.fake_engine import until
 PROJECT = Path(__file__).parents[2]
 CLIENTS = PROJECT / "clients"
 GO = ["go", "test", "-race", "-count=1", "-v", "."]
-MAVEN = ["mvn", "-B", "-q", "test"]
+MAVEN = [
+    *("mvn", "-B", "-q", "test"),
+    "-DargLine=-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=9",  # Java's own way to name a proxy
+]
 PYTHON = [sys.executable, "-W", "error", str(Path(__file__).with_name("runner.py"))]
 PREVIOUS = Path(__file__).with_name("previous")
 # Nothing listens there: a client that asked a proxy for loopback would get no answer.
-NO_PROXY = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+NO_PROXY = dict.fromkeys(
+    ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+)
 NOT_IN_THREADS = {"the caller cancels a call"}
 # They need fields that the frozen contract lacks.
 NOT_FROZEN = {

@@ -69,6 +69,21 @@ def test_a_chat_programs_messages_are_taken_as_they_are(guard: Client) -> None:
     assert guard.moderate(HISTORY).action == guard.moderate(asked).action == Action.ACTION_ALLOW
 
 
+def test_a_key_without_a_value_holds_nothing_that_would_have_to_be_judged() -> None:
+    message = {"role": "user", "content": "How?", "name": None, "tool_calls": None}
+    assert request(conversation=[message]) == request("How?")
+
+
+@pytest.mark.parametrize("target", ["localhost:{}", "dns:///127.0.0.1:{}", "ipv4:127.0.0.1:{}"])
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    target: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with Client(target.format(served.port), insecure=True) as guard:
+        assert guard.moderate("How do I boil an egg?").action == Action.ACTION_ALLOW
+
+
 @pytest.mark.parametrize(
     ("message", "field", "why"),
     [

@@ -9,7 +9,19 @@ A conversation that could not be judged is a GuardError and never a verdict; whe
 or closed is the caller's choice. The messages are those of `qwen3guard.v1`.
 """
 
-from qwen3guard.v1.types_pb2 import Action, Category, Mode, Refusal, Role, Severity
+from qwen3guard.v1.moderation_pb2 import ModerateRequest, ModerateResponse
+from qwen3guard.v1.types_pb2 import (
+    Action,
+    Category,
+    CategoryRule,
+    ControversialTreatment,
+    Message,
+    Mode,
+    Policy,
+    Refusal,
+    Role,
+    Severity,
+)
 from qwen3guard_client._aio import AsyncClient
 from qwen3guard_client._client import Client
 from qwen3guard_client._errors import (
@@ -28,14 +40,20 @@ __all__ = [
     "Action",
     "AsyncClient",
     "Category",
+    "CategoryRule",
     "Client",
+    "ControversialTreatment",
     "DeadlineExceeded",
     "GuardError",
     "InvalidRequest",
+    "Message",
     "Mode",
+    "ModerateRequest",
+    "ModerateResponse",
     "NotAllowed",
     "Outcome",
     "Overloaded",
+    "Policy",
     "Refusal",
     "Role",
     "ServerFailed",

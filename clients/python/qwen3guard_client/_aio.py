@@ -19,6 +19,7 @@ from qwen3guard_client._channel import (
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
+from qwen3guard_client._security import Security
 
 if TYPE_CHECKING:
     from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
@@ -51,6 +52,7 @@ class AsyncClient:
         self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
+        self._security = Security(target, insecure=insecure)
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,10 +89,11 @@ class AsyncClient:
         )
 
     def stream(
-        self, given: Iterable[Given] | AsyncIterable[Given]
+        self, given: Iterable[Given] | AsyncIterable[Given], *, timeout: float | None = None
     ) -> AsyncGenerator[Outcome, None]:
         """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
-        return AsyncStream(self._stub, self._metadata).outcomes(given)
+        stream = AsyncStream(self._stub, self._metadata, self._security, timeout)
+        return stream.outcomes(given)
 
     async def _with_retries(
         self, call: Callable[[float], Awaitable[T]], timeout: float | None
@@ -100,5 +103,5 @@ class AsyncClient:
             try:
                 return await call(budget.left)
             except grpc.RpcError as error:
-                failed = from_rpc(error)
+                failed = await asyncio.to_thread(self._security.explained, from_rpc(error))
             await asyncio.sleep(budget.pause(failed))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from qwen3guard_client._errors import GuardError, Overloaded
+from qwen3guard_client._security import address_of
 
 DEFAULT_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 5
@@ -37,9 +38,10 @@ def arguments(target: str, options: ChannelOptions) -> ChannelOptions:
 
 
 def _is_loopback(target: str) -> bool:
-    """Whether a target such as `localhost:50051` or `dns:///[::1]:50051` is this machine."""
-    host = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
-    host = host.rsplit(":", 1)[0].strip("[]")
+    address = address_of(target)
+    if address is None:
+        return False
+    host, _ = address
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -18,6 +18,7 @@ from qwen3guard_client._channel import (
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
+from qwen3guard_client._security import Security
 from qwen3guard_client._stream import ThreadStream
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Client:
         self._stub = ModerationServiceStub(self._channel)
         self._timeout = timeout
         self._metadata = tuple(metadata)
+        self._security = Security(target, insecure=insecure)
 
     def __enter__(self) -> Self:
         return self
@@ -91,15 +93,20 @@ class Client:
             ),
         )
 
-    def stream(self, given: Iterable[Given]) -> Generator[Outcome, None, None]:
+    def stream(
+        self, given: Iterable[Given], *, timeout: float | None = None
+    ) -> Generator[Outcome, None, None]:
         """Judges many conversations over one stream, up to 64 at a time.
 
         Yields the outcomes as they come. After an overload a request is sent again later; requests
         without an outcome when a server stops or dies are sent to another one. Closing the iterator
-        cancels what is in flight. `given` is read by a thread. The timeout does not apply: the
-        server bounds each request.
+        cancels what is in flight. `given` is read by a thread.
+
+        `timeout`: seconds for each request, with its retries; then its outcome's error is
+        DeadlineExceeded, and the stream goes on. Without one, the server bounds each request.
         """
-        return ThreadStream(self._stub, self._metadata).outcomes(map(checked, given))
+        stream = ThreadStream(self._stub, self._metadata, self._security, timeout)
+        return stream.outcomes(map(checked, given))
 
     def _with_retries(self, call: Callable[[float], T], timeout: float | None) -> T:
         budget = RetryBudget(self._timeout if timeout is None else timeout)
@@ -107,5 +114,5 @@ class Client:
             try:
                 return call(budget.left)
             except grpc.RpcError as error:
-                failed = from_rpc(error)
+                failed = self._security.explained(from_rpc(error))
             time.sleep(budget.pause(failed))

@@ -9,7 +9,10 @@ from qwen3guard.v1.types_pb2 import Message, Role
 from qwen3guard_client._errors import InvalidRequest, Violation
 
 ChatMessage = Message | Mapping[str, Any]
-"""A mapping has the keys `role` ("system", "user" or "assistant") and `content` (text)."""
+"""A mapping has the keys `role` ("system", "user" or "assistant") and `content` (text).
+
+A key whose value is None is none.
+"""
 
 _ROLES = {name.removeprefix("ROLE_").lower(): role for name, role in Role.items() if role}
 _KEYS = ("role", "content")
@@ -27,8 +30,8 @@ def as_message(given: ChatMessage, index: int) -> Message:
             "A message is a Message or a mapping with role and content, "
             f"not {type(given).__name__}."
         )
-    for key in given:
-        if key not in _KEYS:
+    for key, value in given.items():
+        if key not in _KEYS and value is not None:
             raise _invalid(
                 index, str(key)[:100], "can't be judged: a message has role and content."
             )

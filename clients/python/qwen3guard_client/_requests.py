@@ -58,9 +58,10 @@ def request(
         conversation=messages,
         policy=policy,
         with_scores=with_scores,
-        routing_key=routing_key,
         slot=slot,
     )
+    if routing_key:  # stubs of an older contract lack it, and the next one
+        built.routing_key = routing_key
     if markers is not None:
         built.markers = markers
     return built

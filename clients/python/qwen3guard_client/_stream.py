@@ -3,30 +3,41 @@
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import grpc
 
-from qwen3guard.v1.moderation_pb2 import StreamModerateRequest
+from qwen3guard.v1.moderation_pb2 import StreamModerateRequest, StreamModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._errors import ended_early, from_rpc
-from qwen3guard_client._flight import WINDOW, Flight, Pending, Resend
+from qwen3guard_client._errors import GuardError, ended_early, from_rpc
+from qwen3guard_client._flight import WINDOW, Flight, Resend
 from qwen3guard_client._requests import Checked, Outcome
+from qwen3guard_client._security import Security
 
 _Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
+# An error is the connection's end. None: look whether all is done.
+_Inbox = queue.SimpleQueue[StreamModerateResponse | GuardError | None]
 
 
 class ThreadStream:
     """For one use."""
 
-    def __init__(self, stub: ModerationServiceStub, metadata: Metadata) -> None:
+    def __init__(
+        self,
+        stub: ModerationServiceStub,
+        metadata: Metadata,
+        security: Security,
+        timeout: float | None,
+    ) -> None:
         self._stub = stub
         self._metadata = tuple(metadata)
+        self._security = security
         self._room = threading.Semaphore(WINDOW)
         self._lock = threading.Lock()  # of all that follows
-        self._flight = Flight()
+        self._flight = Flight(timeout)
         self._outbox: _Outbox = queue.SimpleQueue()
+        self._inbox: _Inbox = queue.SimpleQueue()
         self._exhausted = False
         self._over = False
         self._failed: BaseException | None = None  # of the caller's own iterable
@@ -36,14 +47,9 @@ class ThreadStream:
         threading.Thread(target=self._pump, args=[requests], daemon=True).start()
         try:
             while not self._done():
-                try:
-                    yield from self._connected()
-                    if self._done():
-                        break
-                    failed = ended_early()
-                except grpc.RpcError as error:
-                    failed = from_rpc(error)
-                time.sleep(self._flight.broken(failed))
+                failed = yield from self._connected()
+                if failed:
+                    yield from self._pause(self._security.explained(failed))
         finally:
             self._over = True
             self._room.release()
@@ -57,44 +63,92 @@ class ThreadStream:
                 if self._over:
                     return
                 with self._lock:
-                    self._outbox.put(self._flight.send(Pending(index, request)))
+                    self._outbox.put(self._flight.begin(index, request))
         except BaseException as error:  # raised to the caller, whose iterable it is
             self._failed = error
         with self._lock:
             self._exhausted = True
-            self._end_if_done()
+            self._inbox.put(None)
 
-    def _connected(self) -> Iterator[Outcome]:
+    def _connected(self) -> Generator[Outcome, None, GuardError | None]:
+        """One connection's outcomes. Returns why it broke, or None if all is done."""
         with self._lock:
             outbox = self._outbox = queue.SimpleQueue()
+            inbox = self._inbox = queue.SimpleQueue()
             for message in self._flight.left_behind():
                 outbox.put(message)
-            self._end_if_done()
         call = self._stub.StreamModerate(iter(outbox.get, None), metadata=self._metadata)
+        threading.Thread(target=_read, args=[call, inbox], daemon=True).start()
         try:
-            for answer in call:
-                with self._lock:
-                    outcome = self._flight.answered(answer)
-                if isinstance(outcome, Resend):
-                    later = threading.Timer(outcome.delay, self._send_again, [outcome])
-                    later.daemon = True
-                    later.start()
+            while not self._done():
+                yield from self._overdue()
+                try:
+                    answer = inbox.get(timeout=self._patience())
+                except queue.Empty:
                     continue
-                self._room.release()
-                yield outcome
-                with self._lock:
-                    self._end_if_done()
-        finally:
-            call.cancel()
+                if isinstance(answer, GuardError):
+                    return answer
+                if answer is not None:
+                    yield from self._answered(answer)
             outbox.put(None)
+            while self._flight.idle and not isinstance(inbox.get(), GuardError):
+                pass  # the server ends the stream
+            return None
+        finally:
+            outbox.put(None)
+            call.cancel()
+
+    def _answered(self, answer: StreamModerateResponse) -> Iterator[Outcome]:
+        with self._lock:
+            outcome = self._flight.answered(answer)
+            first = isinstance(outcome, Outcome) and self._flight.settle(outcome)
+        if isinstance(outcome, Resend):
+            later = threading.Timer(outcome.delay, self._send_again, [outcome])
+            later.daemon = True
+            later.start()
+            return
+        self._room.release()
+        if first:
+            yield outcome
+
+    def _patience(self) -> float | None:
+        with self._lock:
+            return self._flight.patience
+
+    def _overdue(self) -> Iterator[Outcome]:
+        with self._lock:
+            overdue = self._flight.overdue()
+        yield from overdue
+
+    def _pause(self, failed: GuardError) -> Iterator[Outcome]:
+        """Waits before the next connection. Raises the error if there is none."""
+        with self._lock:
+            until = time.monotonic() + self._flight.broken(failed)
+            for _ in range(self._flight.abandoned()):
+                self._room.release()
+        while not self._done() and (left := until - time.monotonic()) > 0:
+            patience = self._patience()
+            time.sleep(left if patience is None else min(left, patience))
+            yield from self._overdue()
 
     def _send_again(self, resend: Resend) -> None:
         with self._lock:
-            self._outbox.put(self._flight.send_again(resend))
+            message = self._flight.send_again(resend)
+            if message:
+                self._outbox.put(message)
+            else:
+                self._room.release()
 
     def _done(self) -> bool:
-        return self._exhausted and self._flight.empty
+        with self._lock:
+            return self._exhausted and self._flight.empty
 
-    def _end_if_done(self) -> None:
-        if self._done():
-            self._outbox.put(None)
+
+def _read(call: Iterable[StreamModerateResponse], inbox: _Inbox) -> None:
+    try:
+        for answer in call:
+            inbox.put(answer)
+    except grpc.RpcError as error:
+        inbox.put(from_rpc(error))
+    else:
+        inbox.put(ended_early())

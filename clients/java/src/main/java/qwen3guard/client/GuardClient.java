@@ -43,9 +43,12 @@ public final class GuardClient implements AutoCloseable {
   private final ModerationServiceGrpc.ModerationServiceFutureStub stub;
   private final Duration timeout;
   private final boolean ownsChannel;
+  private final Security security;
 
-  private GuardClient(ManagedChannel channel, Duration timeout, boolean ownsChannel) {
+  private GuardClient(
+      ManagedChannel channel, Security security, Duration timeout, boolean ownsChannel) {
     this.channel = channel;
+    this.security = security;
     this.ownsChannel = ownsChannel;
     this.stub = ModerationServiceGrpc.newFutureStub(channel);
     this.timeout = timeout;
@@ -93,7 +96,8 @@ public final class GuardClient implements AutoCloseable {
               .keepAliveTimeout(10, TimeUnit.SECONDS)
               .intercept(interceptors)
               .build();
-      return new GuardClient(channel, timeout, true);
+      boolean plain = credentials instanceof InsecureChannelCredentials;
+      return new GuardClient(channel, new Security(target, plain), timeout, true);
     }
   }
 
@@ -107,7 +111,7 @@ public final class GuardClient implements AutoCloseable {
    * was built ends the connection.
    */
   public GuardClient withTimeout(Duration timeout) {
-    return new GuardClient(channel, timeout, false);
+    return new GuardClient(channel, security, timeout, false);
   }
 
   /** Judges what a user wrote. */
@@ -130,7 +134,8 @@ public final class GuardClient implements AutoCloseable {
       return CompletableFuture.failedFuture(refusal.get());
     }
     Deadline deadline = deadline();
-    return Retry.withRetries(deadline, () -> stub.withDeadline(deadline).moderate(request));
+    return Retry.withRetries(
+        deadline, security, () -> stub.withDeadline(deadline).moderate(request));
   }
 
   /**
@@ -149,7 +154,9 @@ public final class GuardClient implements AutoCloseable {
     var reply =
         join(
             Retry.withRetries(
-                deadline, () -> stub.withDeadline(deadline).batchModerate(batch.build())));
+                deadline,
+                security,
+                () -> stub.withDeadline(deadline).batchModerate(batch.build())));
     List<Outcome> outcomes = new ArrayList<>();
     for (BatchModerateItem item : reply.getItemsList()) {
       Optional<GuardException> refusal = refusals.get(outcomes.size());
@@ -158,9 +165,17 @@ public final class GuardClient implements AutoCloseable {
     return outcomes;
   }
 
-  /** Opens a pipelined stream. The timeout does not apply to it. */
+  /** Opens a pipelined stream. The client's timeout does not apply: the server limits each request. */
   public GuardStream stream() {
-    return new GuardStream(channel);
+    return new GuardStream(channel, security, Optional.empty());
+  }
+
+  /**
+   * Opens a pipelined stream. A request without a verdict in this time, retries included, fails with
+   * DEADLINE_EXCEEDED, and the stream goes on.
+   */
+  public GuardStream stream(Duration itemTimeout) {
+    return new GuardStream(channel, security, Optional.of(itemTimeout));
   }
 
   /** Ends the connection once its calls in flight are done, or after five seconds. */

@@ -10,7 +10,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Phaser;
 import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import qwen3guard.v1.ModerateRequest;
 import qwen3guard.v1.ModerateResponse;
 import qwen3guard.v1.ModerationServiceGrpc;
@@ -21,22 +24,28 @@ import qwen3guard.v1.StreamModerateResponse;
  * Judges many conversations over one stream, with up to 64 in flight. Threads may share it.
  *
  * <p>A request that meets an overload is sent again later. If a server stops or dies, its requests
- * without an answer are sent to another one. The server limits the time of each request.
+ * without an answer are sent to another one. The server limits the time of each request, and the
+ * stream's own timeout does if it has one.
  */
 public final class GuardStream implements AutoCloseable {
   private static final int WINDOW = 64; // requests in flight; the server reads no more
   private static final Duration RECONNECT_BACKOFF = Duration.ofMillis(100);
 
   private final ModerationServiceGrpc.ModerationServiceStub stub;
+  private final Security security;
+  private final Optional<Duration> itemTimeout;
   private final Semaphore window = new Semaphore(WINDOW);
+  private final Phaser open = new Phaser(1); // one party for each future that is not done, and close
   // The stream's monitor guards the fields below.
   private Connection connection; // null while there is none
   private long sent;
   private int failures; // connections in a row that broke without an answer
   private boolean ended; // closed or cancelled by the caller
 
-  GuardStream(Channel channel) {
+  GuardStream(Channel channel, Security security, Optional<Duration> itemTimeout) {
     stub = ModerationServiceGrpc.newStub(channel);
+    this.security = security;
+    this.itemTimeout = itemTimeout;
   }
 
   private static final class Item {
@@ -60,22 +69,43 @@ public final class GuardStream implements AutoCloseable {
     }
     window.acquire();
     Item item = new Item(request);
+    open.register();
+    item.answer.whenComplete((response, error) -> open.arriveAndDeregister());
+    CompletableFuture<ModerateResponse> answer =
+        itemTimeout.map(timeout -> limited(item.answer, timeout)).orElse(item.answer);
     send(item);
-    return item.answer;
+    return answer;
   }
 
-  /** Waits until every request is answered. */
+  private static CompletableFuture<ModerateResponse> limited(
+      CompletableFuture<ModerateResponse> answer, Duration timeout) {
+    String message = "no verdict within the " + timeout.toMillis() + " ms of a stream's item";
+    return answer
+        .orTimeout(timeout.toNanos(), TimeUnit.NANOSECONDS)
+        .exceptionallyCompose(
+            error ->
+                CompletableFuture.failedFuture(
+                    error instanceof TimeoutException
+                        ? GuardException.of(Status.Code.DEADLINE_EXCEEDED, message, error)
+                        : error));
+  }
+
+  /** Waits until every request is answered or timed out. */
   @Override
   public void close() {
-    window.acquireUninterruptibly(WINDOW);
+    open.arriveAndAwaitAdvance();
     synchronized (this) {
       ended = true;
-      if (connection != null) {
-        connection.requests.onCompleted();
-        connection = null;
+      if (connection == null) {
+        return;
       }
+      if (connection.inFlight.isEmpty()) {
+        connection.requests.onCompleted();
+      } else { // what timed out
+        connection.requests.cancel("not waited for any more", null);
+      }
+      connection = null;
     }
-    window.release(WINDOW);
   }
 
   /** Cancels the requests in flight: their futures fail with CANCELLED. */
@@ -87,6 +117,10 @@ public final class GuardStream implements AutoCloseable {
   }
 
   private synchronized void send(Item item) {
+    if (item.answer.isDone()) {
+      window.release(); // it timed out before it could be sent again
+      return;
+    }
     if (ended) {
       fail(item, GuardException.of(Status.Code.CANCELLED, "the stream is closed", null));
       return;
@@ -124,7 +158,7 @@ public final class GuardStream implements AutoCloseable {
     if (retry) {
       Retry.later(backoff, () -> unanswered.forEach(this::send));
     } else {
-      unanswered.forEach(item -> fail(item, error));
+      security.explain(error, explained -> unanswered.forEach(item -> fail(item, explained)));
     }
   }
 

@@ -20,12 +20,14 @@ final class Retry<T> {
 
   private final Supplier<ListenableFuture<T>> call;
   private final Deadline deadline;
+  private final Security security;
   private final CompletableFuture<T> result = new CompletableFuture<>();
   private int attempts;
 
-  private Retry(Supplier<ListenableFuture<T>> call, Deadline deadline) {
+  private Retry(Supplier<ListenableFuture<T>> call, Deadline deadline, Security security) {
     this.call = call;
     this.deadline = deadline;
+    this.security = security;
   }
 
   /**
@@ -33,8 +35,8 @@ final class Retry<T> {
    * the call.
    */
   static <T> CompletableFuture<T> withRetries(
-      Deadline deadline, Supplier<ListenableFuture<T>> call) {
-    Retry<T> retry = new Retry<>(call, deadline);
+      Deadline deadline, Security security, Supplier<ListenableFuture<T>> call) {
+    Retry<T> retry = new Retry<>(call, deadline, security);
     retry.attempt();
     return retry.result;
   }
@@ -83,7 +85,7 @@ final class Retry<T> {
     if (error.overloaded() && attempts < MAX_ATTEMPTS && inTime) {
       later(delay, this::attempt);
     } else {
-      result.completeExceptionally(error);
+      security.explain(error, result::completeExceptionally);
     }
   }
 }

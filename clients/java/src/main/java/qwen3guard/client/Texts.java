@@ -12,6 +12,8 @@ import qwen3guard.v1.ModerateRequest;
 
 /** Finds strings that are no text: protobuf would send half a surrogate pair as a question mark. */
 final class Texts {
+  private static final String HALF = "holds half a surrogate pair, which is no text.";
+
   private Texts() {}
 
   /** Returns why the request can't be sent as it is, with the field at fault. */
@@ -19,17 +21,17 @@ final class Texts {
     CharsetEncoder utf8 = StandardCharsets.UTF_8.newEncoder();
     for (int i = 0; i < request.getConversationCount(); i++) {
       if (!utf8.canEncode(request.getConversation(i).getContent())) {
-        return Optional.of(refused("conversation[" + i + "].content"));
+        return Optional.of(refused("conversation[" + i + "].content", HALF));
       }
     }
     if (!utf8.canEncode(request.getRoutingKey())) {
-      return Optional.of(refused("routing_key"));
+      return Optional.of(refused("routing_key", HALF));
     }
-    return utf8.canEncode(request.getSlot()) ? Optional.empty() : Optional.of(refused("slot"));
+    return utf8.canEncode(request.getSlot()) ? Optional.empty() : Optional.of(refused("slot", HALF));
   }
 
-  private static GuardException refused(String field) {
-    String description = "holds half a surrogate pair, which is no text.";
+  /** Returns the error for a request that the client itself refuses. */
+  static GuardException refused(String field, String description) {
     var violation =
         BadRequest.FieldViolation.newBuilder().setField(field).setDescription(description);
     return GuardException.of(

@@ -18,6 +18,7 @@ import io.grpc.CompositeChannelCredentials;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.TlsChannelCredentials;
+import io.grpc.stub.MetadataUtils;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -68,21 +69,24 @@ class ConformanceTest {
   }
 
   private static void run(JsonObject testCase, String target, Path authority) throws Exception {
-    List<ModerateRequest> requests = new ArrayList<>();
-    for (JsonElement request : testCase.getAsJsonArray("requests")) {
-      requests.add(request(request));
-    }
     Duration timeout = Duration.ofMillis((long) (1000 * testCase.get("timeout_s").getAsDouble()));
     Got got;
     GuardClient.Builder builder = GuardClient.builder(target).timeout(timeout).insecure();
-    if (testCase.get("server").getAsString().equals("tls")) {
+    Metadata metadata = new Metadata();
+    for (var pair : testCase.getAsJsonObject("metadata").entrySet()) {
+      metadata.put(
+          Metadata.Key.of(pair.getKey(), Metadata.ASCII_STRING_MARSHALLER),
+          pair.getValue().getAsString());
+    }
+    builder.intercept(MetadataUtils.newAttachHeadersInterceptor(metadata));
+    if (testCase.get("tls").getAsBoolean()) {
       ChannelCredentials tls =
           TlsChannelCredentials.newBuilder().trustManager(authority.toFile()).build();
       int kib = testCase.get("token_kib").getAsInt();
       builder.credentials(kib > 0 ? CompositeChannelCredentials.create(tls, new Token(kib)) : tls);
     }
     try (GuardClient client = builder.build()) {
-      got = call(testCase, client, requests);
+      got = call(testCase, client);
     }
     JsonElement ends = testCase.get("ends");
     if (ends.isJsonNull()) {
@@ -121,8 +125,11 @@ class ConformanceTest {
     }
   }
 
-  /** A request in JSON, or its wire bytes as a string in base64. */
+  /** A request in JSON, its wire bytes as a string in base64, or a chat program's messages. */
   private static ModerateRequest request(JsonElement request) throws Exception {
+    if (request.isJsonArray()) {
+      return Requests.chat(request.toString());
+    }
     if (request.isJsonPrimitive()) {
       return ModerateRequest.parseFrom(Base64.getDecoder().decode(request.getAsString()));
     }
@@ -131,11 +138,14 @@ class ConformanceTest {
     return read.build();
   }
 
-  private static Got call(JsonObject testCase, GuardClient client, List<ModerateRequest> requests)
-      throws Exception {
+  private static Got call(JsonObject testCase, GuardClient client) throws Exception {
     Map<Integer, Outcome> outcomes = new TreeMap<>();
     List<Integer> order = Collections.synchronizedList(new ArrayList<>());
     try {
+      List<ModerateRequest> requests = new ArrayList<>();
+      for (JsonElement request : testCase.getAsJsonArray("requests")) {
+        requests.add(request(request));
+      }
       switch (testCase.get("call").getAsString()) {
         case "moderate" -> {
           double cancelAfter = testCase.get("cancel_after_s").getAsDouble();
@@ -177,7 +187,9 @@ class ConformanceTest {
     List<Integer> order = Collections.synchronizedList(new ArrayList<>());
     List<CompletableFuture<ModerateResponse>> replies = new ArrayList<>();
     GuardException ends = null;
-    try (GuardStream stream = client.stream()) {
+    long itemTimeoutMs = (long) (1000 * testCase.get("item_timeout_s").getAsDouble());
+    try (GuardStream stream =
+        itemTimeoutMs > 0 ? client.stream(Duration.ofMillis(itemTimeoutMs)) : client.stream()) {
       for (int i = 0; i < requests.size(); i++) {
         int index = i;
         Thread.sleep(i == requests.size() - 1 ? quietMs : 0);
@@ -194,7 +206,8 @@ class ConformanceTest {
           outcomes.put(i, new Outcome(replies.get(i).join(), null));
         } catch (CompletionException failed) {
           GuardException error = (GuardException) failed.getCause();
-          if (leaveAfter == 0 && error.reason().isEmpty()) {
+          boolean own = leaveAfter > 0 || itemTimeoutMs > 0 || !error.reason().isEmpty();
+          if (!own) {
             ends = error; // the stream's own error, with which each of its requests fails
           } else {
             outcomes.put(i, new Outcome(null, error));
@@ -211,6 +224,7 @@ class ConformanceTest {
       json.add("error", described(outcome.error()));
     } else {
       json.add("response", JsonParser.parseString(JsonFormat.printer().print(outcome.response())));
+      json.addProperty("printed", String.valueOf(outcome.response().getAction()));
     }
     return json;
   }
@@ -220,6 +234,7 @@ class ConformanceTest {
     json.addProperty("code", error.code().name());
     json.addProperty("reason", error.reason());
     json.addProperty("retry", !error.retryAfter().isZero());
+    json.addProperty("says", error.getMessage());
     JsonArray fields = new JsonArray();
     error.violations().forEach(violation -> fields.add(violation.field()));
     json.add("fields", fields);
@@ -231,6 +246,11 @@ class ConformanceTest {
     if (expected.isJsonObject()) {
       assertTrue(got != null && got.isJsonObject(), at + ": got " + got);
       for (var part : expected.getAsJsonObject().entrySet()) {
+        if (part.getKey().equals("says")) {
+          String said = got.getAsJsonObject().get("says").getAsString();
+          assertTrue(said.contains(part.getValue().getAsString()), at + ": says " + said);
+          continue;
+        }
         check(at + "." + part.getKey(), part.getValue(), got.getAsJsonObject().get(part.getKey()));
       }
     } else if (expected.isJsonPrimitive() && expected.getAsString().equals("*")) {

@@ -14,6 +14,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CompletionException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
@@ -72,6 +73,34 @@ class EdgesTest {
       }
       assertNotNull(client.moderate("How do I boil an egg?"));
     }
+  }
+
+  @Test
+  @EnabledIfEnvironmentVariable(named = "GUARD_CONFORMANCE", matches = ".+")
+  void aMessageOfNoRoleIsRefusedByName() throws Exception {
+    try (GuardClient client = GuardClient.builder(engine()).insecure().build()) {
+      refusedFor(
+          "conversation[1].role",
+          client,
+          Requests.conversation(
+              List.of(
+                  Requests.message("system", "Be brief."),
+                  Requests.message("User", "How do I boil an egg?"))));
+    }
+  }
+
+  @Test
+  void whatIsNoListOfMessagesIsRefused() {
+    Map.of(
+            "{\"role\": \"user\", \"content\": \"How?\"}", "conversation",
+            "[{\"role\": \"user\", \"content\": \"How?\"}", "conversation",
+            "[{'role': 'user', 'content': 'How?'}]", "conversation",
+            "[] []", "conversation",
+            "[\"How?\"]", "conversation[0]",
+            "[{\"role\": \"user\", \"role\": \"user\", \"content\": \"a\"}]", "conversation[0].role")
+        .forEach(
+            (given, field) ->
+                check(field, assertThrows(GuardException.class, () -> Requests.chat(given))));
   }
 
   @Test
