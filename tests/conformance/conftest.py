@@ -23,12 +23,15 @@ async def servers(served: Served, tmp_path: Path) -> AsyncIterator[Faults]:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python client as it is installed, with its own stubs."""
-    site = tmp_path_factory.mktemp("site")
+    """The Python client as it is installed, with its own stubs: source, wheel, site-packages."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(source)]
+    subprocess.run(build, cwd=PYTHON, check=True)
+    [archive] = source.iterdir()
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--target", str(site), str(PYTHON)),
+            *("--no-build-isolation", "--target", str(site), str(archive)),
         ],
         check=True,
     )
