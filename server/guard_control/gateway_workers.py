@@ -195,6 +195,10 @@ class Workers:
     def _forget(self, pid: int) -> None:
         """A worker has ended: its counters stay in the sum, its gauges do not."""
         self._running.pop(pid, None)
+        with contextlib.suppress(
+            OSError
+        ):  # so that the others share its part of the limits at once
+            (self._status / f"{pid}.json").unlink()
         if link := self._links.pop(pid, None):
             left = metric_sums.without_gauges(link.families)
             self._ended = metric_sums.summed([self._ended, left])

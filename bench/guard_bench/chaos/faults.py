@@ -116,7 +116,8 @@ def _starved(server: ChaosServer) -> _Inject:
 
     async def inject() -> None:
         worker = server.pids("worker")[0]
-        before = resource.prlimit(worker, resource.RLIMIT_NOFILE, (_FEW_FILES, _FEW_FILES))
+        before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (_FEW_FILES, before[1]))
         await asyncio.sleep(10)
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
 

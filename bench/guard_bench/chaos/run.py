@@ -32,13 +32,16 @@ _BEGIN, _END = "<!-- chaos: made by make chaos -->", "<!-- chaos: end -->"
 
 
 async def measure(
-    directory: Path, wanted: Callable[[str, Fault], bool], *, short: bool
-) -> list[FaultResult]:
-    """The faults that are `wanted` in the set-up of that name.
+    directory: Path,
+    wanted: Callable[[str, Fault], bool],
+    results: list[FaultResult],
+    *,
+    short: bool,
+) -> None:
+    """Makes the faults that are `wanted` in the set-up of that name; `results` grows.
 
     Raises RuntimeError if a server does not start.
     """
-    results = []
     for number, set_up in enumerate(set_ups()[: 1 if short else None]):
         state = directory / f"set-up-{number}"
         shutil.rmtree(state, ignore_errors=True)
@@ -58,7 +61,6 @@ async def measure(
                     results += made
                     sys.stdout.write("".join(f"{one}\n" for one in made))
                     sys.stdout.flush()
-    return results
 
 
 def _retries(fault: Fault, *, short: bool) -> list[list[bool]]:
@@ -156,12 +158,15 @@ def main() -> int:
 
     directory = given.directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    results = asyncio.run(measure(directory, wanted, short=given.short))
-    if given.json:
-        found = [dataclasses.asdict(one) for one in results]
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.page:
-        write(given.page, results, "make chaos")
+    results: list[FaultResult] = []
+    try:
+        asyncio.run(measure(directory, wanted, results, short=given.short))
+    finally:
+        if given.json:
+            found = [dataclasses.asdict(one) for one in results]
+            given.json.write_text(json.dumps(found, indent=1) + "\n")
+        if given.page:
+            write(given.page, results, "make chaos")
     sys.stdout.write(f"{table(results)}\n")
     return 0 if all(one.reached for one in results) else 1
 
