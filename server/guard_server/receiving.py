@@ -174,12 +174,14 @@ def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
-        await _take(shares, caller, size, context)
+        if size:
+            await _take(shares, caller, size, context)
         try:
             async for answer in serve(request, context):
                 yield answer
         finally:
-            shares.give_back(caller, size)
+            if size:
+                shares.give_back(caller, size)
 
     async def coroutine(request: Any, context: Context) -> Any:
         size = size_of(request)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,19 @@ async def test_open_streams_take_a_share_and_leave_others_theirs(tiny_serve: Tin
         assert await answered(after)
         for stream in (*streams, another, after):
             stream.cancel()
+
+
+async def test_calls_that_are_too_small_to_count_end_one_by_one(
+    tiny_gateway: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = health_pb2.HealthCheckRequest()
+    watches = [tiny_gateway.health.Watch(request) for _ in range(2)]
+    for watch in watches:
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    for watch in watches:
+        watch.cancel()
+        await asyncio.sleep(0.1)
+    assert not caplog.records
 
 
 async def answered(stream: Any) -> bool:
