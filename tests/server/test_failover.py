@@ -13,7 +13,7 @@ from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Category, Severity
 from guard_server.app import serving
 from guard_server.settings import Settings
-from qwen3guard.v1 import types_pb2
+from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import AT_ONCE, ask, connect
 from tests.support.ports import free_port
 from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until, writes
@@ -100,6 +100,30 @@ async def test_a_slot_that_hangs_is_taken_out_after_a_few_deadlines(
         assert set(await slots_of(two.client, "Q", count=20)) == {"green"}
         held.set()
         await two.until_ready("blue")
+
+
+@pytest.mark.slow
+async def test_what_a_slot_that_hangs_has_no_room_for_is_asked_elsewhere(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """Until it is known that it hangs, which takes ten seconds: an engine may be busy so long."""
+    limits = {"max_in_flight": 2, "queue_per_place": 0}
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree, **limits) as two:
+        await two.follow(BOTH)
+        blue = two.router.endpoints["blue"]
+        two.blue.hold = asyncio.Event()
+        waiting: list[asyncio.Task[moderation_pb2.ModerateResponse]] = []
+        while blue.in_flight < 3:  # one waits in the queue, which is never shorter
+            waiting.append(asyncio.create_task(two.client.judge(f"Q {len(waiting)}")))
+            await asyncio.wait(waiting, timeout=0.1)
+        await until(lambda: blue.silent)
+        for number in range(20):
+            assert (await two.client.judge(f"R {number}")).model.slot == "green"
+        assert blue.ready
+        two.blue.hold.set()
+        slots = [reply.model.slot for reply in await asyncio.gather(*waiting)]
+        assert slots.count("blue") == 3
+        await until(lambda: not blue.silent)
 
 
 @pytest.mark.slow

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from guard_core.errors import DeadlinePassed, GuardError, SlotNotAllowed, Unavailable, known_error
+from guard_core.errors import (
+    DeadlinePassed,
+    GuardError,
+    Overloaded,
+    SlotNotAllowed,
+    Unavailable,
+    known_error,
+)
 from guard_core.verdict.decoder import Decoded
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.judge import Judge
@@ -92,9 +99,11 @@ class Moderator:
         endpoint = self._router.choose(request.slot, request.routing_key)
         try:
             return await self._ask(endpoint, call, request)
-        except Unavailable:
+        except (Unavailable, Overloaded) as error:
             other = self._router.fallback(endpoint, request.routing_key)
-            if request.slot or other is None:
+            # An overload is passed on only where the queue is full because the engine may hang.
+            passed_on = isinstance(error, Unavailable) or endpoint.silent
+            if request.slot or other is None or not passed_on:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
             endpoint.stats.failovers += 1

@@ -43,6 +43,11 @@ class Endpoint:
         self._idle.set()
         self._opened = False
 
+    @property
+    def silent(self) -> bool:
+        """Whether its replicas answer nothing to requests in flight."""
+        return all(replica.health.silent for replica in self.replicas.ready)
+
     def track(self, timeout: asyncio.Timeout | None = None) -> "_Tracked":
         """Counts one request while the block runs; `timeout` is the server's own limit for it."""
         return _Tracked(self, timeout)

@@ -74,6 +74,9 @@ class HealthCheck:
         """
         self.state = ReplicaState.CONNECTING
         self.reason = ""  # why it is out
+        self.silent = (
+            False  # it answers nothing to requests in flight: is it busy, or does it hang?
+        )
         self._engine = engine
         self._warm_up = warm_up
         self._question = question
@@ -110,7 +113,7 @@ class HealthCheck:
                 await self._repair.run()
                 continue
             pause = _RETRY_S[0]
-            self.state, self.reason = ReplicaState.READY, ""
+            self.state, self.reason, self.silent = ReplicaState.READY, "", False
             self._log.info("replica ready")
             self._changed()
             self.reason = await self._until_lost()
@@ -144,8 +147,10 @@ class HealthCheck:
             elif quiet_s >= _STALL_S and not health.lost.is_set():
                 if quiet_s >= self._patience() and self._others_answered(others):
                     return "it answers nothing while others of the slot do"
+                self.silent = True
                 if not await self._still_answers():
                     break
+                self.silent = False
         return "the engine failed" if health.lost.is_set() else "it does not answer"
 
     def _others_answered(self, before: int | None) -> bool:
