@@ -24,6 +24,9 @@ _OPTIONS: ChannelOptions = [
         "grpc.service_config",
         (files("qwen3guard_client") / "service_config.json").read_text(encoding="utf-8"),
     ),
+    # A worker that ends leaves its port to others: one second, gRPC's own first pause, is most of
+    # the time for which calls are retried.
+    ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # this one counts: a minute whatever the other one is
