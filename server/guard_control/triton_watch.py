@@ -13,7 +13,7 @@ _LOOK_S = 1.0
 _ANSWER_S = 2.0  # Triton's time to say what it has
 _QUIET_S = 5.0  # an engine without requests is asked as often
 _STILL_LOOKS = 2
-_DEAD_S = 3.0  # a gateway's time to begin to have a dead engine loaded again
+_DEAD_S = 2.0  # a gateway's time to begin to have a dead engine loaded again
 _DEAD = "The engine's process died, and no gateway had it loaded again"
 
 

@@ -21,7 +21,7 @@ from guard_core.stats import ReplicaStats
 from guard_server.routing.stub_repair import StubRepair
 
 _WARM_UP_S = 10  # without any answer; a later try finds an engine warm whose first steps are slow
-_RETRY_S = (0.2, 2.0)  # first and longest pause
+_RETRY_S = (0.2, 1.0)  # first and longest pause
 _LOOK_S = 0.25
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
 _APART_S = 0.5  # later: a second probe, over a new connection
