@@ -160,10 +160,10 @@ soak: $(SLOT) ## Send 100,000 calls with random deadlines and cancellations, the
 bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed calls (six minutes)
 	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
 
-chaos: $(VENV)/.serve ## Kill, stop and starve every process under load; the table goes into docs/reliability.md (55 minutes)
+chaos: $(VENV)/.serve ## Kill, stop and starve every process under load, with disks, networks and clocks; the table goes into docs/reliability.md (50 minutes; needs gcc)
 	@$(BIN)/python -m guard_bench.chaos.run --page docs/reliability.md
 
-chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (two minutes)
+chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (a minute)
 	@$(BIN)/python -m guard_bench.chaos.run --short
 
 scaling-table: $(VENV)/.serve ## Simulate gateways before many replicas; the tables go into docs/scaling.md (a minute)

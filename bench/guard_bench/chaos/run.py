@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from guard_bench import host
@@ -23,12 +24,23 @@ from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.loadgen.open_loop import open_loop
 
-_IN_FLIGHT, _CAPACITY_S = 16, 5.0
+_IN_FLIGHT = 16
 _LOAD = 0.5  # of the capacity
-_BEFORE_S, _AFTER_S = 2.0, 5.0  # of load, around a fault
 _WHOLE_S = 60.0  # until all processes are there again
 _OTHER_SLOT_S = 5.0  # without a verdict where another slot is well
 _BEGIN, _END = "<!-- chaos: made by make chaos -->", "<!-- chaos: end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """In seconds: to measure the capacity, and of load before and after a fault."""
+
+    capacity: float
+    before: float
+    after: float
+
+
+_FULL, _SHORT = _Times(5, 2, 5), _Times(2, 1, 2)
 
 
 async def measure(
@@ -42,6 +54,7 @@ async def measure(
 
     Raises RuntimeError if a server does not start.
     """
+    times = _SHORT if short else _FULL
     for number, set_up in enumerate(set_ups()[: 1 if short else None]):
         state = directory / f"set-up-{number}"
         shutil.rmtree(state, ignore_errors=True)
@@ -53,11 +66,11 @@ async def measure(
             await found.served.start()
             known = KnownVerdicts()
             await known.learn(found.served.targets[0])
-            rate = _LOAD * await _capacity(found.served, known)
+            rate = _LOAD * await _capacity(found.served, known, times.capacity)
             sys.stdout.write(f"{found.name}: {rate:.0f} calls/s\n")
             for fault in faults:
                 for retries in _retries(fault, short=short):
-                    made = await _made(found, fault, known, rate, retries)
+                    made = await _made(found, fault, known, rate, retries, times)
                     results += made
                     sys.stdout.write("".join(f"{one}\n" for one in made))
                     sys.stdout.flush()
@@ -70,14 +83,19 @@ def _retries(fault: Fault, *, short: bool) -> list[list[bool]]:
     return [[False, True]] if fault.long else [[False], [True]]
 
 
-async def _capacity(served: Served, known: KnownVerdicts) -> float:
+async def _capacity(served: Served, known: KnownVerdicts, seconds: float) -> float:
     async with calling(served.targets, known, retries=False) as send:
-        found = await closed_loop(send, in_flight=_IN_FLIGHT, seconds=_CAPACITY_S, warm_up_s=1)
+        found = await closed_loop(send, in_flight=_IN_FLIGHT, seconds=seconds, warm_up_s=1)
     return found.rate
 
 
 async def _made(
-    set_up: SetUp, fault: Fault, known: KnownVerdicts, rate: float, retries: Sequence[bool]
+    set_up: SetUp,
+    fault: Fault,
+    known: KnownVerdicts,
+    rate: float,
+    retries: Sequence[bool],
+    times: _Times,
 ) -> list[FaultResult]:
     """The fault once, and what each kind of callers noticed."""
     loop, stop, served = asyncio.get_running_loop(), asyncio.Event(), set_up.served
@@ -88,12 +106,12 @@ async def _made(
             send = await stack.enter_async_context(calling(served.targets, known, retries=kind))
             load = open_loop(send, rate=rate / len(retries), stop=stop, calls=made)
             loads.append(asyncio.create_task(load))
-        await asyncio.sleep(_BEFORE_S)
+        await asyncio.sleep(times.before)
         begun = loop.time()
         served.left_behind.clear()
         await fault.inject()
         whole = await served.until_whole(_WHOLE_S) and not served.left_behind
-        await asyncio.sleep(_AFTER_S)
+        await asyncio.sleep(times.after)
         ended = loop.time()
         stop.set()
         await asyncio.gather(*loads)
@@ -145,7 +163,7 @@ def write(page: Path, results: Sequence[FaultResult], command: str) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--short", action="store_true", help="kill -9 alone, in three minutes")
+    options.add_argument("--short", action="store_true", help="kill -9 alone, in a minute")
     options.add_argument("--only", default="", help="a pattern of: NAME PART (SET-UP)")
     options.add_argument("--directory", type=Path, default=Path(".run/chaos"))
     options.add_argument("--json", type=Path, help="write the results to this file")
