@@ -37,12 +37,12 @@ class DeploymentClient:
         self._credentials = credentials
         self._out = Console()
 
-    def show_slots(self, *, watch: bool) -> None:
-        """Prints the table of slots; then, with `watch`, events as they happen."""
+    def show_slots(self, *, watch: bool, replicas: bool) -> None:
+        """Prints the table of slots, with `replicas` each Triton; then, with `watch`, events."""
         with self._service() as service:
             listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
             if not self._said(listed):
-                self._out.print(table(listed))
+                self._out.print(table(listed, replicas=replicas))
                 for worker in listed.workers:
                     if worker.refused:
                         self._out.print(

@@ -11,8 +11,11 @@ from rich.table import Table
 from qwen3guard.v1 import deployment_pb2 as pb
 
 
-def table(listed: pb.ListSlotsResponse) -> Group:
-    """Figures in a table of 80 columns, and below it what each slot is and what it went through."""
+def table(listed: pb.ListSlotsResponse, *, replicas: bool = False) -> Group:
+    """Figures in a table of 80 columns, and below it what each slot is and what it went through.
+
+    `replicas`: and each of the slots' Tritons.
+    """
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shown.add_column("Slot", overflow="fold")
     shown.add_column("State")
@@ -20,9 +23,13 @@ def table(listed: pb.ListSlotsResponse) -> Group:
         shown.add_column(name, justify="right", no_wrap=True)
     for slot in listed.slots:
         counts = slot.counts
+        state = pb.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower()
+        if len(slot.replicas) > 1:
+            states = [one.state for one in slot.replicas]
+            state = f"{states.count(pb.REPLICA_STATE_READY)}/{len(states)} {state}"
         shown.add_row(
             slot.name,
-            pb.SlotState.Name(slot.state).removeprefix("SLOT_STATE_").lower(),
+            state,
             str(slot.weight),
             str(counts.in_flight),
             str(counts.answered),
@@ -31,9 +38,10 @@ def table(listed: pb.ListSlotsResponse) -> Group:
             _ms(counts.p99),
         )
     lines = ["p50 and p99 are of the last minute."]
-    lines += [
-        line for slot in listed.slots for line in (_what(slot), *_failures(slot), *_shadow(slot))
-    ]
+    for slot in listed.slots:
+        lines += (_what(slot), *_failures(slot), *_shadow(slot))
+        if replicas:
+            lines += _replicas(slot)
     count = len(listed.workers)
     processes = "1 gateway process" if count == 1 else f"{count} gateway processes"
     lines.append(f"{processes}, traffic {listed.generation}")
@@ -47,6 +55,18 @@ def _what(slot: pb.SlotInfo) -> str:
     if slot.restarts:
         facts.append(f"{slot.restarts} restart{'s' * (slot.restarts > 1)}")
     return f"{slot.name}: {', '.join(facts)}"
+
+
+def _replicas(slot: pb.SlotInfo) -> Iterator[str]:
+    for one in slot.replicas:
+        state = pb.ReplicaState.Name(one.state).removeprefix("REPLICA_STATE_").lower()
+        counts = {
+            "failed": one.failed, "asked elsewhere": one.retried_elsewhere, "ejected": one.ejections
+        }  # fmt: skip
+        yield f"{slot.name} at {one.triton}: {state}" + (f" ({one.reason})" if one.reason else "")
+        yield f"  {one.in_flight} of {one.limit} in flight, {one.answered} answered" + "".join(
+            f", {count} {what}" for what, count in counts.items() if count
+        )
 
 
 def _failures(slot: pb.SlotInfo) -> Iterator[str]:

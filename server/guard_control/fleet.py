@@ -1,6 +1,7 @@
 """The fleet: the slots that run, the traffic between them, and the workers that follow it."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -143,6 +144,23 @@ class Fleet:
             timeout_s,
             f"{name} gave no verdict in {timeout_s:g} s. The gateway's log and "
             f"{self.slots[name].triton.log} have the reason.",
+        )
+
+    async def until_replicas(self, name: str, share: float, of: str, timeout_s: float) -> None:
+        """Waits until the slot has as many ready Tritons as `share` of what the slot `of` has.
+
+        All of its own are enough. Raises PreconditionFailed if it takes longer.
+        """
+        own = len(self.slots[name].tritons)
+
+        def needed(now: WorkerSnapshot) -> int:
+            return max(1, min(own, math.ceil(share * now.ready_replicas(of))))
+
+        await self._until(
+            lambda now: self.ready(name, now) and now.ready_replicas(name) >= needed(now),
+            timeout_s,
+            f"{name} has too few ready replicas for {share:.0%} of the traffic after "
+            f"{timeout_s:g} s. `guard slots --replicas` shows why.",
         )
 
     async def drain(self, name: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from guard_control.events import Events
 from guard_control.host.child_process import kill_with_parent
+from guard_server.routing.health_check import ReplicaState
 from guard_server.settings import Settings
 from guard_server.telemetry import metric_sums, worker_status
 from guard_server.telemetry.metric_sums import Family
@@ -61,6 +62,13 @@ class WorkerSnapshot:
         return self.all_reporting and all(
             name in status.slots and status.slots[name].ready for status in self.statuses
         )
+
+    def ready_replicas(self, name: str) -> int:
+        """How many of the slot's Tritons give verdicts to every running worker, at least."""
+        if not self.ready(name):
+            return 0
+        states = [status.slots[name].replicas.values() for status in self.statuses]
+        return min(sum(one.state is ReplicaState.READY for one in each) for each in states)
 
     def in_flight(self, name: str) -> int:
         """The slot's requests in flight, in workers that report."""

@@ -18,6 +18,19 @@ def test_the_widest_row_of_slots_fits_80_columns() -> None:
         engine="tensorrt-llm",
         weight=100,
         restarts=12,
+        replicas=[
+            pb.ReplicaInfo(
+                triton=f"10.0.0.{n}:8001",
+                state=state,
+                reason=reason,
+                limit=64,
+                answered=7,
+                failed=n,
+            )
+            for n, (state, reason) in enumerate(
+                [(pb.REPLICA_STATE_READY, ""), (pb.REPLICA_STATE_OUT, "it serves another slot")]
+            )
+        ],
         shadow_share=0.25,
         counts=pb.SlotCounts(
             in_flight=256,
@@ -30,14 +43,15 @@ def test_the_widest_row_of_slots_fits_80_columns() -> None:
     )
     out = StringIO()
     listed = pb.ListSlotsResponse(slots=[slot], rollback_to="green", generation=7)
-    Console(width=80, file=out).print(table(listed))
+    Console(width=80, file=out).print(table(listed, replicas=True))
     said = " ".join(out.getvalue().split())
     assert "…" not in said
     for text in (
         "Qwen3Guard-Gen-4B", "0123456789abcdef", "tensorrt-llm", "12 restarts", "123456789",
         "12345.6 ms", "blue failed: 1 DEADLINE_EXCEEDED, 3 UNAVAILABLE",
         "blue as shadow: 25% of the traffic; 120 of 123 agree; 3 Safe/Unsafe",
-        "4 dropped, 0 failed",
+        "4 dropped, 0 failed", "1/2 ready", "blue at 10.0.0.0:8001: ready",
+        "blue at 10.0.0.1:8001: out (it serves another slot) 0 of 64 in flight, 7 answered, 1 failed",  # noqa: E501
         "`guard rollback` gives the traffic to green",
     ):  # fmt: skip
         assert text in said, said

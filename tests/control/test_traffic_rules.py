@@ -12,7 +12,9 @@ from guard_control.fleet import Fleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Shift, Step
 from guard_core.slot.traffic import ShadowTraffic
-from tests.support.stand_ins.fleet import PID, Fleeting, stand_in
+from guard_server.routing.health_check import ReplicaState
+from qwen3guard.v1 import deployment_pb2 as pb
+from tests.support.stand_ins.fleet import PID, Fleeting, replica, stand_in
 
 AT_ONCE = Shift(steps=(100,), pause_s=0, keep_old=True)
 
@@ -153,3 +155,25 @@ def test_a_shadows_p99_is_of_the_last_minute_too(two: Fleeting) -> None:
     [_, green] = messages.list_slots(fleet, last_minute).slots
     assert green.shadow.p99.ToMicroseconds() == 25
     assert green.shadow.p99_of_answers.ToMicroseconds() == 8
+
+
+async def test_a_step_waits_for_as_many_ready_replicas_as_its_share_needs(tmp_path: Path) -> None:
+    """All of the traffic would be too much for one replica of four."""
+    four = stand_in(tmp_path, {"blue": 100, "green": 0}, replicas=4)
+
+    def report(slot: str, ready: int) -> None:
+        states = [ReplicaState.READY] * ready + [ReplicaState.OUT] * (4 - ready)
+        four.reported[slot] = {"replicas": {f"t:{n}": replica(s) for n, s in enumerate(states)}}
+
+    report("blue", 4)
+    report("green", 1)
+    shift = Shift(steps=(25, 100), pause_s=0.1)
+    promoting = asyncio.create_task(operations.promote(four.fleet, "green", shift, quiet))
+    await asyncio.sleep(0.4)
+    assert four.fleet.traffic.weights == {"blue": 75, "green": 25}
+    report("blue", 2)  # the active slot has lost two: so many are enough
+    report("green", 2)
+    await promoting
+    assert four.fleet.has_all("green")
+    [listed] = messages.list_slots(four.fleet, LastMinute()).slots
+    assert [one.state for one in listed.replicas].count(pb.REPLICA_STATE_READY) == 2

@@ -29,9 +29,12 @@ def slots(
     watch: Annotated[
         bool, typer.Option("--watch", help="Then print events as they happen.")
     ] = False,
+    replicas: Annotated[
+        bool, typer.Option("--replicas", help="Also show each of the slots' Tritons.")
+    ] = False,
 ) -> None:
     """Show slots, traffic weights and request statistics."""
-    server.show_slots(watch=watch)
+    server.show_slots(watch=watch, replicas=replicas)
 
 
 @with_server

@@ -82,6 +82,71 @@ func (SlotState) EnumDescriptor() ([]byte, []int) {
 	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{0}
 }
 
+// State of a replica: one of a slot's Tritons, as the gateway processes see it.
+type ReplicaState int32
+
+const (
+	// Never sent.
+	ReplicaState_REPLICA_STATE_UNSPECIFIED ReplicaState = 0
+	// It was not reached yet.
+	ReplicaState_REPLICA_STATE_CONNECTING ReplicaState = 1
+	// It was reached, and gave no verdict yet.
+	ReplicaState_REPLICA_STATE_WARMING ReplicaState = 2
+	// Every worker gets verdicts from it.
+	ReplicaState_REPLICA_STATE_READY ReplicaState = 3
+	// It was lost, or serves another slot, and is tried again.
+	ReplicaState_REPLICA_STATE_OUT ReplicaState = 4
+	// It was removed, and finishes what it has.
+	ReplicaState_REPLICA_STATE_DRAINING ReplicaState = 5
+)
+
+// Enum value maps for ReplicaState.
+var (
+	ReplicaState_name = map[int32]string{
+		0: "REPLICA_STATE_UNSPECIFIED",
+		1: "REPLICA_STATE_CONNECTING",
+		2: "REPLICA_STATE_WARMING",
+		3: "REPLICA_STATE_READY",
+		4: "REPLICA_STATE_OUT",
+		5: "REPLICA_STATE_DRAINING",
+	}
+	ReplicaState_value = map[string]int32{
+		"REPLICA_STATE_UNSPECIFIED": 0,
+		"REPLICA_STATE_CONNECTING":  1,
+		"REPLICA_STATE_WARMING":     2,
+		"REPLICA_STATE_READY":       3,
+		"REPLICA_STATE_OUT":         4,
+		"REPLICA_STATE_DRAINING":    5,
+	}
+)
+
+func (x ReplicaState) Enum() *ReplicaState {
+	p := new(ReplicaState)
+	*p = x
+	return p
+}
+
+func (x ReplicaState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReplicaState) Descriptor() protoreflect.EnumDescriptor {
+	return file_qwen3guard_v1_deployment_proto_enumTypes[1].Descriptor()
+}
+
+func (ReplicaState) Type() protoreflect.EnumType {
+	return &file_qwen3guard_v1_deployment_proto_enumTypes[1]
+}
+
+func (x ReplicaState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReplicaState.Descriptor instead.
+func (ReplicaState) EnumDescriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{1}
+}
+
 // A step of a rollout.
 type Step int32
 
@@ -151,11 +216,11 @@ func (x Step) String() string {
 }
 
 func (Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_qwen3guard_v1_deployment_proto_enumTypes[1].Descriptor()
+	return file_qwen3guard_v1_deployment_proto_enumTypes[2].Descriptor()
 }
 
 func (Step) Type() protoreflect.EnumType {
-	return &file_qwen3guard_v1_deployment_proto_enumTypes[1]
+	return &file_qwen3guard_v1_deployment_proto_enumTypes[2]
 }
 
 func (x Step) Number() protoreflect.EnumNumber {
@@ -164,7 +229,126 @@ func (x Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Step.Descriptor instead.
 func (Step) EnumDescriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{1}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{2}
+}
+
+// One of a slot's Tritons, with counters of engine calls, summed over all running workers. A verdict
+// takes one engine call or more.
+type ReplicaInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address of its Triton.
+	Triton string `protobuf:"bytes,1,opt,name=triton,proto3" json:"triton,omitempty"`
+	// The state that is furthest from ready among the workers.
+	State ReplicaState `protobuf:"varint,2,opt,name=state,proto3,enum=qwen3guard.v1.ReplicaState" json:"state,omitempty"`
+	// Why it is out.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Engine calls in flight.
+	InFlight uint32 `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Engine calls that the workers have in flight there at most.
+	Limit uint32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Engine calls answered.
+	Answered uint64 `protobuf:"varint,6,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Engine calls that failed.
+	Failed uint64 `protobuf:"varint,7,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Failed engine calls that were made once more at another replica.
+	RetriedElsewhere uint64 `protobuf:"varint,8,opt,name=retried_elsewhere,json=retriedElsewhere,proto3" json:"retried_elsewhere,omitempty"`
+	// Number of times that a worker took it out of rotation.
+	Ejections     uint64 `protobuf:"varint,9,opt,name=ejections,proto3" json:"ejections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaInfo) Reset() {
+	*x = ReplicaInfo{}
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaInfo) ProtoMessage() {}
+
+func (x *ReplicaInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaInfo.ProtoReflect.Descriptor instead.
+func (*ReplicaInfo) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ReplicaInfo) GetTriton() string {
+	if x != nil {
+		return x.Triton
+	}
+	return ""
+}
+
+func (x *ReplicaInfo) GetState() ReplicaState {
+	if x != nil {
+		return x.State
+	}
+	return ReplicaState_REPLICA_STATE_UNSPECIFIED
+}
+
+func (x *ReplicaInfo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReplicaInfo) GetInFlight() uint32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *ReplicaInfo) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReplicaInfo) GetAnswered() uint64 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *ReplicaInfo) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ReplicaInfo) GetRetriedElsewhere() uint64 {
+	if x != nil {
+		return x.RetriedElsewhere
+	}
+	return 0
+}
+
+func (x *ReplicaInfo) GetEjections() uint64 {
+	if x != nil {
+		return x.Ejections
+	}
+	return 0
 }
 
 // A running slot.
@@ -186,21 +370,23 @@ type SlotInfo struct {
 	Weight uint32 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`
 	// Share of live requests that it also judges as the shadow; 0: it is not the shadow.
 	ShadowShare float64 `protobuf:"fixed64,8,opt,name=shadow_share,json=shadowShare,proto3" json:"shadow_share,omitempty"`
-	// Address of its Triton.
+	// Address of its Triton, or of the first one.
 	Triton string `protobuf:"bytes,9,opt,name=triton,proto3" json:"triton,omitempty"`
-	// Number of times that its Triton died and was restarted.
+	// Number of times that its Tritons died and were restarted.
 	Restarts uint32 `protobuf:"varint,10,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	// Request counters since the slot started.
 	Counts *SlotCounts `protobuf:"bytes,11,opt,name=counts,proto3" json:"counts,omitempty"`
 	// Comparison counters as the shadow.
-	Shadow        *ShadowCounts `protobuf:"bytes,12,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	Shadow *ShadowCounts `protobuf:"bytes,12,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Its Tritons, by address.
+	Replicas      []*ReplicaInfo `protobuf:"bytes,13,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SlotInfo) Reset() {
 	*x = SlotInfo{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[0]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +398,7 @@ func (x *SlotInfo) String() string {
 func (*SlotInfo) ProtoMessage() {}
 
 func (x *SlotInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[0]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +411,7 @@ func (x *SlotInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotInfo.ProtoReflect.Descriptor instead.
 func (*SlotInfo) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{0}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *SlotInfo) GetName() string {
@@ -312,6 +498,13 @@ func (x *SlotInfo) GetShadow() *ShadowCounts {
 	return nil
 }
 
+func (x *SlotInfo) GetReplicas() []*ReplicaInfo {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
 // Request counters of a slot, summed over all running workers.
 type SlotCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +528,7 @@ type SlotCounts struct {
 
 func (x *SlotCounts) Reset() {
 	*x = SlotCounts{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[1]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +540,7 @@ func (x *SlotCounts) String() string {
 func (*SlotCounts) ProtoMessage() {}
 
 func (x *SlotCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[1]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +553,7 @@ func (x *SlotCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotCounts.ProtoReflect.Descriptor instead.
 func (*SlotCounts) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{1}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SlotCounts) GetInFlight() uint32 {
@@ -435,7 +628,7 @@ type ShadowCounts struct {
 
 func (x *ShadowCounts) Reset() {
 	*x = ShadowCounts{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[2]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +640,7 @@ func (x *ShadowCounts) String() string {
 func (*ShadowCounts) ProtoMessage() {}
 
 func (x *ShadowCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[2]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +653,7 @@ func (x *ShadowCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowCounts.ProtoReflect.Descriptor instead.
 func (*ShadowCounts) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{2}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ShadowCounts) GetCompared() uint64 {
@@ -527,7 +720,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[3]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +732,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[3]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +745,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{3}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Worker) GetPid() uint32 {
@@ -585,7 +778,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[4]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +790,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[4]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +803,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{4}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{5}
 }
 
 // Running slots and workers.
@@ -631,7 +824,7 @@ type ListSlotsResponse struct {
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +836,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +849,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{5}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListSlotsResponse) GetSlots() []*SlotInfo {
@@ -700,7 +893,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +905,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +918,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{6}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Shadow) GetSlot() string {
@@ -755,7 +948,7 @@ type SetTrafficRequest struct {
 
 func (x *SetTrafficRequest) Reset() {
 	*x = SetTrafficRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +960,7 @@ func (x *SetTrafficRequest) String() string {
 func (*SetTrafficRequest) ProtoMessage() {}
 
 func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +973,7 @@ func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficRequest.ProtoReflect.Descriptor instead.
 func (*SetTrafficRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{7}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetTrafficRequest) GetWeights() map[string]uint32 {
@@ -808,7 +1001,7 @@ type SetTrafficResponse struct {
 
 func (x *SetTrafficResponse) Reset() {
 	*x = SetTrafficResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1013,7 @@ func (x *SetTrafficResponse) String() string {
 func (*SetTrafficResponse) ProtoMessage() {}
 
 func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1026,7 @@ func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficResponse.ProtoReflect.Descriptor instead.
 func (*SetTrafficResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{8}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetTrafficResponse) GetGeneration() uint64 {
@@ -856,7 +1049,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +1061,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1074,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{9}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DrainRequest) GetSlot() string {
@@ -907,7 +1100,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1112,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1125,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{10}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{11}
 }
 
 // How to shift the traffic.
@@ -953,7 +1146,7 @@ type Shift struct {
 
 func (x *Shift) Reset() {
 	*x = Shift{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1158,7 @@ func (x *Shift) String() string {
 func (*Shift) ProtoMessage() {}
 
 func (x *Shift) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1171,7 @@ func (x *Shift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shift.ProtoReflect.Descriptor instead.
 func (*Shift) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{11}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Shift) GetSteps() []uint32 {
@@ -1041,7 +1234,7 @@ type DeployRequest struct {
 
 func (x *DeployRequest) Reset() {
 	*x = DeployRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1246,7 @@ func (x *DeployRequest) String() string {
 func (*DeployRequest) ProtoMessage() {}
 
 func (x *DeployRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1259,7 @@ func (x *DeployRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
 func (*DeployRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{12}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeployRequest) GetDirectory() string {
@@ -1152,7 +1345,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1357,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1370,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{13}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Progress) GetStep() Step {
@@ -1205,7 +1398,7 @@ type DeployResponse struct {
 
 func (x *DeployResponse) Reset() {
 	*x = DeployResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1410,7 @@ func (x *DeployResponse) String() string {
 func (*DeployResponse) ProtoMessage() {}
 
 func (x *DeployResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1423,7 @@ func (x *DeployResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployResponse.ProtoReflect.Descriptor instead.
 func (*DeployResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{14}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeployResponse) GetProgress() *Progress {
@@ -1253,7 +1446,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1458,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1471,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{15}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PromoteRequest) GetSlot() string {
@@ -1306,7 +1499,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1511,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1524,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{16}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromoteResponse) GetProgress() *Progress {
@@ -1352,7 +1545,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1557,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1570,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{17}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RollbackRequest) GetKeep() bool {
@@ -1398,7 +1591,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1603,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1616,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{18}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RollbackResponse) GetSlot() string {
@@ -1442,7 +1635,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1647,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1660,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{19}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{20}
 }
 
 // One event.
@@ -1487,7 +1680,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1692,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1705,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{20}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchEventsResponse) GetTime() *timestamppb.Timestamp {
@@ -1547,7 +1740,17 @@ var File_qwen3guard_v1_deployment_proto protoreflect.FileDescriptor
 
 const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\n" +
-	"\x1eqwen3guard/v1/deployment.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x03\n" +
+	"\x1eqwen3guard/v1/deployment.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n" +
+	"\vReplicaInfo\x12\x16\n" +
+	"\x06triton\x18\x01 \x01(\tR\x06triton\x121\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1b.qwen3guard.v1.ReplicaStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1b\n" +
+	"\tin_flight\x18\x04 \x01(\rR\binFlight\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1a\n" +
+	"\banswered\x18\x06 \x01(\x04R\banswered\x12\x16\n" +
+	"\x06failed\x18\a \x01(\x04R\x06failed\x12+\n" +
+	"\x11retried_elsewhere\x18\b \x01(\x04R\x10retriedElsewhere\x12\x1c\n" +
+	"\tejections\x18\t \x01(\x04R\tejections\"\xcb\x03\n" +
 	"\bSlotInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12 \n" +
@@ -1561,7 +1764,8 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\brestarts\x18\n" +
 	" \x01(\rR\brestarts\x121\n" +
 	"\x06counts\x18\v \x01(\v2\x19.qwen3guard.v1.SlotCountsR\x06counts\x123\n" +
-	"\x06shadow\x18\f \x01(\v2\x1b.qwen3guard.v1.ShadowCountsR\x06shadow\"\xe4\x02\n" +
+	"\x06shadow\x18\f \x01(\v2\x1b.qwen3guard.v1.ShadowCountsR\x06shadow\x126\n" +
+	"\breplicas\x18\r \x03(\v2\x1a.qwen3guard.v1.ReplicaInfoR\breplicas\"\xe4\x02\n" +
 	"\n" +
 	"SlotCounts\x12\x1b\n" +
 	"\tin_flight\x18\x01 \x01(\rR\binFlight\x12\x1a\n" +
@@ -1663,7 +1867,14 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13SLOT_STATE_STARTING\x10\x01\x12\x16\n" +
 	"\x12SLOT_STATE_WARMING\x10\x02\x12\x14\n" +
-	"\x10SLOT_STATE_READY\x10\x03*\xc1\x01\n" +
+	"\x10SLOT_STATE_READY\x10\x03*\xb2\x01\n" +
+	"\fReplicaState\x12\x1d\n" +
+	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18REPLICA_STATE_CONNECTING\x10\x01\x12\x19\n" +
+	"\x15REPLICA_STATE_WARMING\x10\x02\x12\x17\n" +
+	"\x13REPLICA_STATE_READY\x10\x03\x12\x15\n" +
+	"\x11REPLICA_STATE_OUT\x10\x04\x12\x1a\n" +
+	"\x16REPLICA_STATE_DRAINING\x10\x05*\xc1\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x10STEP_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1704,80 +1915,84 @@ func file_qwen3guard_v1_deployment_proto_rawDescGZIP() []byte {
 	return file_qwen3guard_v1_deployment_proto_rawDescData
 }
 
-var file_qwen3guard_v1_deployment_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_qwen3guard_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_qwen3guard_v1_deployment_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_qwen3guard_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_qwen3guard_v1_deployment_proto_goTypes = []any{
 	(SlotState)(0),                // 0: qwen3guard.v1.SlotState
-	(Step)(0),                     // 1: qwen3guard.v1.Step
-	(*SlotInfo)(nil),              // 2: qwen3guard.v1.SlotInfo
-	(*SlotCounts)(nil),            // 3: qwen3guard.v1.SlotCounts
-	(*ShadowCounts)(nil),          // 4: qwen3guard.v1.ShadowCounts
-	(*Worker)(nil),                // 5: qwen3guard.v1.Worker
-	(*ListSlotsRequest)(nil),      // 6: qwen3guard.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),     // 7: qwen3guard.v1.ListSlotsResponse
-	(*Shadow)(nil),                // 8: qwen3guard.v1.Shadow
-	(*SetTrafficRequest)(nil),     // 9: qwen3guard.v1.SetTrafficRequest
-	(*SetTrafficResponse)(nil),    // 10: qwen3guard.v1.SetTrafficResponse
-	(*DrainRequest)(nil),          // 11: qwen3guard.v1.DrainRequest
-	(*DrainResponse)(nil),         // 12: qwen3guard.v1.DrainResponse
-	(*Shift)(nil),                 // 13: qwen3guard.v1.Shift
-	(*DeployRequest)(nil),         // 14: qwen3guard.v1.DeployRequest
-	(*Progress)(nil),              // 15: qwen3guard.v1.Progress
-	(*DeployResponse)(nil),        // 16: qwen3guard.v1.DeployResponse
-	(*PromoteRequest)(nil),        // 17: qwen3guard.v1.PromoteRequest
-	(*PromoteResponse)(nil),       // 18: qwen3guard.v1.PromoteResponse
-	(*RollbackRequest)(nil),       // 19: qwen3guard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 20: qwen3guard.v1.RollbackResponse
-	(*WatchEventsRequest)(nil),    // 21: qwen3guard.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 22: qwen3guard.v1.WatchEventsResponse
-	nil,                           // 23: qwen3guard.v1.SlotCounts.FailedEntry
-	nil,                           // 24: qwen3guard.v1.ShadowCounts.SeveritiesEntry
-	nil,                           // 25: qwen3guard.v1.SetTrafficRequest.WeightsEntry
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(ReplicaState)(0),             // 1: qwen3guard.v1.ReplicaState
+	(Step)(0),                     // 2: qwen3guard.v1.Step
+	(*ReplicaInfo)(nil),           // 3: qwen3guard.v1.ReplicaInfo
+	(*SlotInfo)(nil),              // 4: qwen3guard.v1.SlotInfo
+	(*SlotCounts)(nil),            // 5: qwen3guard.v1.SlotCounts
+	(*ShadowCounts)(nil),          // 6: qwen3guard.v1.ShadowCounts
+	(*Worker)(nil),                // 7: qwen3guard.v1.Worker
+	(*ListSlotsRequest)(nil),      // 8: qwen3guard.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),     // 9: qwen3guard.v1.ListSlotsResponse
+	(*Shadow)(nil),                // 10: qwen3guard.v1.Shadow
+	(*SetTrafficRequest)(nil),     // 11: qwen3guard.v1.SetTrafficRequest
+	(*SetTrafficResponse)(nil),    // 12: qwen3guard.v1.SetTrafficResponse
+	(*DrainRequest)(nil),          // 13: qwen3guard.v1.DrainRequest
+	(*DrainResponse)(nil),         // 14: qwen3guard.v1.DrainResponse
+	(*Shift)(nil),                 // 15: qwen3guard.v1.Shift
+	(*DeployRequest)(nil),         // 16: qwen3guard.v1.DeployRequest
+	(*Progress)(nil),              // 17: qwen3guard.v1.Progress
+	(*DeployResponse)(nil),        // 18: qwen3guard.v1.DeployResponse
+	(*PromoteRequest)(nil),        // 19: qwen3guard.v1.PromoteRequest
+	(*PromoteResponse)(nil),       // 20: qwen3guard.v1.PromoteResponse
+	(*RollbackRequest)(nil),       // 21: qwen3guard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 22: qwen3guard.v1.RollbackResponse
+	(*WatchEventsRequest)(nil),    // 23: qwen3guard.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 24: qwen3guard.v1.WatchEventsResponse
+	nil,                           // 25: qwen3guard.v1.SlotCounts.FailedEntry
+	nil,                           // 26: qwen3guard.v1.ShadowCounts.SeveritiesEntry
+	nil,                           // 27: qwen3guard.v1.SetTrafficRequest.WeightsEntry
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
 }
 var file_qwen3guard_v1_deployment_proto_depIdxs = []int32{
-	0,  // 0: qwen3guard.v1.SlotInfo.state:type_name -> qwen3guard.v1.SlotState
-	3,  // 1: qwen3guard.v1.SlotInfo.counts:type_name -> qwen3guard.v1.SlotCounts
-	4,  // 2: qwen3guard.v1.SlotInfo.shadow:type_name -> qwen3guard.v1.ShadowCounts
-	23, // 3: qwen3guard.v1.SlotCounts.failed:type_name -> qwen3guard.v1.SlotCounts.FailedEntry
-	26, // 4: qwen3guard.v1.SlotCounts.p50:type_name -> google.protobuf.Duration
-	26, // 5: qwen3guard.v1.SlotCounts.p99:type_name -> google.protobuf.Duration
-	24, // 6: qwen3guard.v1.ShadowCounts.severities:type_name -> qwen3guard.v1.ShadowCounts.SeveritiesEntry
-	26, // 7: qwen3guard.v1.ShadowCounts.p99:type_name -> google.protobuf.Duration
-	26, // 8: qwen3guard.v1.ShadowCounts.p99_of_answers:type_name -> google.protobuf.Duration
-	2,  // 9: qwen3guard.v1.ListSlotsResponse.slots:type_name -> qwen3guard.v1.SlotInfo
-	5,  // 10: qwen3guard.v1.ListSlotsResponse.workers:type_name -> qwen3guard.v1.Worker
-	25, // 11: qwen3guard.v1.SetTrafficRequest.weights:type_name -> qwen3guard.v1.SetTrafficRequest.WeightsEntry
-	8,  // 12: qwen3guard.v1.SetTrafficRequest.shadow:type_name -> qwen3guard.v1.Shadow
-	26, // 13: qwen3guard.v1.Shift.pause:type_name -> google.protobuf.Duration
-	26, // 14: qwen3guard.v1.DeployRequest.shadow_time:type_name -> google.protobuf.Duration
-	26, // 15: qwen3guard.v1.DeployRequest.ready_timeout:type_name -> google.protobuf.Duration
-	13, // 16: qwen3guard.v1.DeployRequest.shift:type_name -> qwen3guard.v1.Shift
-	1,  // 17: qwen3guard.v1.Progress.step:type_name -> qwen3guard.v1.Step
-	15, // 18: qwen3guard.v1.DeployResponse.progress:type_name -> qwen3guard.v1.Progress
-	13, // 19: qwen3guard.v1.PromoteRequest.shift:type_name -> qwen3guard.v1.Shift
-	15, // 20: qwen3guard.v1.PromoteResponse.progress:type_name -> qwen3guard.v1.Progress
-	27, // 21: qwen3guard.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	6,  // 22: qwen3guard.v1.DeploymentService.ListSlots:input_type -> qwen3guard.v1.ListSlotsRequest
-	9,  // 23: qwen3guard.v1.DeploymentService.SetTraffic:input_type -> qwen3guard.v1.SetTrafficRequest
-	11, // 24: qwen3guard.v1.DeploymentService.Drain:input_type -> qwen3guard.v1.DrainRequest
-	14, // 25: qwen3guard.v1.DeploymentService.Deploy:input_type -> qwen3guard.v1.DeployRequest
-	17, // 26: qwen3guard.v1.DeploymentService.Promote:input_type -> qwen3guard.v1.PromoteRequest
-	19, // 27: qwen3guard.v1.DeploymentService.Rollback:input_type -> qwen3guard.v1.RollbackRequest
-	21, // 28: qwen3guard.v1.DeploymentService.WatchEvents:input_type -> qwen3guard.v1.WatchEventsRequest
-	7,  // 29: qwen3guard.v1.DeploymentService.ListSlots:output_type -> qwen3guard.v1.ListSlotsResponse
-	10, // 30: qwen3guard.v1.DeploymentService.SetTraffic:output_type -> qwen3guard.v1.SetTrafficResponse
-	12, // 31: qwen3guard.v1.DeploymentService.Drain:output_type -> qwen3guard.v1.DrainResponse
-	16, // 32: qwen3guard.v1.DeploymentService.Deploy:output_type -> qwen3guard.v1.DeployResponse
-	18, // 33: qwen3guard.v1.DeploymentService.Promote:output_type -> qwen3guard.v1.PromoteResponse
-	20, // 34: qwen3guard.v1.DeploymentService.Rollback:output_type -> qwen3guard.v1.RollbackResponse
-	22, // 35: qwen3guard.v1.DeploymentService.WatchEvents:output_type -> qwen3guard.v1.WatchEventsResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	1,  // 0: qwen3guard.v1.ReplicaInfo.state:type_name -> qwen3guard.v1.ReplicaState
+	0,  // 1: qwen3guard.v1.SlotInfo.state:type_name -> qwen3guard.v1.SlotState
+	5,  // 2: qwen3guard.v1.SlotInfo.counts:type_name -> qwen3guard.v1.SlotCounts
+	6,  // 3: qwen3guard.v1.SlotInfo.shadow:type_name -> qwen3guard.v1.ShadowCounts
+	3,  // 4: qwen3guard.v1.SlotInfo.replicas:type_name -> qwen3guard.v1.ReplicaInfo
+	25, // 5: qwen3guard.v1.SlotCounts.failed:type_name -> qwen3guard.v1.SlotCounts.FailedEntry
+	28, // 6: qwen3guard.v1.SlotCounts.p50:type_name -> google.protobuf.Duration
+	28, // 7: qwen3guard.v1.SlotCounts.p99:type_name -> google.protobuf.Duration
+	26, // 8: qwen3guard.v1.ShadowCounts.severities:type_name -> qwen3guard.v1.ShadowCounts.SeveritiesEntry
+	28, // 9: qwen3guard.v1.ShadowCounts.p99:type_name -> google.protobuf.Duration
+	28, // 10: qwen3guard.v1.ShadowCounts.p99_of_answers:type_name -> google.protobuf.Duration
+	4,  // 11: qwen3guard.v1.ListSlotsResponse.slots:type_name -> qwen3guard.v1.SlotInfo
+	7,  // 12: qwen3guard.v1.ListSlotsResponse.workers:type_name -> qwen3guard.v1.Worker
+	27, // 13: qwen3guard.v1.SetTrafficRequest.weights:type_name -> qwen3guard.v1.SetTrafficRequest.WeightsEntry
+	10, // 14: qwen3guard.v1.SetTrafficRequest.shadow:type_name -> qwen3guard.v1.Shadow
+	28, // 15: qwen3guard.v1.Shift.pause:type_name -> google.protobuf.Duration
+	28, // 16: qwen3guard.v1.DeployRequest.shadow_time:type_name -> google.protobuf.Duration
+	28, // 17: qwen3guard.v1.DeployRequest.ready_timeout:type_name -> google.protobuf.Duration
+	15, // 18: qwen3guard.v1.DeployRequest.shift:type_name -> qwen3guard.v1.Shift
+	2,  // 19: qwen3guard.v1.Progress.step:type_name -> qwen3guard.v1.Step
+	17, // 20: qwen3guard.v1.DeployResponse.progress:type_name -> qwen3guard.v1.Progress
+	15, // 21: qwen3guard.v1.PromoteRequest.shift:type_name -> qwen3guard.v1.Shift
+	17, // 22: qwen3guard.v1.PromoteResponse.progress:type_name -> qwen3guard.v1.Progress
+	29, // 23: qwen3guard.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	8,  // 24: qwen3guard.v1.DeploymentService.ListSlots:input_type -> qwen3guard.v1.ListSlotsRequest
+	11, // 25: qwen3guard.v1.DeploymentService.SetTraffic:input_type -> qwen3guard.v1.SetTrafficRequest
+	13, // 26: qwen3guard.v1.DeploymentService.Drain:input_type -> qwen3guard.v1.DrainRequest
+	16, // 27: qwen3guard.v1.DeploymentService.Deploy:input_type -> qwen3guard.v1.DeployRequest
+	19, // 28: qwen3guard.v1.DeploymentService.Promote:input_type -> qwen3guard.v1.PromoteRequest
+	21, // 29: qwen3guard.v1.DeploymentService.Rollback:input_type -> qwen3guard.v1.RollbackRequest
+	23, // 30: qwen3guard.v1.DeploymentService.WatchEvents:input_type -> qwen3guard.v1.WatchEventsRequest
+	9,  // 31: qwen3guard.v1.DeploymentService.ListSlots:output_type -> qwen3guard.v1.ListSlotsResponse
+	12, // 32: qwen3guard.v1.DeploymentService.SetTraffic:output_type -> qwen3guard.v1.SetTrafficResponse
+	14, // 33: qwen3guard.v1.DeploymentService.Drain:output_type -> qwen3guard.v1.DrainResponse
+	18, // 34: qwen3guard.v1.DeploymentService.Deploy:output_type -> qwen3guard.v1.DeployResponse
+	20, // 35: qwen3guard.v1.DeploymentService.Promote:output_type -> qwen3guard.v1.PromoteResponse
+	22, // 36: qwen3guard.v1.DeploymentService.Rollback:output_type -> qwen3guard.v1.RollbackResponse
+	24, // 37: qwen3guard.v1.DeploymentService.WatchEvents:output_type -> qwen3guard.v1.WatchEventsResponse
+	31, // [31:38] is the sub-list for method output_type
+	24, // [24:31] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_deployment_proto_init() }
@@ -1785,14 +2000,14 @@ func file_qwen3guard_v1_deployment_proto_init() {
 	if File_qwen3guard_v1_deployment_proto != nil {
 		return
 	}
-	file_qwen3guard_v1_deployment_proto_msgTypes[12].OneofWrappers = []any{}
+	file_qwen3guard_v1_deployment_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qwen3guard_v1_deployment_proto_rawDesc), len(file_qwen3guard_v1_deployment_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   24,
+			NumEnums:      3,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

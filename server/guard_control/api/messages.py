@@ -10,8 +10,14 @@ from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkerSnapshot
 from guard_control.slot_processes import SlotProcess
 from guard_core.stats import quantile
-from guard_server.telemetry.worker_status import SlotStatus
+from guard_server.routing.health_check import ReplicaState
+from guard_server.telemetry.worker_status import ReplicaStatus, SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb
+
+_FROM_READY = (
+    *(ReplicaState.DRAINING, ReplicaState.OUT, ReplicaState.CONNECTING, ReplicaState.WARMING),
+    ReplicaState.READY,
+)
 
 
 def list_slots(fleet: Fleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
@@ -47,6 +53,7 @@ def _slot(
         shadow_share=shadow.share if shadow and shadow.slot == slot.name else 0,
         triton=slot.triton.target,
         restarts=slot.restarts,
+        replicas=_replicas(statuses),
         counts=_counts(statuses, since(lambda status: status.latency)),
         shadow=_shadow(
             statuses,
@@ -61,6 +68,30 @@ def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState
     if not slot.running:
         return pb.SLOT_STATE_STARTING
     return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
+
+
+def _replicas(statuses: list[SlotStatus]) -> list[pb.ReplicaInfo]:
+    seen: dict[str, list[ReplicaStatus]] = {}
+    for status in statuses:
+        for triton, replica in status.replicas.items():
+            seen.setdefault(triton, []).append(replica)
+    return [_replica(triton, seen[triton]) for triton in sorted(seen)]
+
+
+def _replica(triton: str, seen: list[ReplicaStatus]) -> pb.ReplicaInfo:
+    """`seen`: by each worker."""
+    worst = min(seen, key=lambda one: _FROM_READY.index(one.state))
+    return pb.ReplicaInfo(
+        triton=triton,
+        state=pb.ReplicaState.Value(f"REPLICA_STATE_{worst.state.name}"),
+        reason=worst.reason,
+        in_flight=sum(one.in_flight for one in seen),
+        limit=sum(one.limit for one in seen),
+        answered=sum(one.answered for one in seen),
+        failed=sum(one.failed for one in seen),
+        retried_elsewhere=sum(one.retried for one in seen),
+        ejections=sum(one.ejections for one in seen),
+    )
 
 
 def _counts(statuses: list[SlotStatus], latency: Counter[int]) -> pb.SlotCounts:

@@ -131,6 +131,7 @@ async def _raise_weight(
     """Raises the candidate's weight in steps, each followed by its gate."""
     reference = Window()  # the active slot's last span with enough requests
     for percent in shift.steps:
+        await fleet.until_replicas(name, percent / 100, active, READY_S)
         await fleet.set_weights({name: percent, active: 100 - percent})
         before = fleet.snapshot()
         await _watch(fleet, name, shift.pause_s)

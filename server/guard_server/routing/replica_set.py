@@ -53,6 +53,11 @@ class ReplicaSet:
         return sum([int(one.load.limit) for one in self.ready]) or self.limit
 
     @property
+    def all(self) -> Sequence[Replica]:
+        """Those that drain first: an address may have come again meanwhile."""
+        return (*self._draining.values(), *self.replicas.values())
+
+    @property
     def draining(self) -> Sequence[Replica]:
         return tuple(self._draining.values())
 

@@ -16,6 +16,8 @@ from pydantic import Field, ValidationError
 
 from guard_core.schema import Record
 from guard_server.routing.endpoint import Endpoint
+from guard_server.routing.health_check import ReplicaState
+from guard_server.routing.replica import Replica
 from guard_server.routing.router import Router
 
 _PERIOD_S = 0.1
@@ -36,6 +38,19 @@ class ShadowStatus(Record):
     latency_of_answers: dict[int, int] = Field(default_factory=dict)
 
 
+class ReplicaStatus(Record):
+    """See guard_core.stats.ReplicaStats."""
+
+    state: ReplicaState
+    reason: str  # why it is out
+    in_flight: int
+    limit: int
+    answered: int
+    failed: int
+    retried: int
+    ejections: int
+
+
 class SlotStatus(Record):
     """See guard_core.stats.EndpointStats."""
 
@@ -51,6 +66,7 @@ class SlotStatus(Record):
     ejections: int
     latency: dict[int, int]
     shadow: ShadowStatus
+    replicas: dict[str, ReplicaStatus] = Field(default_factory=dict)  # by Triton's address
 
 
 class WorkerStatus(Record):
@@ -156,4 +172,19 @@ def _slot(endpoint: Endpoint) -> SlotStatus:
             latency=shadow.latency,
             latency_of_answers=shadow.latency_of_answers,
         ),
+        replicas={one.triton: _replica(one) for one in endpoint.replicas.all},
+    )
+
+
+def _replica(replica: Replica) -> ReplicaStatus:
+    stats = replica.stats
+    return ReplicaStatus(
+        state=replica.state,
+        reason="" if replica.ready else replica.health.reason,
+        in_flight=replica.load.in_flight,
+        limit=int(replica.load.limit),
+        answered=stats.answered,
+        failed=stats.failed,
+        retried=stats.retried,
+        ejections=stats.ejections,
     )

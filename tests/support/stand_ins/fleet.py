@@ -22,7 +22,13 @@ from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
 from guard_core.slot.manifest import BuiltEngine, Limits, Manifest, Model, Tokens
 from guard_core.slot.traffic import Traffic
-from guard_server.telemetry.worker_status import ShadowStatus, SlotStatus, WorkerStatus
+from guard_server.routing.health_check import ReplicaState
+from guard_server.telemetry.worker_status import (
+    ReplicaStatus,
+    ShadowStatus,
+    SlotStatus,
+    WorkerStatus,
+)
 from tests.support.ports import free_port
 
 PID = 4242
@@ -56,6 +62,11 @@ def manifest(model: str = "tiny-guard", **engine: str) -> Manifest:
     )
 
 
+def replica(state: ReplicaState = ReplicaState.READY) -> ReplicaStatus:
+    counts = ("in_flight", "answered", "failed", "retried", "ejections")
+    return ReplicaStatus(state=state, reason="", limit=32, **dict.fromkeys(counts, 0))
+
+
 class _Slots(dict[str, SlotProcess]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self.values())
@@ -64,26 +75,34 @@ class _Slots(dict[str, SlotProcess]):
         del self[name]
 
 
-def _slot(directory: Path, of: Manifest, number: int) -> SlotProcess:
-    triton = SimpleNamespace(
-        running=True, target=f"unix:/dev/shm/triton:{number}", log=directory / "triton.log"
-    )
-    kept = SimpleNamespace(process=triton, restarts=0, starting=False)
-    return SlotProcess(directory, [cast(KeptTriton, kept)], of)
+def _slot(directory: Path, of: Manifest, number: int, replicas: int) -> SlotProcess:
+    kept = [
+        SimpleNamespace(
+            process=SimpleNamespace(
+                running=True,
+                target=f"unix:/dev/shm/triton{each}:{number}",
+                log=directory / "triton.log",
+            ),
+            restarts=0,
+            starting=False,
+        )
+        for each in range(replicas)
+    ]
+    return SlotProcess(directory, [cast(KeptTriton, each) for each in kept], of)
 
 
-def stand_in(directory: Path, weights: dict[str, int], **manifests: Manifest) -> Fleeting:
-    """Slots by these names and weights."""
+def stand_in(
+    directory: Path, weights: dict[str, int], replicas: int = 1, **manifests: Manifest
+) -> Fleeting:
+    """Slots by these names and weights, each of so many Tritons."""
     events = Events()
     slots = _Slots()
     for number, name in enumerate(weights):
-        slots[name] = _slot(directory / name, manifests.get(name, manifest()), number)
+        slots[name] = _slot(directory / name, manifests.get(name, manifest()), number, replicas)
     memory, run = directory / "memory", directory / "run"
     for path in (memory, run):
         path.mkdir()
-    first = Traffic(
-        generation=1, slots={name: slots[name].traffic(weight) for name, weight in weights.items()}
-    )
+    first = Traffic.of(1, {name: slots[name].traffic(n) for name, n in weights.items()})
     reported: dict[str, dict[str, Any]] = {}
 
     def snapshot() -> WorkerSnapshot:
@@ -98,6 +117,7 @@ def stand_in(directory: Path, weights: dict[str, int], **manifests: Manifest) ->
                     "latency": {},
                     "failed": {},
                     "shadow": ShadowStatus(),
+                    "replicas": {"triton:1": replica()},
                     **dict.fromkeys(("in_flight", "answered", "cancelled"), 0),
                     **dict.fromkeys(("failovers", "ejections"), 0),
                     **reported.get(name, {}),

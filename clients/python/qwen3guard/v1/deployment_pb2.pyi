@@ -49,6 +49,42 @@ SLOT_STATE_READY: SlotState.ValueType  # 3
 """Every worker gets verdicts from the slot."""
 Global___SlotState: _TypeAlias = SlotState  # noqa: Y015
 
+class _ReplicaState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
+    """Never sent."""
+    REPLICA_STATE_CONNECTING: _ReplicaState.ValueType  # 1
+    """It was not reached yet."""
+    REPLICA_STATE_WARMING: _ReplicaState.ValueType  # 2
+    """It was reached, and gave no verdict yet."""
+    REPLICA_STATE_READY: _ReplicaState.ValueType  # 3
+    """Every worker gets verdicts from it."""
+    REPLICA_STATE_OUT: _ReplicaState.ValueType  # 4
+    """It was lost, or serves another slot, and is tried again."""
+    REPLICA_STATE_DRAINING: _ReplicaState.ValueType  # 5
+    """It was removed, and finishes what it has."""
+
+class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
+    """State of a replica: one of a slot's Tritons, as the gateway processes see it."""
+
+REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
+"""Never sent."""
+REPLICA_STATE_CONNECTING: ReplicaState.ValueType  # 1
+"""It was not reached yet."""
+REPLICA_STATE_WARMING: ReplicaState.ValueType  # 2
+"""It was reached, and gave no verdict yet."""
+REPLICA_STATE_READY: ReplicaState.ValueType  # 3
+"""Every worker gets verdicts from it."""
+REPLICA_STATE_OUT: ReplicaState.ValueType  # 4
+"""It was lost, or serves another slot, and is tried again."""
+REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 5
+"""It was removed, and finishes what it has."""
+Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
+
 class _Step:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -106,6 +142,62 @@ STEP_ROLLBACK: Step.ValueType  # 10
 Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
+class ReplicaInfo(_message.Message):
+    """One of a slot's Tritons, with counters of engine calls, summed over all running workers. A verdict
+    takes one engine call or more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRITON_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    RETRIED_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    EJECTIONS_FIELD_NUMBER: _builtins.int
+    triton: _builtins.str
+    """Address of its Triton."""
+    state: Global___ReplicaState.ValueType
+    """The state that is furthest from ready among the workers."""
+    reason: _builtins.str
+    """Why it is out."""
+    in_flight: _builtins.int
+    """Engine calls in flight."""
+    limit: _builtins.int
+    """Engine calls that the workers have in flight there at most."""
+    answered: _builtins.int
+    """Engine calls answered."""
+    failed: _builtins.int
+    """Engine calls that failed."""
+    retried_elsewhere: _builtins.int
+    """Failed engine calls that were made once more at another replica."""
+    ejections: _builtins.int
+    """Number of times that a worker took it out of rotation."""
+    def __init__(
+        self,
+        *,
+        triton: _builtins.str = ...,
+        state: Global___ReplicaState.ValueType = ...,
+        reason: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        retried_elsewhere: _builtins.int = ...,
+        ejections: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "ejections", b"ejections", "failed", b"failed", "in_flight", b"in_flight", "limit", b"limit", "reason", b"reason", "retried_elsewhere", b"retried_elsewhere", "state", b"state", "triton", b"triton"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaInfo: _TypeAlias = ReplicaInfo  # noqa: Y015
+
+@_typing.final
 class SlotInfo(_message.Message):
     """A running slot."""
 
@@ -123,6 +215,7 @@ class SlotInfo(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as "blue"."""
     directory: _builtins.str
@@ -140,9 +233,9 @@ class SlotInfo(_message.Message):
     shadow_share: _builtins.float
     """Share of live requests that it also judges as the shadow; 0: it is not the shadow."""
     triton: _builtins.str
-    """Address of its Triton."""
+    """Address of its Triton, or of the first one."""
     restarts: _builtins.int
-    """Number of times that its Triton died and was restarted."""
+    """Number of times that its Tritons died and were restarted."""
     @_builtins.property
     def counts(self) -> Global___SlotCounts:
         """Request counters since the slot started."""
@@ -150,6 +243,10 @@ class SlotInfo(_message.Message):
     @_builtins.property
     def shadow(self) -> Global___ShadowCounts:
         """Comparison counters as the shadow."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaInfo]:
+        """Its Tritons, by address."""
 
     def __init__(
         self,
@@ -166,10 +263,11 @@ class SlotInfo(_message.Message):
         restarts: _builtins.int = ...,
         counts: Global___SlotCounts | None = ...,
         shadow: Global___ShadowCounts | None = ...,
+        replicas: _abc.Iterable[Global___ReplicaInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "directory", b"directory", "engine", b"engine", "fingerprint", b"fingerprint", "model", b"model", "name", b"name", "restarts", b"restarts", "shadow", b"shadow", "shadow_share", b"shadow_share", "state", b"state", "triton", b"triton", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "directory", b"directory", "engine", b"engine", "fingerprint", b"fingerprint", "model", b"model", "name", b"name", "replicas", b"replicas", "restarts", b"restarts", "shadow", b"shadow", "shadow_share", b"shadow_share", "state", b"state", "triton", b"triton", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
