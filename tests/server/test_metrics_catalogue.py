@@ -78,6 +78,7 @@ async def test_every_series_is_described_and_bounded(
         "fingerprint": {one.fingerprint for one in manifests},
         "engine": {f"{one.engine.kind} {one.engine.version}" for one in manifests},
         "weights": {one.engine.weights for one in manifests},
+        "replica": {str(entry.triton) for entry in entries.values()},
         "version": {version("qwen3guard-server")},
     }
     for sample, labels in found:
@@ -135,6 +136,7 @@ async def test_a_fault_in_one_slot_moves_its_series_alone(
         decoding = ("engine_calls", "draft_tokens", "accepted_draft_tokens")
         assert of_blue <= {
             "OK",
+            "guard_replica_seconds_per_token",
             *(f"guard_{name}_total" for name in decoding),
             *(f"guard_station_seconds_{end}" for end in ("bucket", "sum", "count")),
         }

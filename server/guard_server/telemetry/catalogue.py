@@ -13,6 +13,7 @@ from guard_server.pipeline.result import Stage
 from guard_server.status_codes import STATUS_CODES
 
 CACHED = "cache"  # the station of verdicts without an engine call
+MOST_REPLICAS = 64  # of a slot
 CODES = frozenset({"OK", "CANCELLED", *(code.name for code in STATUS_CODES.values())})
 METHODS = frozenset(
     {"Moderate", "BatchModerate", "StreamModerate", "ModelInfer", "ModelStreamInfer"}
@@ -66,6 +67,7 @@ _MODEL = tuple(
     Label(name, "one for each slot that runs")
     for name in ("model", "fingerprint", "engine", "weights")
 )
+_REPLICA = Label("replica", f"addresses of the slot's Tritons, {MOST_REPLICAS} of a slot at most")
 _VERSION = Label("version", "one")
 
 _REQUESTS = (
@@ -205,6 +207,36 @@ _STATE = (
         "Gateway processes whose certificate files can't be used: they serve older ones.",
     ),
 )
+_REPLICAS = (
+    Described(
+        "guard_replica_ready",
+        "gauge",
+        "1 if every gateway process gets verdicts from the slot's Triton at that address, else 0.",
+        (_OF_SLOT, _REPLICA),
+        Joined.LEAST,
+    ),
+    Described("guard_replica_in_flight", "gauge", "Engine calls in flight.", (_OF_SLOT, _REPLICA)),
+    Described(
+        "guard_replica_limit",
+        "gauge",
+        "Engine calls in flight at most: it moves by the engine's queue time.",
+        (_OF_SLOT, _REPLICA),
+    ),
+    Described(
+        "guard_replica_seconds_per_token",
+        "gauge",
+        "By which a replica is chosen; of several gateway processes the highest.",
+        (_OF_SLOT, _REPLICA),
+        Joined.MOST,
+    ),
+    Described("guard_replica_ejections", "counter", "Times it was lost.", (_OF_SLOT, _REPLICA)),
+    Described(
+        "guard_replica_retries",
+        "counter",
+        "Engine calls that it failed and that another replica was asked then.",
+        (_OF_SLOT, _REPLICA),
+    ),
+)
 _PROCESSES = (
     Described("process_cpu_seconds", "counter", "Processor time, user and system."),
     Described("process_resident_memory_bytes", "gauge", "Memory in RAM."),
@@ -218,6 +250,7 @@ SECTIONS: Mapping[str, Sequence[Described]] = {
     "Requests": _REQUESTS,
     "Decoding": _DECODING,
     "State": _STATE,
+    "Replicas": _REPLICAS,
     "Shadow": _SHADOWS,
     "Gateway processes": _PROCESSES,
 }

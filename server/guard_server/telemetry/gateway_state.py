@@ -12,6 +12,7 @@ from guard_server.pipeline.cache import VerdictCache
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
 from guard_server.telemetry.catalogue import CATALOGUE
+from guard_server.telemetry.replica_metrics import of_replicas
 
 
 class GatewayState(Collector):
@@ -30,6 +31,7 @@ class GatewayState(Collector):
         """May run in a thread of a scrape: what it reads is copied at once."""
         endpoints = dict(self._router.endpoints)
         yield from _of_slots(endpoints)
+        yield from of_replicas(endpoints)
         yield _gauge("guard_traffic_generation", self._router.generation)
         yield _gauge("guard_build_info", 1, self._version)
         if self._cache is not None:
