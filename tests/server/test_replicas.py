@@ -8,7 +8,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 
+from guard_core.engine.channel import RenewedCredentials, TritonTls
+from guard_core.engine.client import EngineClient
+from guard_core.errors import Unavailable
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic, TritonDns
 from guard_server.routing.health_check import ReplicaState
@@ -226,6 +230,28 @@ async def test_an_engines_queue_lowers_the_limit_of_its_gateways_and_no_queue_ra
         low = limiter.limit
         while limiter.limit < low + 4:
             await judge_all(found, 64)
+
+
+async def test_tls_verifies_the_name_whose_address_is_dialled(tmp_path: Path, agree: Agree) -> None:
+    authority = trustme.CA()
+    theirs, ours = authority.issue_cert("triton.svc"), authority.issue_cert("gateway")
+    pem = authority.cert_pem.bytes()
+    key, cert = ours.private_key_pem.bytes(), ours.cert_chain_pems[0].bytes()
+    for name, text in (("ca", pem), ("key", key), ("cert", cert)):
+        (tmp_path / name).write_bytes(text)
+    tls = RenewedCredentials(TritonTls(tmp_path / "ca", tmp_path / "cert", tmp_path / "key"))
+    shown = [(theirs.private_key_pem.bytes(), theirs.cert_chain_pems[0].bytes())]
+    engine = FakeEngine(agree, fingerprint="0" * 16)
+    engine.credentials = grpc.ssl_server_credentials(shown, pem, require_client_auth=True)
+    await engine.start()
+    for name, verified in (("triton.svc", True), ("other.svc", False), ("", False)):
+        async with EngineClient(address(engine), "guard_fake", tls, name) as client:
+            if verified:
+                assert await client.fingerprint() == "0" * 16
+                continue
+            with pytest.raises(Unavailable):
+                await client.fingerprint()
+    await engine.stop()
 
 
 async def test_a_set_of_which_none_is_ready_is_unavailable(

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,33 @@ class GatewayProcess:
     pid: int
 
 
-@contextmanager
 def gateway(
     slot: Path,
     triton: str,
     log: Path,
     settings: Mapping[str, str],
     credentials: grpc.ChannelCredentials | None = None,
-) -> Iterator[GatewayProcess]:
+) -> AbstractContextManager[GatewayProcess]:
     """Runs `python -m guard_server` until it is serving, with TLS if that needs `credentials`.
 
     Without a verdict cache, unless `settings` (its GUARD_* variables in lower case) has one. Raises
     RuntimeError, which names its log, if it does not come up.
     """
+    return _running({"slot": str(slot), "triton": triton, **settings}, log, credentials)
+
+
+def following(traffic: Path, log: Path) -> AbstractContextManager[GatewayProcess]:
+    """The same for the slots of a traffic.json."""
+    return _running({"traffic": str(traffic)}, log, None)
+
+
+@contextmanager
+def _running(
+    settings: Mapping[str, str], log: Path, credentials: grpc.ChannelCredentials | None
+) -> Iterator[GatewayProcess]:
     [port] = free_ports(1)
-    defaults = {"slot": str(slot), "triton": triton, "port": str(port), "cache_mib": "0"}
-    environment = {f"GUARD_{name.upper()}": text for name, text in {**defaults, **settings}.items()}
+    given = {"port": str(port), "cache_mib": "0", **settings}
+    environment = {f"GUARD_{name.upper()}": text for name, text in given.items()}
     with running([sys.executable, "-m", "guard_server"], log, environment) as process:
         target = f"127.0.0.1:{port}"
         deadline = time.monotonic() + _READY_S

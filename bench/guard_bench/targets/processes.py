@@ -18,6 +18,9 @@ class RunningTriton(Protocol):
     """Its gRPC address."""
     metrics_url: str
 
+    @property
+    def pid(self) -> int | None: ...
+
 
 class StartTriton(Protocol):
     """Runs Triton for a slot's directory. Handed in: the control plane knows how, not we."""

@@ -28,6 +28,12 @@ BENCHMARKS = {
         "one: what the other one gets.",
         "build",
     ),
+    "replicas": LazyCommand(
+        "bench_gateway:replicas",
+        "Gateways before four null engines of one slot: shared work, a replica that is killed or "
+        "stands still, replicas that come and go.",
+        "build",
+    ),
     "load": LazyCommand(
         "bench_load:load",
         "Calls at random moments to a running server, in plain text, and how each of them ended.",

@@ -1,6 +1,7 @@
-"""`guard bench gateway`, `load`, `perf`, `soak`: what the gateway costs, and how it takes load."""
+"""`guard bench gateway`, `replicas`, `perf`, `soak`: the gateway's cost, and how it takes load."""
 
 import json as jsonlib
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ import typer
 from rich.console import Console
 
 from guard_bench.gateway_table import show_gateway
+from guard_bench.replicas.replica_runs import ReplicaRun
+from guard_bench.replicas.replica_table import show_replicas
 from guard_bench.scenarios import (
     gateway_cancel,
     gateway_overload,
@@ -76,6 +79,24 @@ def gateway(
     if json is not None:
         with writing(json):
             run.report.save(json)
+
+
+def replicas(
+    seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=1)] = 10,
+    json: JsonOption = None,
+) -> None:
+    """Gateways before four null engines of one slot: shared work, a replica that is killed or
+    stands still, replicas that come and go."""
+    make_directory(BENCH_RUN)
+    try:
+        with Console(stderr=True).status("starting") as status:
+            found = ReplicaRun(BENCH_RUN, triton, seconds, status.update).measure()
+    except (OSError, RuntimeError, TritonFailed) as error:
+        fail(str(error))
+    show_replicas(found, Console())
+    if json is not None:
+        with writing(json):
+            json.write_text(jsonlib.dumps([asdict(one) for one in found], indent=2) + "\n")
 
 
 def perf(

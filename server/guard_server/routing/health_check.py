@@ -38,17 +38,6 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"  # it is removed, and finishes what it has
 
 
-class Peers:
-    """The other ready replicas of the slot. A replica with none is asked longer before it is out.
-
-    This one has none; ReplicaSet knows better.
-    """
-
-    def answers(self) -> int | None:
-        """How many answers they gave so far; None if there are none."""
-        return None
-
-
 class HealthCheck:
     """Watches one replica's engine."""
 
@@ -62,15 +51,16 @@ class HealthCheck:
         stats: ReplicaStats,
         changed: Callable[[], None],
         repair: StubRepair,
-        peers: Peers,
+        others_answers: Callable[[], int | None],
         patience: Callable[[], float],
         probe_s: float,
     ) -> None:
         """`warm_up` raises if the engine can't judge. `question`: one token, for probes.
 
         `slot`: its name, for the log. `stats`: its ejections are counted there. `changed` is called
-        after each change of `ready`. An engine that answers nothing for `probe_s` while it is
-        probed is lost; one with peers, for the seconds that `patience` gives.
+        after each change of `ready`. `others_answers`: how many answers the other ready replicas of
+        the slot gave so far; None: there are none. An engine that answers nothing for `probe_s`
+        while it is probed is lost; where others are ready, for the seconds that `patience` gives.
         """
         self.state = ReplicaState.CONNECTING
         self.reason = ""  # why it is out
@@ -83,7 +73,7 @@ class HealthCheck:
         self._stats = stats
         self._changed = changed
         self._repair = repair
-        self._peers = peers
+        self._others_answers = others_answers
         self._patience = patience
         self._probe_s = probe_s
         self._log = structlog.get_logger(__name__).bind(slot=slot, triton=engine.target)
@@ -137,25 +127,21 @@ class HealthCheck:
     async def _until_lost(self) -> str:
         """Returns, with the reason, when the engine failed as a whole or no longer answers."""
         engine, health = self._engine, self._engine.health
-        answers, others, since = health.answers, self._peers.answers(), time.monotonic()
+        answers, others, since = health.answers, self._others_answers(), time.monotonic()
         while not health.lost.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(health.lost.wait(), _LOOK_S)
             quiet_s = time.monotonic() - since
             if health.answers != answers or not engine.in_flight:
-                answers, others, since = health.answers, self._peers.answers(), time.monotonic()
+                answers, others, since = health.answers, self._others_answers(), time.monotonic()
             elif quiet_s >= _STALL_S and not health.lost.is_set():
-                if quiet_s >= self._patience() and self._others_answered(others):
+                if quiet_s >= self._patience() and (self._others_answers() or 0) > (others or 0):
                     return "it answers nothing while others of the slot do"
                 self.silent = True
                 if not await self._still_answers():
                     break
                 self.silent = False
         return "the engine failed" if health.lost.is_set() else "it does not answer"
-
-    def _others_answered(self, before: int | None) -> bool:
-        now = self._peers.answers()
-        return now is not None and now > (before or 0)
 
     async def _still_answers(self) -> bool:
         """Whether the engine answers over the connection that requests use.
@@ -185,7 +171,7 @@ class HealthCheck:
         return await self._answered(self._engine.generate_apart(self._question))
 
     async def _answered(self, probe: Coroutine[Any, Any, object]) -> bool:
-        alone = self._peers.answers() is None
+        alone = self._others_answers() is None
         try:
             await self._unless_lost(probe, self._probe_s if alone else self._patience())
         except (Unavailable, TimeoutError):

@@ -15,7 +15,7 @@ from guard_core.engine.tensors import Generated, Generation
 from guard_core.errors import GuardError, SlotInvalid
 from guard_core.slot.slot import Slot
 from guard_core.stats import ReplicaStats
-from guard_server.routing.health_check import HealthCheck, Peers, ReplicaState
+from guard_server.routing.health_check import HealthCheck, ReplicaState
 from guard_server.routing.stub_repair import StubRepair
 
 _MOST_TIMEOUTS, _TIMEOUTS_S = 3, 1.0  # in a row, for so long, without any answer to anybody
@@ -44,13 +44,13 @@ class Replica:
         verified_name: str,
         one_of_several: bool,
         changed: Callable[[], None],
-        peers: Peers,
+        others_answers: Callable[[], int | None],
     ) -> None:
         """`triton`: its gRPC address; TLS verifies `verified_name`, or the address if empty.
 
         `limit`: requests in flight at first; `most`: the highest that its engine's queue time may
         lead to. `one_of_several`: its Triton must say that it serves this very slot. `changed` is
-        called after each change of `ready` or of its limit.
+        called after each change of `ready` or of its limit. `others_answers`: see HealthCheck.
         """
         self.triton = triton
         self.load = ReplicaLoad.of(triton)
@@ -69,7 +69,7 @@ class Replica:
             stats=self.stats,
             changed=self._health_changed,
             repair=StubRepair(slot.name, self.engine, options.repairs),
-            peers=peers,
+            others_answers=others_answers,
             patience=self.load.patience,
             probe_s=options.probe_s,
         )

@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from guard_core.balancing.expected_time import Work, pick
 from guard_core.balancing.retry_budget import RetryBudget
@@ -18,7 +19,6 @@ from guard_core.errors import Unavailable
 from guard_core.slot.slot import Slot
 from guard_core.slot.traffic import TritonDns, TritonList, Tritons
 from guard_server.routing.discovery import changes_of
-from guard_server.routing.health_check import Peers
 from guard_server.routing.replica import Replica, ReplicaOptions
 
 _KEY_CHARACTERS = 256  # about 64 tokens
@@ -113,11 +113,16 @@ class ReplicaSet:
                     verified_name=name,
                     one_of_several=several,
                     changed=self._readiness_changed,
-                    peers=_Others(self, triton),
+                    others_answers=partial(self._others_answers, triton),
                 )
                 self.replicas[triton] = replica
                 replica.open()
         self._readiness_changed()
+
+    def _others_answers(self, triton: str) -> int | None:
+        """Answers of the ready replicas beside one; None if there are none."""
+        others = [one for one in self.ready if one.triton != triton]
+        return sum(one.engine.health.answers for one in others) if others else None
 
     def _readiness_changed(self) -> None:
         before = len(self.ready)
@@ -132,18 +137,6 @@ class ReplicaSet:
         if len(self.ready) < before:
             self._ask_now.set()
         self._changed()
-
-
-class _Others(Peers):
-    """The ready replicas of a set beside one of them."""
-
-    def __init__(self, replicas: ReplicaSet, triton: str) -> None:
-        self._replicas = replicas
-        self._triton = triton
-
-    def answers(self) -> int | None:
-        others = [one for one in self._replicas.ready if one.triton != self._triton]
-        return sum(one.engine.health.answers for one in others) if others else None
 
 
 class Route:
@@ -162,7 +155,7 @@ class Route:
         """Raises Unavailable, Overloaded or EngineFailed."""
         ready = self._replicas.ready
         if self._replica in ready:
-            tokens = len(wanted.prompt)  # of a second call: nearly all of them are in its KV cache
+            tokens = 1  # of a second call: nearly all of its prompt is in the KV cache there
         else:
             self._replica, tokens = self._pick(ready, wanted)
         replica = self._replica

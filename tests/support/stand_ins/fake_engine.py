@@ -51,6 +51,7 @@ class FakeEngine:
     load_s: float = 0  # so long it takes to load the model again
     hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
     fingerprint: str | None = None  # of the slot that its configuration names
+    credentials: grpc.ServerCredentials | None = None  # without them it is plain text
     queue_s: float | None = None  # that answers say they waited, before a step of 10 ms
     _server: grpc.aio.Server | None = None
 
@@ -77,7 +78,11 @@ class FakeEngine:
                 ),
             )
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -1,0 +1,31 @@
+"""The outcomes of `guard bench replicas` as a table for people."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from guard_bench import host
+from guard_bench.replicas.replica_runs import CAPACITY, PLACES, ReplicaOutcome
+
+_COLUMNS = ("gateways", "verdicts/s", "to one", "busiest to mean", "failed", "slowest")
+
+
+def show_replicas(outcomes: Sequence[ReplicaOutcome], console: Console) -> None:
+    """Prints them, and what one must know to read them."""
+    table = Table("", title=f"Null engines of {CAPACITY:g} verdicts/s and {PLACES} places each")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right")
+    for one in outcomes:
+        table.add_row(
+            one.case + (f", back after {one.back_s:.1f} s" if one.back_s else ""),
+            str(one.gateways),
+            f"{one.rate:.0f}",
+            f"{one.to_one:.2f}" if one.to_one else "",
+            f"{one.spread:.2f}" if one.spread else "",
+            f"{one.failed} of {one.calls}",
+            f"{one.slowest_s:.2f} s",
+        )
+    console.print(table)
+    facts = host.describe()
+    console.print(f"{facts['cpu']}, {facts['cores']} cores, shared by the load and all servers.")
