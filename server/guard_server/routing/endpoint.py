@@ -16,7 +16,7 @@ from guard_server.routing.replica_set import ReplicaSet
 
 
 class Endpoint:
-    """From `open` to `close` its replicas are watched and can be asked."""
+    """From the first `follow` to `close` its replicas are watched and can be asked."""
 
     def __init__(
         self,

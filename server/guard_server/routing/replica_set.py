@@ -26,7 +26,7 @@ _RANDOM = random.Random()  # noqa: S311 - no secret
 
 
 class ReplicaSet:
-    """From `open` to `close` its replicas are watched and can be asked."""
+    """From the first `follow` to `close` its replicas are watched and can be asked."""
 
     def __init__(
         self, slot: Slot, options: ReplicaOptions, most: int, changed: Callable[[], None]
