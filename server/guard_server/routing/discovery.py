@@ -27,15 +27,16 @@ async def changes_of(name: str, ask_now: asyncio.Event) -> AsyncIterator[set[str
         ask_now.clear()
         try:
             hosts = await addresses(name)
-            found = {f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts}
-            failed = False
         except OSError as error:
             if not failed:
                 _log.error("a Tritons' name is not known", name=name, reason=str(error))
-            failed, found = True, known or set()
-        if found != known and not failed:
-            known = found
-            yield found
+            failed = True
+        else:
+            failed = False
+            found = {f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts}
+            if found != known:
+                known = found
+                yield found
         await asyncio.sleep(_APART_S)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ask_now.wait(), _PERIOD_S - _APART_S)
