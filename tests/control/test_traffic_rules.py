@@ -14,7 +14,7 @@ from guard_control.rollout.parameters import Shift, Step
 from guard_core.slot.traffic import ShadowTraffic
 from guard_server.routing.health_check import ReplicaState
 from qwen3guard.v1 import deployment_pb2 as pb
-from tests.support.stand_ins.fleet import PID, Fleeting, replica, stand_in
+from tests.support.stand_ins.fleet import PID, Fleeting, replica, stand_in, with_replicas
 
 AT_ONCE = Shift(steps=(100,), pause_s=0, keep_old=True)
 
@@ -159,7 +159,7 @@ def test_a_shadows_p99_is_of_the_last_minute_too(two: Fleeting) -> None:
 
 async def test_a_step_waits_for_as_many_ready_replicas_as_its_share_needs(tmp_path: Path) -> None:
     """All of the traffic would be too much for one replica of four."""
-    four = stand_in(tmp_path, {"blue": 100, "green": 0}, replicas=4)
+    four = with_replicas(tmp_path, {"blue": 100, "green": 0}, 4, {})
 
     def report(slot: str, ready: int) -> None:
         states = [ReplicaState.READY] * ready + [ReplicaState.OUT] * (4 - ready)

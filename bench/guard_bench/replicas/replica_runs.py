@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.request import urlopen
 
-from guard_bench.loadgen.call import CallResult, LoadCall, Send
+from guard_bench.loadgen.call import OK, CallResult, LoadCall, Send
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.loadgen.connections import sending
 from guard_bench.loadgen.encoded_calls import moderate
@@ -27,7 +27,7 @@ from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic, TritonList
 
 REPLICAS, CAPACITY, PLACES = 4, 40.0, 8  # verdicts/s and requests at a time of each
-_CHANGES, _CHANGE_S = 50, 0.3
+_CHANGES, _CHANGE_S = 50, 1.0  # the warm-up of one that comes takes 0.4 s
 _STOPPED_S = 5.0
 _BACK_S = 10.0
 _SUCCESS = re.compile(r"^nv_inference_request_success\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -40,7 +40,8 @@ class ReplicaOutcome:
     case: str
     gateways: int
     rate: float
-    failed: int
+    failed: dict[str, int]
+    """How many calls ended without a verdict, by status."""
     calls: int
     slowest_s: float
     to_one: float = 0.0
@@ -112,7 +113,7 @@ class ReplicaRun:
                 await asyncio.sleep(_CHANGE_S)
             self._follow(slot, tritons)
 
-        return await self._at_half_load(f"{_CHANGES} changes of the list", change)
+        return await self._at_half_load(f"{_CHANGES} changes", change)
 
     async def _stands_still(self, tritons: Sequence[RunningTriton]) -> ReplicaOutcome:
         """SIGSTOP to one, and SIGCONT after a while."""
@@ -128,11 +129,11 @@ class ReplicaRun:
             await asyncio.sleep(_STOPPED_S)
             os.killpg(pid, signal.SIGCONT)
             begun, before = loop.time(), await asyncio.to_thread(_answered, victim)
-            while await asyncio.to_thread(_answered, victim) < before + 10:  # noqa: ASYNC110
+            while await asyncio.to_thread(_answered, victim) < before + 5 * PLACES:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             back = loop.time() - begun
 
-        found = await self._at_half_load("one stands still for 5 s", stop)
+        found = await self._at_half_load("SIGSTOP, 5 s", stop)
         return replace(found, back_s=back)
 
     async def _killed(self, tritons: Sequence[RunningTriton]) -> ReplicaOutcome:
@@ -144,7 +145,7 @@ class ReplicaRun:
             os.killpg(tritons[-1].pid or 0, signal.SIGKILL)
             await asyncio.sleep(self.seconds)
 
-        return await self._at_half_load("one is killed", kill)
+        return await self._at_half_load("SIGKILL", kill)
 
     async def _at_half_load(self, case: str, work: Callable[[], Awaitable[None]]) -> ReplicaOutcome:
         """Calls at half of the capacity, through two gateways, while `work` runs."""
@@ -205,7 +206,7 @@ def _outcome(
         case,
         gateways,
         sample.rate,
-        sum(bool(call.error) for call in sample.calls),
+        {status: count for status, count in sample.statuses.items() if status != OK},
         len(sample.calls),
         max(latencies, default=0.0),
         to_one,

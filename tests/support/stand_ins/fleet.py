@@ -3,7 +3,7 @@
 For rules about traffic, and for what commands print: nothing is judged.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +91,15 @@ def _slot(directory: Path, of: Manifest, number: int, replicas: int) -> SlotProc
     return SlotProcess(directory, [cast(KeptTriton, each) for each in kept], of)
 
 
-def stand_in(
-    directory: Path, weights: dict[str, int], replicas: int = 1, **manifests: Manifest
+def stand_in(directory: Path, weights: dict[str, int], **manifests: Manifest) -> Fleeting:
+    """Slots by these names and weights."""
+    return with_replicas(directory, weights, 1, manifests)
+
+
+def with_replicas(
+    directory: Path, weights: dict[str, int], replicas: int, manifests: Mapping[str, Manifest]
 ) -> Fleeting:
-    """Slots by these names and weights, each of so many Tritons."""
+    """The same, each of so many Tritons."""
     events = Events()
     slots = _Slots()
     for number, name in enumerate(weights):
