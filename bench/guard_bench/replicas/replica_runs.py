@@ -29,7 +29,6 @@ from guard_core.slot.traffic import SlotTraffic, Traffic, TritonList
 REPLICAS, CAPACITY, PLACES = 4, 40.0, 8  # verdicts/s and requests at a time of each
 _CHANGES, _CHANGE_S = 50, 1.0  # the warm-up of one that comes takes 0.4 s
 _STOPPED_S = 5.0
-_BACK_S = 10.0
 _SUCCESS = re.compile(r"^nv_inference_request_success\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
