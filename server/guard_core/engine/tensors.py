@@ -59,8 +59,7 @@ FINGERPRINT_PARAMETER = "guard_fingerprint"
 """A parameter of the model's config.pbtxt: which slot Triton serves."""
 
 _INT32_BYTES = 4
-_INT64 = struct.Struct("<q")
-_TIMES = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns")
+_TIMES = struct.Struct("<3q")
 _FLOAT32 = np.dtype("<f4")
 
 
@@ -136,7 +135,9 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
         logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(-1, *shape[-1:])
     reused_blocks = _first(raw, "kv_cache_reused_blocks")
     try:
-        [arrived], [scheduled], [token] = (_INT64.unpack_from(raw[name]) for name in _TIMES)
+        arrived, scheduled, token = _TIMES.unpack(
+            raw["arrival_time_ns"] + raw["first_scheduled_time_ns"] + raw["first_token_time_ns"]
+        )
     except (KeyError, struct.error):
         return Generated(ids, logits, reused_blocks)
     return Generated(
