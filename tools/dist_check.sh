@@ -6,10 +6,10 @@ checkout=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 serving=
 trap '[ -z "$serving" ] || kill "$serving" 2>/dev/null; wait; rm -rf "$work"' EXIT
-port=$(${PYTHON:-python3.11} -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cd "$work"
 
-${PYTHON:-python3.11} -m venv venv
+"$PYTHON" -m venv venv
 pip="venv/bin/pip --disable-pip-version-check install --quiet"
 $pip --find-links "$checkout/dist" 'qwen3guard-server[cli,engine,build]'
 venv/bin/pip --disable-pip-version-check check
@@ -18,6 +18,7 @@ venv/bin/guard build --checkpoint "$checkout/checkpoints/tiny-guard"
 # Triton is not installed yet: `guard serve` names the command that does it. Then it is run.
 if venv/bin/guard serve 2>said; then exit 1; fi
 cat said
+# shellcheck disable=SC2016  # the quotes are part of what it looks for
 sh -ec "$(sed -n 's/.*`\(.*\)`.*/\1/p' said)"
 
 venv/bin/guard serve --port "$port" --triton-port $((port + 1)) --metrics-port 0 2>said &

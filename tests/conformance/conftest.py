@@ -10,6 +10,12 @@ import pytest
 from tests.conformance.servers import Faults, faults
 from tests.support.serving import Served
 
+_BRING = {
+    "gcc": "apt-get install gcc libc6-dev",
+    "go": "make test",  # which brings it from PyPI
+    "javac": "apt-get install default-jdk-headless",
+    "mvn": "apt-get install maven",
+}
 PYTHON = Path(__file__).parents[2] / "clients" / "python"
 
 
@@ -45,7 +51,8 @@ def needs() -> Callable[..., None]:
     def check(*programs: str) -> None:
         missing = [program for program in programs if not shutil.which(program)]
         if missing:
-            text = f"not on PATH: {', '.join(missing)}. clients/README.md says what to install."
+            bring = "; ".join(_BRING[program] for program in missing)
+            text = f"not on PATH: {', '.join(missing)}. Run on Debian or Ubuntu: {bring}"
             if os.environ.get("CI"):
                 pytest.fail(text)
             pytest.skip(text)

@@ -94,7 +94,8 @@ def real_words() -> Words:
     scope="module", params=[tiny_words, pytest.param(real_words, marks=pytest.mark.reference)]
 )
 def words(request: pytest.FixtureRequest) -> Words:
-    return request.param()
+    found: Words = request.param()
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -57,10 +57,10 @@ class TritonPythonModel:
             "first_token_time_ns": time.monotonic_ns(),
         }
         tensors = [
-            pb_utils.Tensor("output_ids", ids.reshape(1, 1, -1)),
-            pb_utils.Tensor("sequence_length", np.array([[ids.size]], np.int32)),
-            pb_utils.Tensor("kv_cache_reused_blocks", self._zero),
-            *(pb_utils.Tensor(n, np.array([[ns]], np.int64)) for n, ns in times.items()),
+            _tensor("output_ids", ids.reshape(1, 1, -1)),
+            _tensor("sequence_length", np.array([[ids.size]], np.int32)),
+            _tensor("kv_cache_reused_blocks", self._zero),
+            *(_tensor(n, np.array([[ns]], np.int64)) for n, ns in times.items()),
         ]
         sender.send(pb_utils.InferenceResponse(tensors), flags=_final())
 
@@ -141,7 +141,14 @@ class _Pace:
 
 def _value(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()
+    # By DLPack: see the CPU engine's model.py.
+    return None if tensor is None else np.from_dlpack(tensor)
+
+
+def _tensor(name: str, values: Any) -> Any:
+    if not values.size:
+        return pb_utils.Tensor(name, values)
+    return pb_utils.Tensor.from_dlpack(name, np.require(values, requirements=["C", "W"]))
 
 
 def _final() -> Any:

@@ -9,6 +9,9 @@
 
 `pad_id` and the `retention_*` inputs are accepted and have no effect: there is no padding, and the
 engine evicts the least recently used blocks first.
+
+Tensors pass by DLPack: Triton's own conversion was compiled for numpy 1, and takes the first value
+of an array for all of them where numpy 2 is installed.
 """
 
 import json
@@ -19,7 +22,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton adds its classes before `initialize`
+from numpy.typing import NDArray
 
 from guard_engine import (
     BadRequest,
@@ -74,7 +79,7 @@ class TritonPythonModel:
         self._gauges.close()
 
     def _accept(self, request: Any, sender: "_Sender") -> None:
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        inputs = {tensor.name(): np.from_dlpack(tensor) for tensor in request.inputs()}
         # A request without an id can't be stopped, but its id must differ from all others.
         request_id = request.request_id() or uuid.uuid4().hex
         if flag(inputs, "stop"):
@@ -91,7 +96,7 @@ class TritonPythonModel:
             if isinstance(outcome, Completion):
                 echoed = [] if exclude else list(wanted.prompt_ids)
                 found = outputs(outcome, echoed, perf_metrics=perf_metrics)
-                sender.send([pb_utils.Tensor(n, v()) for n, v in found.items() if n in names])
+                sender.send([_tensor(n, v()) for n, v in found.items() if n in names])
             elif isinstance(outcome, RequestCancelled):
                 sender.fail(str(outcome), pb_utils.TritonError.CANCELLED)
             else:
@@ -165,6 +170,13 @@ class _Gauges:
 
 def _gauge(name: str, text: str) -> Any:
     return pb_utils.MetricFamily(name=name, description=text, kind=pb_utils.MetricFamily.GAUGE)
+
+
+def _tensor(name: str, values: NDArray[Any]) -> Any:
+    """The stub takes an empty array by its own conversion only, which has nothing to read then."""
+    if not values.size:
+        return pb_utils.Tensor(name, values)
+    return pb_utils.Tensor.from_dlpack(name, np.require(values, requirements=["C", "W"]))
 
 
 class _Sender:
