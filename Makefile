@@ -40,7 +40,7 @@ SLOT_SOURCES := $(wildcard checkpoints/tiny-guard/* model_repository/templates/*
   model_repository/templates/*/* build/guard_build/*.py build/guard_build/openvino/*.py server/guard_core/slot/manifest.py engine/guard_engine/*.py)
 SOURCES := bench/guard_bench bench/peers bench/perf bench/gpu_bound*.py build tools cli clients/python engine eval server tests training model_repository/templates
 
-.PHONY: pythons help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
+.PHONY: mutants pythons help serve demo test test-fast fuzz lint format proto schemas proto-check proto-rules clients-test lock dist dist-check train-tiny tiny-card bench-peers-setup bench-peers gpu-build gpu-serve gpu-rehearsal bench-swap bench-attacks scaling-table chaos chaos-short perf soak soak-engine clean
 
 help: ## List the targets
 	@awk -f tools/make_help.awk $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, example
 
 fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method: what gets a verdict was judged as sent
 	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py tests/control/test_fuzz.py
+
+mutants: $(VENV)/.dev $(VENV)-mutants/.ready ## Change the code in one way at a time: the tests must fail (an hour; OPTIONS="--percent 10")
+	@$(VENV)-mutants/bin/python tools/mutants.py $(OPTIONS)
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
 	@$(BIN)/ruff check $(SOURCES)
@@ -129,6 +132,7 @@ lock: ## Update, pin and hash all requirements (needs uv; LOCK= keeps pins)
 	@$(UV) $(LOCK) --extra train $(OURS) -o requirements/train.txt
 	@$(UV) --no-deps requirements/triton.in -o requirements/triton.txt
 	@$(UV) requirements/go.in -o requirements/go.txt
+	@$(UV) requirements/mutants.in -o requirements/mutants.txt
 
 dist: $(VENV)/.serve ## Build the wheels of the server and of its Python client into dist/
 	@rm -rf dist
@@ -187,7 +191,7 @@ soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellati
 	@$(BIN)/python -m guard_bench.scenarios.engine_soak
 
 clean: ## Remove everything that make created: environments, wheels, results, downloads, blue and green
-	rm -rf dist $(VENV) $(VENV)-train $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
+	rm -rf dist $(VENV) $(VENV)-train $(VENV)-mutants $(VENV)-peers $(VENV)-perf .run clients/java/target model_repository/blue model_repository/green
 
 $(VENV)/.serve: pyproject.toml clients/python/pyproject.toml requirements/serve.txt requirements/triton.txt
 	@echo "Setting up $(VENV), once (660 MB; a minute or a few):"
@@ -213,6 +217,11 @@ $(VENV)-train/.ready: pyproject.toml clients/python/pyproject.toml requirements/
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/train.txt
 	@$(VENV)-train/bin/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation \
 	  -e ./clients/python -e .
+	@touch $@
+
+$(VENV)-mutants/.ready: requirements/mutants.txt
+	@$(MAKE_VENV) $(VENV)-mutants
+	@$(VENV)-mutants/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@
 
 $(VENV)-peers/.ready: bench/peers/requirements.txt

@@ -1,6 +1,7 @@
 """A gateway in the test's own process, and the small words that tests use to talk to one."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2, moderation_pb2_grpc, types_pb2
 
 SERVICE = "qwen3guard.v1.ModerationService"
+# Shorter in `make mutants`, most of whose gateways never get ready.
+_PATIENCE_S = float(os.environ.get("GUARD_TESTS_PATIENCE_S", "60"))
 AT_ONCE = Tuning(rejecting_s=0)  # a test's callers are done when it ends: none has to be rejected
 ROLES: dict[str, types_pb2.Role.ValueType] = {
     "system": types_pb2.ROLE_SYSTEM,
@@ -47,7 +50,7 @@ class Client:
     async def until_serving(self, *, wanted: bool = True) -> None:
         """Waits for the health that is wanted, as a load balancer would."""
         request = health_pb2.HealthCheckRequest(service=SERVICE)
-        async for reply in self.health.Watch(request, timeout=60):
+        async for reply in self.health.Watch(request, timeout=_PATIENCE_S):
             if (reply.status == health_pb2.HealthCheckResponse.SERVING) == wanted:
                 return
 
