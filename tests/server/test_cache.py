@@ -254,3 +254,37 @@ async def test_it_takes_no_more_memory_than_it_may() -> None:
         tracemalloc.stop()
     assert len(kept) == size // ENTRY_BYTES > 2000
     assert used <= size
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 0), (0.5, 0), (1, 1), (2.9, 2)])
+async def test_only_whole_entries_are_kept(size: float, most: int) -> None:
+    kept = VerdictCache(int(size * ENTRY_BYTES), 60)
+    for number in range(5):
+        await keep(kept, b"%d" % number)
+        assert len(kept) == min(number + 1, most)
+    assert kept.evictions == (5 - most if most else 0)
+
+
+async def test_one_that_gives_up_ends_the_call_of_no_other() -> None:
+    kept, ending = VerdictCache(2**20, 60), asyncio.Event()
+    begun = []
+
+    async def run() -> Decoded:
+        begun.append(True)
+        await ending.wait()
+        return decoded()
+
+    async def ask_for_it() -> bool:
+        permit = ConcurrencyLimiter(1, 1).permit(Caller())
+        return (await kept.get_or_run(b"key", permit, run))[1]
+
+    for leaver in (0, 1):
+        two = [asyncio.create_task(ask_for_it()) for _ in range(2)]
+        await until(lambda: bool(begun))
+        two[leaver].cancel()
+        await asyncio.sleep(0.01)
+        ending.set()
+        assert await two[1 - leaver] is (leaver == 0)
+        kept, ending = VerdictCache(2**20, 60), asyncio.Event()
+        assert len(begun) == 1
+        begun.clear()
