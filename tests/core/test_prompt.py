@@ -234,8 +234,16 @@ def test_a_tokenizer_that_would_cut_text_off_or_fill_it_up_does_neither(
         assert cutting.ids(messages) == tiny_prompt.ids(messages)
 
 
-def test_a_special_token_in_output_is_not_read_as_nothing() -> None:
-    prompt = real_prompt()
+@pytest.mark.reference
+def test_a_special_token_in_the_real_models_output_is_not_read_as_nothing() -> None:
+    special_token_in_output_is_not_read_as_nothing(real_prompt())
+
+
+def test_a_special_token_in_output_is_not_read_as_nothing(tiny_prompt: Prompt) -> None:
+    special_token_in_output_is_not_read_as_nothing(tiny_prompt)
+
+
+def special_token_in_output_is_not_read_as_nothing(prompt: Prompt) -> None:
     ids = prompt.encode("Safety: Safe\nCategories: None")
     assert prompt.decode(ids) == "Safety: Safe\nCategories: None"
     assert "\ufffd" in prompt.decode([*ids, prompt.added_tokens["<think>"]])
