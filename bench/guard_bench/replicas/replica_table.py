@@ -32,7 +32,7 @@ def show_replicas(outcomes: Sequence[ReplicaOutcome], console: Console) -> None:
     facts = host.describe()
     console.print(
         "Rate: verdicts a second. To one: to the first row's. Spread: the busiest replica's "
-        "requests to the mean. Back: until one that stood still has answered again. All but the first four "
-        "rows are at half load."
+        "requests to the mean. Back: until one that stood still has answered again. All but the "
+        "first four rows are at half load."
     )
     console.print(f"{facts['cpu']}, {facts['cores']} cores, shared by the load and all servers.")
