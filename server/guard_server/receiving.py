@@ -22,6 +22,7 @@ from guard_server.routing.shares import Shares
 
 _MOST_BYTES = 256 * 2**20
 _MOST_STREAMS = 256  # of requests; each holds the one that it receives, and 2 MiB in flight
+_MOST_WATCHES = 1_024  # calls with one request and many answers; with 14 KB of metadata 38 KiB each
 _MOST_BY_GRPC = 32
 _SMALL_BYTES = 4_096  # and less are not counted, as the call itself is not: 5 us
 _SOON_S = 0.1
@@ -47,6 +48,7 @@ class Receiving:
         """`longest_s`: how long a request may take to arrive."""
         self.bytes = Shares(_MOST_BYTES, "bytes of requests")
         self.open_streams = Shares(_MOST_STREAMS, "open streams")
+        self.watches = Shares(_MOST_WATCHES, "open watches")
         self._longest_s = longest_s
         self._by_grpc: dict[Task, None] = {}
         self._readings: dict[_Reading, None] = {}  # the oldest first
@@ -138,8 +140,8 @@ def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
     if method.request_streaming:
         serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
         return grpc.stream_stream_rpc_method_handler(serve, read, write), None
-    serve = _counted(method.unary_stream or method.unary_unary, receiving.bytes, _counted_size)
     if method.response_streaming:
+        serve = _counted(method.unary_stream, receiving.watches, lambda _: 1)
 
         async def stream_by_grpc(received: Any, context: Context) -> AsyncIterator[Any]:
             receiving.received_by_grpc()
@@ -154,6 +156,8 @@ def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
             grpc.unary_stream_rpc_method_handler(stream_by_grpc, read, write),
             grpc.stream_stream_rpc_method_handler(stream_here, None, write),
         )
+
+    serve = _counted(method.unary_unary, receiving.bytes, _counted_size)
 
     async def by_grpc(received: Any, context: Context) -> Any:
         receiving.received_by_grpc()
@@ -174,14 +178,12 @@ def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
-        if size:
-            await _take(shares, caller, size, context)
+        await _take(shares, caller, size, context)
         try:
             async for answer in serve(request, context):
                 yield answer
         finally:
-            if size:
-                shares.give_back(caller, size)
+            shares.give_back(caller, size)
 
     async def coroutine(request: Any, context: Context) -> Any:
         size = size_of(request)

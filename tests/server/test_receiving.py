@@ -21,6 +21,7 @@ from tests.support.gateway import Client, ask, connect, fields, rich_status
 # Requests that are not finished: those that gRPC receives by itself, and what is read after them.
 OF_A_CONNECTION = 32 + 64 * 2**20 // MAX_MESSAGE_BYTES
 STREAMS_OF_A_CONNECTION = 64
+WATCHES_OF_A_CONNECTION = 256
 
 
 def unfinished(client: Client) -> "asyncio.Task[str]":
@@ -102,7 +103,7 @@ async def test_open_streams_take_a_share_and_leave_others_theirs(tiny_serve: Tin
             stream.cancel()
 
 
-async def test_calls_that_are_too_small_to_count_end_one_by_one(
+async def test_watches_end_one_by_one(
     tiny_gateway: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = health_pb2.HealthCheckRequest()
@@ -113,6 +114,20 @@ async def test_calls_that_are_too_small_to_count_end_one_by_one(
         watch.cancel()
         await asyncio.sleep(0.1)
     assert not caplog.records
+
+
+async def test_open_watches_take_a_share_too(tiny_gateway: Client) -> None:
+    watches = list[Any]()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while len(watches) <= WATCHES_OF_A_CONNECTION:
+            watches.append(tiny_gateway.health.Watch(health_pb2.HealthCheckRequest()))
+            await watches[-1].read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(watches) > WATCHES_OF_A_CONNECTION // 2
+    async with connect(tiny_gateway.port) as other:
+        await other.until_serving()
+    for watch in watches:
+        watch.cancel()
 
 
 async def answered(stream: Any) -> bool:

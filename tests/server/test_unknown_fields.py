@@ -154,6 +154,14 @@ async def test_many_fields_that_are_not_all_known_are_refused_at_once(tiny_gatew
     assert await refused(tiny_gateway, [*asked(), *[Field(9, VARINT, 1)] * 100_000]) == ["request"]
 
 
+async def test_a_flood_of_unknown_fields_is_looked_at_in_part(tiny_gateway: Client) -> None:
+    flood = [*asked(), *[Field(15, VARINT, 0)] * 2_000]
+    assert set(await refused(tiny_gateway, flood)) == {"15"}
+    received = receiver(pb.ModerateRequest)(encode(flood))
+    assert received.message is None
+    assert len(received.faults) < 512
+
+
 async def test_kserve_refuses_unknown_fields_too(tiny_gateway: Client) -> None:
     request = service_pb2.ModelInferRequest(model_name="qwen3guard")
     given_input = request.inputs.add(name="text", datatype="BYTES", shape=[1])

@@ -82,6 +82,8 @@ def _look_closer(kind: type[M], data: bytes) -> Received[M]:
         message = kind.FromString(readable)
     except DecodeError:
         return _unreadable(f"is not a valid {kind.DESCRIPTOR.full_name}.")
+    except wire.TooManyFaults as error:
+        return Received(None, error.first, len(data))
     except wire.TooManyFields:
         return _unreadable(
             f"has more than {wire.MAX_FIELDS} fields, and not all are encoded as protobuf writes "
