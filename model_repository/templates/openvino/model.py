@@ -16,6 +16,7 @@ of an array for all of them where numpy 2 is installed.
 
 import json
 import os
+import signal
 import threading
 import time
 import uuid
@@ -39,6 +40,7 @@ from guard_engine.triton_tensors import flag, outputs, read_request
 
 _GAUGES_S = 1.0
 _WATCH_S = 0.5
+_STUCK_S = 10.0  # in which no Python code ran
 
 
 class TritonPythonModel:
@@ -127,6 +129,10 @@ class TritonPythonModel:
         while not self._closing.wait(_WATCH_S):
             if self._engine.ended or os.getppid() != self._parent:
                 os._exit(1)
+            # A gauge that is set just as Triton dies waits for it for ever, with Python's lock: no
+            # thread runs any more, this one neither. The kernel's signal ends the process then.
+            signal.setitimer(signal.ITIMER_REAL, _STUCK_S)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class _Gauges:
