@@ -90,6 +90,7 @@ def test_what_is_no_code_is_known(wheels: dict[str, Path]) -> None:
         if not name.endswith((".py", "py.typed")) and ".dist-info/" not in name
     }
     assert data == {
+        "guard_bench/chaos/moved_clock.c",
         "guard_build/data/calibration.jsonl",
         "guard_build/templates/config.pbtxt.jinja",
         "guard_build/tensorrt_llm/backend_1_2_1.json",
