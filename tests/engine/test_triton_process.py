@@ -111,7 +111,8 @@ def test_a_stub_that_dies_while_it_loads_is_noticed_at_once(slot: Slot, tmp_path
         "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     begun = time.monotonic()
-    with pytest.raises(TritonFailed, match="The engine's process died"):
+    # Who notices it first says so: we, or Triton.
+    with pytest.raises(TritonFailed, match="The engine's process died|is not healthy"):
         make(deadly, tmp_path / "triton.log").start()
     assert time.monotonic() - begun < 15
 
