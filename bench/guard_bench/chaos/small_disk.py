@@ -32,8 +32,8 @@ class SmallDisk:
         self._run(f"mount -o remount,bind,ro {self._name}")
 
     def writable(self) -> None:
-        """Ends `read_only`."""
-        self._run(f"umount {self._name}")
+        """Ends `read_only`, also for a server that began meanwhile and has files open in that view."""
+        self._run(f"umount --lazy {self._name}")
 
     def fill(self) -> None:
         try:
