@@ -112,7 +112,7 @@ def test_a_stub_that_dies_while_it_loads_is_noticed_at_once(slot: Slot, tmp_path
     )
     begun = time.monotonic()
     # Who notices it first says so: we, or Triton.
-    with pytest.raises(TritonFailed, match="The engine's process died|is not healthy"):
+    with pytest.raises(TritonFailed, match=r"process died|is not healthy"):
         make(deadly, tmp_path / "triton.log").start()
     assert time.monotonic() - begun < 15
 

@@ -32,7 +32,7 @@ class SmallDisk:
         self._run(f"mount -o remount,bind,ro {self._name}")
 
     def writable(self) -> None:
-        """Ends `read_only`, also for a server that began meanwhile and has files open in that view."""
+        """Ends `read_only`, for a server too that began meanwhile and has files open there."""
         self._run(f"umount --lazy {self._name}")
 
     def fill(self) -> None:
