@@ -11,7 +11,8 @@ from pathlib import Path
 from guard_bench.chaos import process_tree
 from guard_bench.chaos.server import GUARD, POLL_S, START_S
 from guard_bench.chaos.stalling_proxy import StallingProxy
-from guard_bench.targets.processes import free_ports
+from guard_bench.targets.gateway_process import serving
+from guard_bench.targets.processes import free_ports, stop
 
 _ENDED_S = 30.0
 
@@ -54,7 +55,7 @@ class ChaosGateways:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             counts = [len(self.pids(part)) for part in ("Triton", "stub")]
-            if counts == [1, 1] and all([await process_tree.serving(one) for one in self.targets]):
+            if counts == [1, 1] and await self._all_serve():
                 return True
             await asyncio.sleep(POLL_S)
         return False
@@ -66,8 +67,11 @@ class ChaosGateways:
 
     async def close(self) -> None:
         for process in [*self._gateways, *([self._engine] if self._engine else [])]:
-            await asyncio.to_thread(process_tree.stop, process, _ENDED_S)
+            await asyncio.to_thread(stop, process, _ENDED_S)
         await self.proxy.close()
+
+    async def _all_serve(self) -> bool:
+        return all([await asyncio.to_thread(serving, one) for one in self.targets])
 
     def _spawn(self, command: list[str], settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         with (self._directory / "gateways.log").open("ab") as log:

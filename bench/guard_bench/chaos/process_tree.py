@@ -2,13 +2,8 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _MARKS = {"worker": "guard_server", "Triton": "/tritonserver", "stub": "backend_stub"}
 
@@ -36,34 +31,9 @@ def state(pid: int) -> str:
     return words[0] if words else ""
 
 
-def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    """Ends it, whatever state it is in."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGCONT)
-    process.terminate()
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def kill_first(found: list[int], number: signal.Signals) -> None:
     for pid in found[:1]:  # none where the fault before took it along
         os.kill(pid, number)
-
-
-async def serving(target: str) -> bool:
-    """Whether the gateway there says so."""
-    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(target, options) as channel:
-        try:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
-        except grpc.aio.AioRpcError:
-            return False
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _read(path: Path) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from guard_bench.chaos import process_tree
 from guard_bench.chaos.small_disk import SmallDisk
-from guard_bench.targets.processes import free_ports
+from guard_bench.targets.gateway_process import serving
+from guard_bench.targets.processes import free_ports, stop
 
 GUARD = Path(sys.executable).with_name("guard")
 START_S, POLL_S = 120.0, 0.05
@@ -63,7 +64,7 @@ class ChaosServer:
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         end = time.monotonic() + START_S
-        while not await process_tree.serving(self.targets[0]):
+        while not await asyncio.to_thread(serving, self.targets[0]):
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"The server does not serve. See {self._log}.")
             await asyncio.sleep(POLL_S)
@@ -98,7 +99,7 @@ class ChaosServer:
     def close(self) -> None:
         """Ends it, whatever state it is in."""
         if self._process is not None:
-            process_tree.stop(self._process, _ENDED_S)
+            stop(self._process, _ENDED_S)
 
     @property
     def pid(self) -> int:

@@ -56,15 +56,16 @@ def _running(
     with running([sys.executable, "-m", "guard_server"], log, environment) as process:
         target = f"127.0.0.1:{port}"
         deadline = time.monotonic() + _READY_S
-        while not _serving(target, credentials):
+        while not serving(target, credentials):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"The gateway did not come up. See {log}.")
             time.sleep(_POLL_S)
         yield GatewayProcess(target, process.pid)
 
 
-def _serving(target: str, credentials: grpc.ChannelCredentials | None) -> bool:
-    options = [("grpc.enable_http_proxy", 0)]
+def serving(target: str, credentials: grpc.ChannelCredentials | None = None) -> bool:
+    """Whether the gateway there says so within a second, over a connection of its own."""
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     opened = (
         grpc.secure_channel(target, credentials, options)
         if credentials

@@ -1,6 +1,7 @@
 """Processes that a benchmark starts, and ports for them."""
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ def running(
                 stderr=subprocess.STDOUT if log else None,
             )
         )
-        stack.callback(_stop, process)
+        stack.callback(stop, process)
         yield process
 
 
@@ -59,9 +60,14 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[bytes]", timeout_s: float = _STOP_S) -> None:
+    """Ends it, whatever state it is in: kills it if it does not stop in time."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGCONT)
     process.terminate()
     try:
-        process.wait(_STOP_S)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
