@@ -73,7 +73,7 @@ def test_a_replica_without_a_place_is_passed_over(key: int, full: list[bool]) ->
     among = replicas(len(full))
     for one, is_full in zip(among, full, strict=True):
         one.load.limit = 0 if is_full else 64
-    assert chosen(among, Work(key, 200, 100)).load.has_place
+    assert chosen(among, Work(key, 200, 100)).load.has_capacity
 
 
 @given(key=keys, tokens=st.integers(1, 8192), share=st.floats(0, 1), seed=st.integers())
@@ -160,19 +160,19 @@ def test_what_ends_is_no_longer_counted(tokens: list[int]) -> None:
     assert (load.in_flight, load.tokens) == (0, 0)
 
 
-@given(places=st.integers(1, 200), rounds=st.lists(st.integers(0, 50), max_size=20))
+@given(limit=st.integers(1, 200), rounds=st.lists(st.integers(0, 50), max_size=20))
 def test_a_retry_budget_covers_one_lost_replica_and_a_fifth_of_the_requests_after_it(
-    places: int, rounds: list[int]
+    limit: int, rounds: list[int]
 ) -> None:
     budget = RetryBudget()
-    taken = sum(budget.take(places) for _ in range(2 * places))
-    assert taken == places
+    taken = sum(budget.take(limit) for _ in range(2 * limit))
+    assert taken == limit
     requests = retries = 0
     for count in rounds:
         for _ in range(count):
-            budget.requested(places)
+            budget.requested(limit)
         requests += count
-        retries += budget.take(places)
+        retries += budget.take(limit)
     assert retries <= requests * 0.2 + 1e-6
 
 

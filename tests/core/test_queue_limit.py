@@ -9,13 +9,13 @@ seconds = st.floats(0, 10)
 
 
 def answered(limit: QueueLimit, queue_s: float, step_s: float = 0.01, **given: float) -> None:
-    told = {"sent_at": 1.0, "in_flight": limit.limit, "now": 2.0, **given}
+    given_times = {"sent_at": 1.0, "in_flight": limit.limit, "now": 2.0, **given}
     limit.answered(
         queue_s=queue_s,
         step_s=step_s,
-        sent_at=told["sent_at"],
-        in_flight=int(told["in_flight"]),
-        now=told["now"],
+        sent_at=given_times["sent_at"],
+        in_flight=int(given_times["in_flight"]),
+        now=given_times["now"],
     )
 
 
@@ -23,7 +23,7 @@ def answered(limit: QueueLimit, queue_s: float, step_s: float = 0.01, **given: f
     most=st.floats(1, 128),
     answers=st.lists(st.tuples(seconds, seconds, seconds, st.integers(0, 200)), max_size=60),
 )
-def test_it_stays_between_one_and_the_engines_places(
+def test_it_stays_between_one_and_what_the_engine_takes(
     most: float, answers: list[tuple[float, float, float, int]]
 ) -> None:
     limit = QueueLimit(most, most)

@@ -26,7 +26,7 @@ from guard_bench.targets.processes import RunningTriton, StartTriton
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic, TritonList
 
-REPLICAS, CAPACITY, PLACES = 4, 40.0, 8  # verdicts/s and requests at a time of each
+REPLICAS, CAPACITY, LIMIT = 4, 40.0, 8  # verdicts/s and concurrency limit of each
 _CHANGES, _CHANGE_S = 50, 1.0  # the warm-up of one that comes takes 0.4 s
 _STOPPED_S = 5.0
 _SUCCESS = re.compile(r"^nv_inference_request_success\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -64,7 +64,7 @@ class ReplicaRun:
     def measure(self) -> list[ReplicaOutcome]:
         """All cases, one after the other."""
         slot = self.directory / "null"
-        write_null_slot(slot, max_in_flight=PLACES, verdicts_per_second=CAPACITY)
+        write_null_slot(slot, max_in_flight=LIMIT, verdicts_per_second=CAPACITY)
         with ExitStack() as stack:
             tritons = []
             for number in range(REPLICAS):
@@ -89,7 +89,7 @@ class ReplicaRun:
         self.progress(f"{case}, {gateways} gateways")
         async with self._gateways(gateways) as send:
             before = [_answered(triton) for triton in tritons]
-            in_flight = round(1.1 * PLACES * len(tritons))  # so that no place is ever idle
+            in_flight = round(1.1 * LIMIT * len(tritons))  # so that no engine is ever idle
             sample = await closed_loop(send, in_flight=in_flight, seconds=self.seconds, warm_up_s=1)
             answered = [
                 _answered(triton) - count for triton, count in zip(tritons, before, strict=True)
@@ -128,7 +128,7 @@ class ReplicaRun:
             await asyncio.sleep(_STOPPED_S)
             os.killpg(pid, signal.SIGCONT)
             begun, before = loop.time(), await asyncio.to_thread(_answered, victim)
-            while await asyncio.to_thread(_answered, victim) < before + 5 * PLACES:  # noqa: ASYNC110
+            while await asyncio.to_thread(_answered, victim) < before + 5 * LIMIT:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             back = loop.time() - begun
 

@@ -6,14 +6,14 @@ from rich.console import Console
 from rich.table import Table
 
 from guard_bench import host
-from guard_bench.replicas.replica_runs import CAPACITY, PLACES, ReplicaOutcome
+from guard_bench.replicas.replica_runs import CAPACITY, LIMIT, ReplicaOutcome
 
 _COLUMNS = ("gateways", "rate", "to one", "spread", "calls", "failed", "slowest", "back")
 
 
 def show_replicas(outcomes: Sequence[ReplicaOutcome], console: Console) -> None:
     """Prints them, and what one must know to read them."""
-    table = Table("", title=f"Null engines of {CAPACITY:g} verdicts/s and {PLACES} places each")
+    table = Table("", title=f"Null engines of {CAPACITY:g} verdicts/s, {LIMIT} in flight each")
     for name in _COLUMNS:
         table.add_column(name, justify="right")
     for one in outcomes:

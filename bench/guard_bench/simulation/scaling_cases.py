@@ -60,7 +60,7 @@ LIMITS = tuple(
     for adaptive, limit in ((True, None), (False, None), (False, 64.0))
     if gateways > 1 or limit is None
 )
-"""One replica of 64 places at twice its capacity."""
+"""One replica with a concurrency limit of 64 at twice its capacity."""
 
 
 def picking_table(cases: Sequence[SimulatedCase] = PICKING) -> Iterator[str]:
@@ -83,7 +83,7 @@ def limits_table(cases: Sequence[SimulatedCase] = LIMITS) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for case in cases:
         found = simulate(case)
-        kind = "64 places" if case.limit else "its share"
+        kind = "64" if case.limit else "its share"
         if case.adaptive:
             kind += ", moved by queue time"
         rate = found.in_time / (case.seconds - 1)

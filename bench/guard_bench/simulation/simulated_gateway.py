@@ -41,22 +41,22 @@ def expected_time(
 def at_random(
     seen: Sequence[SeenReplica], work: Work, _now: float, draw: Random
 ) -> tuple[SeenReplica, int]:
-    """Any that has a place."""
-    return draw.choice([one for one in seen if one.load.has_place] or seen), work.tokens
+    """Any that is below its limit."""
+    return draw.choice([one for one in seen if one.load.has_capacity] or seen), work.tokens
 
 
 def two_choices(
     seen: Sequence[SeenReplica], work: Work, _now: float, draw: Random
 ) -> tuple[SeenReplica, int]:
     """Of two at random the one where this gateway has less in flight."""
-    able = [one for one in seen if one.load.has_place] or seen
+    able = [one for one in seen if one.load.has_capacity] or seen
     two = draw.sample(able, min(2, len(able)))
     return min(two, key=lambda one: one.load.in_flight), work.tokens
 
 
 @dataclass(slots=True, eq=False)
 class SimulatedGateway:
-    """Requests go to a replica while one has a place, and wait in its queue else."""
+    """Requests go to a replica while one is below its limit, and wait in its queue else."""
 
     seen: list[SeenReplica]
     policy: Policy
@@ -80,7 +80,7 @@ class SimulatedGateway:
                 self.ended(self._queue.popleft(), "rejected", None)
                 continue
             ready = self._ready()
-            if not any(one.load.has_place for one in ready):
+            if not any(one.load.has_capacity for one in ready):
                 return
             self._send(self._queue.popleft(), ready, retry=True)
 
@@ -112,8 +112,8 @@ class SimulatedGateway:
             one.out_until = now + _OUT_S
             load.end(tokens)
             ready = self._ready()
-            places = sum(each.load.limit for each in ready)
-            if retry and ready and self._budget.take(places):
+            limit = sum(each.load.limit for each in ready)
+            if retry and ready and self._budget.take(limit):
                 self._send(call.request, ready, retry=False)
             else:
                 self.ended(call.request, "failed", call)

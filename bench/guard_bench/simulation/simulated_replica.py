@@ -40,7 +40,7 @@ class SimulatedReplica:
     schedule: Callable[[float, Callable[[], None]], None]  # after so many seconds
     clock: Callable[[], float]
     speed: float = 1.0
-    places: int = 64
+    concurrency_limit: int = 64
     tokens_per_s: float = 154_000  # 600 requests/s of 257 tokens
     step_tokens: int = 2048  # a step takes no more, but one request at least
     least_step_s: float = 0.01
@@ -80,7 +80,7 @@ class SimulatedReplica:
     def _step(self) -> None:
         batch: list[EngineCall] = []
         tokens = 0
-        while self._waiting and len(batch) < self.places:
+        while self._waiting and len(batch) < self.concurrency_limit:
             call = self._waiting.popleft()
             if call.abandoned:
                 continue

@@ -36,7 +36,9 @@ class SimulatedCase:
     seconds: float = 4.0
     policy: Policy = expected_time
     adaptive: bool = True
-    limit: float | None = None  # of each gateway at each replica; None: its share of the places
+    limit: float | None = (
+        None  # of each gateway at each replica; None: its share of what that takes
+    )
     step_s: float = 0.01  # the shortest
     step_tokens: int = 2048  # in a step at most
     event: str = ""  # kill, hang or slow: what happens to the first replica after a second

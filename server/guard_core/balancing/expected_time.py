@@ -53,7 +53,7 @@ class ReplicaLoad:
         return cls(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
 
     @property
-    def has_place(self) -> bool:
+    def has_capacity(self) -> bool:
         return self.in_flight + 1 <= self.limit
 
     def taken_in(self, now: float) -> None:
@@ -106,9 +106,9 @@ R = TypeVar("R", bound=HasLoad)
 def pick(replicas: Sequence[R], work: Work, now: float, draw: Random) -> tuple[R, int]:
     """One of `replicas`, of which there is one at least, and the tokens to count for it.
 
-    Those without a place are passed over unless none has one.
+    Those at their limit are passed over unless all are.
     """
-    able = [replica for replica in replicas if replica.load.has_place] or replicas
+    able = [replica for replica in replicas if replica.load.has_capacity] or replicas
     if len(able) == 1:
         return able[0], work.tokens
     first, second = _ranked(able, work.key)

@@ -19,7 +19,7 @@ _STEP_WEIGHT, _QUEUE_WEIGHT = 0.1, 0.2  # of the newest in the means: prompts di
 class QueueLimit:
     """A limit that grows by one a round while the engine has no queue, and is cut while it has."""
 
-    most: float  # the engine's places
+    most: float  # that the engine takes
     limit: float
     step_s: float = 0.0  # mean; 0: not known yet
     queue_s: float = 0.0  # mean

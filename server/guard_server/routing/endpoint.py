@@ -72,7 +72,7 @@ class Endpoint:
             self._idle.set()
 
     def share_limit(self, rank: int, processes: int) -> None:
-        """Takes this process's part of each replica's places, which `processes` share.
+        """Takes this process's part of each replica's limit, which `processes` share.
 
         It is at least one; the replicas' limits begin there and move by their engines' queue time.
         `rank` counts the processes from 0.
@@ -101,7 +101,7 @@ class Endpoint:
 
     def _replicas_changed(self) -> None:
         was, self.ready = self.ready, bool(self.replicas.ready)
-        self.limiter.resize(self.replicas.places)
+        self.limiter.resize(self.replicas.total_limit)
         self.stats.ejections += was and not self.ready
         if was != self.ready:
             self._changed()

@@ -48,7 +48,7 @@ class ReplicaSet:
         self._lookup: asyncio.Task[None] | None = None
 
     @property
-    def places(self) -> int:
+    def total_limit(self) -> int:
         """Requests in flight that the ready replicas take together; of one if none is ready."""
         return sum([int(one.load.limit) for one in self.ready]) or self.limit
 
@@ -75,7 +75,7 @@ class ReplicaSet:
                 self._use({address: ""}, several=False)
 
     def share_limit(self, limit: int) -> None:
-        """This process's share of each replica's places: their limits move from there."""
+        """This process's share of what each replica takes: their limits move from there."""
         self.limit = limit
         for replica in self.replicas.values():
             replica.start_limit(limit)
@@ -84,7 +84,7 @@ class ReplicaSet:
     async def close(self) -> None:
         """Cuts off requests in flight. May be repeated."""
         tasks = [*self._draining, *([self._lookup] if self._lookup else ())]
-        replicas = (*self.replicas.values(), *self._draining.values())
+        replicas = self.all
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -162,8 +162,9 @@ class Route:
         try:
             return await replica.generate(wanted, tokens)
         except Unavailable:
-            others = [one for one in self._replicas.ready if one is not replica]
-            if self._retried or not others or not self._replicas.budget.take(self._replicas.places):
+            replicas = self._replicas
+            others = [one for one in replicas.ready if one is not replica]
+            if self._retried or not others or not replicas.budget.take(replicas.total_limit):
                 raise
         # The same question gives the same verdict, so it may be asked twice.
         self._retried = True
@@ -177,7 +178,7 @@ class Route:
             return ready[0], tokens
         if not ready:
             raise Unavailable("No replica of the slot is ready. Try again in a moment.")
-        self._replicas.budget.requested(self._replicas.places)
+        self._replicas.budget.requested(self._replicas.total_limit)
         work = Work(self._key(), tokens, self._reusable(tokens))
         return pick(ready, work, time.monotonic(), _RANDOM)
 
