@@ -1,5 +1,6 @@
 """What several commands share: options, where files lie, and how a command fails."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,12 @@ def writing(path: Path) -> Iterator[None]:
             f"{error.filename or path} could not be written: {error.strerror}. Mend that, or name "
             "another path, and run the command again."
         )
+
+
+def write_json(path: Path, report: object) -> None:
+    """Ends the command if the file can't be written."""
+    with writing(path):
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:

@@ -70,7 +70,7 @@ class Fleet:
 
     def has_all(self, name: str) -> bool:
         """Whether no other slot has traffic."""
-        return all((slot == name) == bool(weight) for slot, weight in self.traffic.weights.items())
+        return _has_all(name, self.traffic.weights)
 
     def check_runs(self, name: str) -> None:
         """Raises NoSuchSlot."""
@@ -101,9 +101,7 @@ class Fleet:
         for name in weights:
             self.check_runs(name)
         shadow = self.shadow
-        if shadow is not None and {name for name, weight in weights.items() if weight} == {
-            shadow.slot
-        }:
+        if shadow is not None and _has_all(shadow.slot, weights):
             shadow = None
         await self._write(
             {
@@ -254,3 +252,7 @@ class Fleet:
                 return now
         except TimeoutError:
             raise PreconditionFailed(otherwise) from None
+
+
+def _has_all(name: str, weights: Mapping[str, int]) -> bool:
+    return {slot for slot, weight in weights.items() if weight} == {name}

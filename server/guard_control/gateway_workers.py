@@ -203,9 +203,8 @@ class Workers:
     def _forget(self, pid: int) -> None:
         """A worker has ended: its counters stay in the sum, its gauges do not."""
         self._running.pop(pid, None)
-        with contextlib.suppress(
-            OSError
-        ):  # so that the others share its part of the limits at once
+        # So that the others share its part of the limits at once.
+        with contextlib.suppress(OSError):
             (self._status / f"{pid}.json").unlink()
         if link := self._links.pop(pid, None):
             left = metric_sums.without_gauges(link.families)

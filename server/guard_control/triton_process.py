@@ -197,7 +197,7 @@ class TritonProcess:
             "--pinned-memory-pool-byte-size=0",
             "--strict-readiness=false",  # one failed load must not fail the server's health
             # Our configuration is complete. Without this, Triton first starts a stub to ask it for
-            # more: 2.5 s in place of 0.8 s.
+            # more: 2.5 s instead of 0.8 s.
             *([] if gpu else ["--disable-auto-complete-config"]),
         ]
 

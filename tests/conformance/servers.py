@@ -189,12 +189,8 @@ class _Mirror(ModerationServiceServicer):
 async def _mirror() -> AsyncIterator[int]:
     server = grpc.aio.server()
     add_ModerationServiceServicer_to_server(_Mirror(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
+    async with _started(server) as port:
         yield port
-    finally:
-        await server.stop(0)
 
 
 @asynccontextmanager
@@ -205,6 +201,12 @@ async def _serving_streams(serve: Callable[..., Any]) -> AsyncIterator[int]:
     )
     service = "qwen3guard.v1.ModerationService"
     server.add_registered_method_handlers(service, {"StreamModerate": method})
+    async with _started(server) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _started(server: grpc.aio.Server) -> AsyncIterator[int]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -1,4 +1,4 @@
-"""What operators may do with the traffic, and what they are told about it."""
+"""What operators may do with the traffic, and what the answer says."""
 
 import asyncio
 from pathlib import Path

@@ -1,6 +1,5 @@
 """`guard bench attacks`: what one caller can take from another one."""
 
-import json as jsonlib
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from guard_bench.loadgen.attack import ATTACKS
 from guard_bench.scenarios import gateway_attacks
 from guard_bench.scenarios.gateway_run import GatewayRun
 from guard_cli.commands.bench_gateway import BENCH_RUN, make_directory, triton
-from guard_cli.options import JsonOption, fail, writing
+from guard_cli.options import JsonOption, fail, write_json
 from guard_control.triton_process import TritonFailed
 
 
@@ -39,5 +38,4 @@ def attacks(
         fail(str(error))
     show_attacks(outcomes, seconds, Console())
     if json is not None:
-        with writing(json):
-            json.write_text(jsonlib.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
+        write_json(json, [asdict(one) for one in outcomes])

@@ -1,6 +1,5 @@
 """`guard bench gateway`, `replicas`, `perf`, `soak`: the gateway's cost, and how it takes load."""
 
-import json as jsonlib
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +22,15 @@ from guard_bench.scenarios import (
 from guard_bench.scenarios.gateway_run import GatewayRun
 from guard_bench.scenarios.perf_analyzer import PerfAnalyzer, PerfFailed
 from guard_bench.targets.processes import free_ports
-from guard_cli.options import RUN, JsonOption, fail, report_file, slot_directory, writing
+from guard_cli.options import (
+    RUN,
+    JsonOption,
+    fail,
+    report_file,
+    slot_directory,
+    write_json,
+    writing,
+)
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_control.triton_wheel import TritonMissing, wheel_directory
 from guard_core.errors import SlotInvalid
@@ -95,8 +102,7 @@ def replicas(
         fail(str(error))
     show_replicas(found, Console())
     if json is not None:
-        with writing(json):
-            json.write_text(jsonlib.dumps([asdict(one) for one in found], indent=2) + "\n")
+        write_json(json, [asdict(one) for one in found])
 
 
 def perf(
@@ -113,8 +119,7 @@ def perf(
             found = perf_analyzer.measure(run, PerfAnalyzer(analyzer, _libraries()))
     except (OSError, RuntimeError, TritonFailed, TritonMissing, PerfFailed) as error:
         fail(str(error))
-    with writing(json):
-        json.write_text(jsonlib.dumps(found, indent=2) + "\n")
+    write_json(json, found)
 
 
 def soak(

@@ -86,13 +86,18 @@ def listens(pid: int, port: int) -> bool:
         return False
 
 
+def _stat(path: Path) -> list[str]:
+    """What /proc says after a command's name, which may hold anything: state, parent and so on."""
+    return path.read_text().rpartition(")")[2].split()
+
+
 def ended(pid: int) -> bool:
     """Whether a process has ended, waited for or not: then it holds no port any more.
 
     A process whose first thread has ended is a zombie already, and keeps its files for the others.
     """
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = _stat(Path(f"/proc/{pid}/stat"))[0]
         return state in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) < 2
     except OSError:
         return True
@@ -113,7 +118,7 @@ def activity(pid: int) -> Activity:
     ticks, states = 0, ""
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):  # this thread has ended
-            words = (path / "stat").read_text().rpartition(")")[2].split()
+            words = _stat(path / "stat")
             states += words[0]
             ticks += sum(map(int, words[_TICKS]))
     return Activity(pid, ticks, "R" in states or "D" in states)
@@ -170,7 +175,7 @@ def _dead_children(pid: int) -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+            state, parent, *_ = _stat(path)
         except OSError:
             continue  # it has ended meanwhile
         if state == "Z" and int(parent) == pid:
