@@ -66,7 +66,12 @@ def test_the_help_of_all(snapshot: SnapshotAssertion) -> None:
 
 def test_the_targets_of_make(snapshot: SnapshotAssertion) -> None:
     done = subprocess.run(
-        ["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60
+        ["make", "--no-print-directory", "help"],  # `make test` runs this test below another make
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert legible(done.stdout) == snapshot
 

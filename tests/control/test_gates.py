@@ -107,6 +107,10 @@ def test_a_window_is_what_came_between_whichever_process_came_or_went() -> None:
         (ShadowResult(MIN_FOR_ERRORS - 1, 0), 0.99, []),
         (ShadowResult(MIN_FOR_ERRORS - 2, MIN_FOR_ERRORS - 2, failed=1), 0.99, []),
         (ShadowResult(), 0.99, []),
+        (ShadowResult(dropped=MIN_FOR_ERRORS - 1), 0.99, []),
+        # Enough came, but the server was too busy to judge them twice.
+        (ShadowResult(1, 1, dropped=MIN_FOR_ERRORS - 1), 0.99, ["Only 1 live requests"]),
+        (ShadowResult(1, 1, failed=1, dropped=99), None, ["Only 2 live requests"]),
     ],
 )
 def test_what_a_shadow_must_show(found: ShadowResult, least: float | None, said: list[str]) -> None:

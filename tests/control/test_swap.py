@@ -112,7 +112,7 @@ async def refused(
         code, said = await asyncio.to_thread(operate, "deploy", *arguments)
         end.set()
         await load
-    assert {(call.slot, call.error) for call in calls} == {("blue", "")}
+    assert {(call.slot, call.error) for call in calls} == {("blue", "")}, said
     assert code == 1
     assert await weights(swapping) == {"blue": 100}
     return said
@@ -136,7 +136,6 @@ async def test_a_damaged_engine_is_refused(
     # With data too few to show it, what callers send does.
     hello = tmp_path / "hello.jsonl"
     hello.write_text('{"id": "hello", "messages": [{"role": "user", "content": "Hello!"}]}\n')
-    # A shadow judges with spare capacity only: the load leaves some on a busy machine too.
     options = ("--shadow-share", "1", "--shadow-seconds", "10")
     said = await refused(swapping, operate, spoilt, hello, *options, rate=25)
     assert "Agreement on live requests is 0." in said

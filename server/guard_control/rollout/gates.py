@@ -106,6 +106,15 @@ class ShadowResult:
     dropped: int = 0
     severities: Counter[str] = field(default_factory=Counter)  # of verdicts that differ
 
+    @property
+    def judged(self) -> int:
+        return self.compared + self.failed
+
+    @property
+    def starved(self) -> bool:
+        """Whether enough live requests came, but too few found spare capacity to be judged."""
+        return self.judged < MIN_FOR_ERRORS <= self.judged + self.dropped
+
     def __str__(self) -> str:
         left_out = f"{self.failed} failed, {self.dropped} were skipped at the concurrency limit"
         if not self.compared:
@@ -131,11 +140,16 @@ def shadow_result(statuses: SlotStatuses) -> ShadowResult:
 
 
 def shadow_reasons(found: ShadowResult, least_agreement: float | None) -> list[str]:
-    """Why the candidate must not get traffic; empty if it may, or with too few samples."""
+    """Why the candidate must not get traffic; empty if it may, or if too few requests came."""
     reasons = []
-    shadowed = found.failed + found.compared
-    if shadowed >= MIN_FOR_ERRORS and found.failed > shadowed * TOLERATED_ERRORS:
-        reasons.append(f"{found.failed} of {shadowed} live requests got no verdict from it.")
+    if found.starved:
+        reasons.append(
+            f"Only {found.judged} live requests were judged by it and {found.dropped} were "
+            "skipped, since no capacity was spare: deploy when the server is less busy, or with "
+            "`--shadow-share 0`."
+        )
+    if found.judged >= MIN_FOR_ERRORS and found.failed > found.judged * TOLERATED_ERRORS:
+        reasons.append(f"{found.failed} of {found.judged} live requests got no verdict from it.")
     if least_agreement is not None and found.compared >= MIN_FOR_ERRORS:
         agreement = Share.of(found.agreed, found.compared)
         # A sample may be below the bound by chance; the verification's fixed set may not.

@@ -19,6 +19,7 @@ from guard_core.slot.traffic import ShadowTraffic
 from guard_eval.verify import least_agreement, same_checkpoint
 
 _WATCH_S = 0.2
+_SHADOW_SPANS = 6  # at most, while a busy server lets too few requests be judged twice
 
 
 async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
@@ -171,11 +172,14 @@ async def _shadow(fleet: Fleet, slot: SlotProcess, wanted: Deployment, report: R
     )
     await fleet.set_shadow(ShadowTraffic(slot=name, share=wanted.shadow_share))
     try:
-        await _watch(fleet, name, wanted.shadow_s)
+        for _ in range(_SHADOW_SPANS):
+            await _watch(fleet, name, wanted.shadow_s)
+            found = gates.shadow_result(fleet.snapshot().slot(name))
+            report(Step.SHADOW, str(found))
+            if not found.starved:
+                break
     finally:
         await fleet.set_shadow(None)
-    found = gates.shadow_result(fleet.snapshot().slot(name))
-    report(Step.SHADOW, str(found))
     least = least_agreement(
         same_checkpoint=same_checkpoint(slot.manifest, active.manifest),
         min_agreement=wanted.min_agreement,
