@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from guard_build import build_slot
 from guard_core.slot import slot_files
@@ -18,6 +19,13 @@ from tests.support.stand_ins.fake_engine import Answer, Asked
 # A shell has what it starts in the background ignore Ctrl-C, and so would the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 tiers.watch_programs()
+
+# Time is measured in benchmarks: on a busy machine an example may take any. All else stays: in CI
+# Hypothesis always draws the same examples.
+settings.register_profile(
+    "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -153,7 +153,7 @@ def test_a_marker_is_found_where_content_meets_the_template(
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_marker_that_the_rendered_text_holds_beside_the_templates_own_is_found(
     name: str, messages: tuple[Message, ...]
 ) -> None:
@@ -188,7 +188,7 @@ def test_another_tokenizers_normalization_counts(normalizer: dict[str, str] | No
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_defusing_leaves_no_marker_and_only_inserts(
     name: str, messages: tuple[Message, ...]
 ) -> None:
@@ -207,7 +207,7 @@ def test_defusing_leaves_no_marker_and_only_inserts(
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_parts_and_the_markers_between_them_are_the_content(
     name: str, messages: tuple[Message, ...]
 ) -> None:
@@ -226,7 +226,7 @@ def test_parts_and_the_markers_between_them_are_the_content(
 
 
 @given(parts=st.lists(st.text("ab\n é", max_size=5), min_size=2, max_size=12), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_parts_joined_by_markers_are_split_again(parts: list[str], data: st.DataObject) -> None:
     _, markers = slot("tiny")
     between = [data.draw(st.sampled_from(OFFICIAL)) for _ in parts[1:]]

@@ -146,7 +146,7 @@ def test_the_last_role_selects_the_mode(tiny_prompt: Prompt) -> None:
         max_size=5,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_content_can_change_nothing_but_its_own_place(
     tiny_prompt: Prompt, contents: list[str]
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -77,7 +77,6 @@ def real() -> tuple[Prompt, Whole]:
     return Prompt(*real_files()), Whole(*real_files())
 
 
-@settings(deadline=None)
 @given(roles=SHAPES, data=st.data())
 def test_ids_are_those_of_the_whole_text(roles: tuple[Role, ...], data: st.DataObject) -> None:
     messages = [Message(role, data.draw(TEXTS)) for role in roles]
@@ -86,7 +85,6 @@ def test_ids_are_those_of_the_whole_text(roles: tuple[Role, ...], data: st.DataO
 
 
 @pytest.mark.reference
-@settings(deadline=None)
 @given(roles=SHAPES, data=st.data())
 def test_the_real_tokenizers_ids_too(roles: tuple[Role, ...], data: st.DataObject) -> None:
     messages = [Message(role, data.draw(TEXTS)) for role in roles]

@@ -5,7 +5,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_core.conversation import Message, Role
@@ -34,7 +34,6 @@ def test_no_prompt_has_fewer_tokens_than_foretold(tiny_prompt: Prompt, contents:
 
 
 @pytest.mark.reference
-@settings(deadline=None)  # the first one reads the tokenizer
 @given(st.lists(texts, min_size=1, max_size=3))
 def test_nor_has_one_of_the_real_tokenizer(contents: list[str]) -> None:
     check(real_prompt(), contents)

@@ -170,9 +170,7 @@ class Blocks(RuleBasedStateMachine):
         assert self.pool.available == BLOCKS
 
 
-Blocks.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
-)
+Blocks.TestCase.settings = settings(max_examples=60, stateful_step_count=40, derandomize=True)
 TestBlocks = Blocks.TestCase
 
 

@@ -56,7 +56,7 @@ def greedy(tiny: Tiny) -> Greedy:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(batch=st.lists(plans, min_size=1, max_size=12))
 def test_every_request_gets_its_correct_output(
     small_engine: Engine, greedy: Greedy, batch: list[Plan]

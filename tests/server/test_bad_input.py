@@ -294,7 +294,7 @@ _ANY_REQUEST = st.builds(
 
 @pytest.mark.slow
 @given(requests=st.lists(_ANY_REQUEST, min_size=1, max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 async def test_any_request_gets_a_verdict_or_named_fields(
     tiny_gateway: Client, requests: list[moderation_pb2.ModerateRequest]
 ) -> None:

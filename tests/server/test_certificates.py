@@ -157,7 +157,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     return tls_files(tmp_path_factory.mktemp("damaged"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damage_is_found_or_harmless(data: st.DataObject, damaged: TlsFiles) -> None:
     """Another error than this one would end the following of the files."""

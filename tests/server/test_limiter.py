@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_core.errors import Overloaded
@@ -81,7 +81,6 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
     await patient
 
 
-@settings(deadline=None)
 @given(
     size=st.integers(1, 3),
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["take", "end", "cancel"]))),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_core.errors import Unavailable
@@ -63,7 +63,6 @@ weights = st.tuples(*[st.integers(0, 100)] * 3).filter(any)
 
 @pytest.mark.slow
 @given(before=weights, after=weights)
-@settings(deadline=None)
 def test_a_key_stays_and_moves_only_to_a_slot_that_gained_on_its_own(
     router: Router, before: tuple[int, ...], after: tuple[int, ...]
 ) -> None:
@@ -80,7 +79,6 @@ def test_a_key_stays_and_moves_only_to_a_slot_that_gained_on_its_own(
 
 
 @given(weights=weights)
-@settings(deadline=None)
 def test_keys_are_spread_by_weight(router: Router, weights: tuple[int, ...]) -> None:
     with weighted(router, *weights):
         found = Counter(chosen(router).values())
@@ -89,7 +87,6 @@ def test_keys_are_spread_by_weight(router: Router, weights: tuple[int, ...]) -> 
 
 
 @given(weights=weights, ready=st.tuples(*[st.booleans()] * 3), key=st.sampled_from(["", "k"]))
-@settings(deadline=None)
 def test_only_slots_with_weight_that_are_ready_are_chosen(
     router: Router, weights: tuple[int, ...], ready: tuple[bool, ...], key: str
 ) -> None:

@@ -275,7 +275,7 @@ def test_what_a_list_of_numbers_gains_makes_up_for_nothing() -> None:
 
 
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), changes=st.integers(0, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_request_without_faults_is_as_it_was_written(kind: Any, seed: int, changes: int) -> None:
     message = kind()
     if kind is service_pb2.ModelInferRequest:
