@@ -247,6 +247,32 @@ async def test_of_two_gateways_that_share_a_lock_one_has_a_dead_stub_loaded_agai
         assert engine.reloads == ["unload", "load"]
 
 
+async def test_an_error_of_a_stub_that_was_replaced_meanwhile_is_no_reason_to_load_it_again(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Agree
+) -> None:
+    """A request from before the load is answered after it: so it was where Triton was slow."""
+    slot, status = write_tiny_slot(tmp_path), tmp_path / "status"
+    async with (
+        fake_engine(agree) as engine,
+        gateway(slot, engine.port, status=status) as one,
+        gateway(slot, engine.port, status=status) as other,
+    ):
+        await asyncio.gather(one.until_serving(), other.until_serving())
+        dead, asked_before = "Stub process 'x' is not healthy.", len(engine.asked)
+        engine.answer = lambda asked: agree(asked) if "load" in engine.reloads else dead
+        engine.delay_s = 0.8
+        late = asyncio.create_task(refused(other))
+        await until(lambda: len(engine.asked) > asked_before)
+        engine.delay_s = 0
+        assert (await refused(one))[0] is Code.UNAVAILABLE
+        await until(lambda: engine.reloads == ["unload", "load"])
+        assert not late.done()
+        assert (await late)[0] is Code.UNAVAILABLE
+        await asyncio.gather(one.until_serving(), other.until_serving())
+        assert await other.judge("Q")
+        assert engine.reloads == ["unload", "load"]
+
+
 async def test_a_dead_stub_is_not_loaded_again_where_no_lock_is_shared(
     tiny_serve: TinyServe, agree: Agree
 ) -> None:

@@ -36,6 +36,7 @@ _GONE = (
 )
 
 _Call = grpc.aio.StreamStreamCall[bytes, service_pb2.ModelStreamInferResponse]
+_Answer = asyncio.Future[service_pb2.ModelInferResponse]
 _log = structlog.get_logger(__name__)
 
 
@@ -45,10 +46,19 @@ class EngineHealth:
 
     answers: int = 0  # so far: a watcher sees by it whether the engine makes progress
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # the engine failed as a whole
-    # When Triton last said so (time.monotonic()), since the last answer: it does not start a dead
-    # Python stub again by itself.
+    # When the request was sent (time.monotonic()) that Triton last refused for a dead Python stub,
+    # since the last answer: it does not start a stub again by itself. Not when it said so: under
+    # load it says so of the stub before, after another process has had the model loaded again.
     stub_died: float | None = None
     too_many_pings: bool = False  # Triton ended a connection for its keepalive
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request in flight."""
+
+    answer: _Answer
+    sent_at: float
 
 
 class EngineStream:
@@ -58,7 +68,7 @@ class EngineStream:
         self._model = model
         self._open_call = open_call
         self._health = health
-        self._waiting: dict[str, asyncio.Future[service_pb2.ModelInferResponse]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._outgoing: asyncio.Queue[bytes | None] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -97,8 +107,8 @@ class EngineStream:
         """
         outgoing = self._outgoing
         assert outgoing is not None  # noqa: S101  (open)
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = answer
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = _Waiting(answer, time.monotonic())
         outgoing.put_nowait(request)
         try:
             return await answer
@@ -108,9 +118,11 @@ class EngineStream:
 
     def fail_in_flight(self) -> None:
         """Ends every request in flight with Unavailable."""
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(Unavailable("The engine went away. Try again in a moment."))
+        for waiting in self._waiting.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(
+                    Unavailable("The engine went away. Try again in a moment.")
+                )
 
     async def _keep(self) -> None:
         pause = _RECONNECT_S[0]
@@ -143,20 +155,20 @@ class EngineStream:
 
     def _deliver(self, response: service_pb2.ModelStreamInferResponse) -> bool:
         """Gives an answer to the request that waits for it; False if it is an error."""
-        answer = self._waiting.pop(response.infer_response.id, None)
+        waiting = self._waiting.pop(response.infer_response.id, None)
         if response.error_message:
             error = engine_error(response.error_message)
             if isinstance(error, Unavailable):
-                if _STUB_DIED in response.error_message:
-                    self._health.stub_died = time.monotonic()
+                if waiting is not None and _STUB_DIED in response.error_message:
+                    self._health.stub_died = waiting.sent_at
                 self._health.lost.set()
-            if answer is not None and not answer.done():
-                answer.set_exception(error)
+            if waiting is not None and not waiting.answer.done():
+                waiting.answer.set_exception(error)
             return False
         self._health.answers += 1
         self._health.stub_died = None
-        if answer is not None and not answer.done():
-            answer.set_result(response.infer_response)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_result(response.infer_response)
         return True
 
 

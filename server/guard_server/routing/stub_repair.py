@@ -34,14 +34,17 @@ class StubRepair:
         self._unlocked = False  # the last time there was no lock
 
     async def run(self) -> None:
-        """Reloads the model if its stub died since it was loaded last. Failures are not raised."""
+        """Reloads the model if a request that was sent since its last load found its stub dead.
+
+        Failures are not raised.
+        """
         engine = self._engine
-        died = engine.health.stub_died
-        if died is None:
+        asked = engine.health.stub_died
+        if asked is None:
             return
         with self._locked() as lock:
             # A probe would not do: a dead stub's errors come one by one, seconds apart.
-            if lock is None or died < _loaded(lock) <= time.monotonic():
+            if lock is None or asked < _loaded(lock) <= time.monotonic():
                 return
             _log.error(
                 "the engine's process died; having Triton load it again",
