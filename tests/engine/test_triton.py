@@ -37,6 +37,16 @@ def test_plain(stream: Stream, ids: list[int], greedy: list[int]) -> None:
     assert reply.outputs["output_ids"].ravel().tolist() == greedy
 
 
+def test_answers_leave_nothing_in_tritons_log(
+    triton: TritonProcess, stream: Stream, ids: list[int]
+) -> None:
+    """A traceback for each output tensor: 400 bytes, and requests went on as if nothing was."""
+    before = triton.log.stat().st_size
+    for number in range(3):
+        assert not stream.ask(f"{number}", input_ids=ids, return_perf_metrics=[True]).error
+    assert triton.log.read_bytes()[before:] == b""
+
+
 def test_end_id_and_stop_words(stream: Stream, ids: list[int], greedy: list[int]) -> None:
     by_end_id = stream.ask("a", input_ids=ids, request_output_len=[LENGTH], end_id=[greedy[2]])
     words = [[[3, greedy[2], 0], [1, 2, -1]]]
