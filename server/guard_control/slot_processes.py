@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from guard_control.events import Events
 from guard_control.host.ownership import PortClaim, PortTaken
@@ -59,13 +60,9 @@ class SlotProcess:
 
         One that dies while it starts is started again, twice; if one fails, none is left running.
         """
-        starting = [asyncio.create_task(kept.start(timeout_s)) for kept in self._tritons]
         try:
-            await asyncio.gather(*starting)
+            await _all([kept.start(timeout_s) for kept in self._tritons])
         except BaseException:
-            for task in starting:
-                task.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
             await self.stop()
             raise
 
@@ -141,6 +138,14 @@ class SlotProcesses:
             raise
         return slot
 
+    async def start_all(self, directories: Sequence[Path], timeout_s: float) -> None:
+        """Starts the Tritons of all these slots at the same time.
+
+        Raises the TritonFailed or SlotInvalid of the first one that fails; then the others that
+        were still starting are not left running.
+        """
+        await _all([self.start(directory, timeout_s) for directory in directories])
+
     async def stop(self, name: str) -> None:
         slot = self._slots.pop(name)
         await slot.stop()
@@ -180,6 +185,18 @@ class SlotProcesses:
     def _release(self, name: str) -> None:
         for claim in self._ports.pop(name):
             claim.release()
+
+
+async def _all(starts: Sequence[Coroutine[Any, Any, object]]) -> None:
+    """Returns when all have started. If one fails, the others are cancelled, and have ended."""
+    tasks = [asyncio.create_task(start) for start in starts]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def gpu_of(number: int, replicas: int, environment: Mapping[str, str]) -> str:

@@ -144,12 +144,11 @@ def _metrics(settings: Settings, gateways: Workers) -> AbstractContextManager[No
 
 
 async def _start_slots(slots: SlotProcesses, initial: InitialTraffic) -> Traffic:
-    """Checks the files of every slot, then starts them one by one."""
+    """Checks the files of every slot, then starts them all."""
     for directory in initial.directories.values():
         traffic.check_name(directory)
         manifest = await asyncio.to_thread(Manifest.load, directory)
         await asyncio.to_thread(manifest.check, directory)
-    for directory in initial.directories.values():
-        await slots.start(directory, _START_S)
+    await slots.start_all(list(initial.directories.values()), _START_S)
     entries = {name: slots[name].traffic(weight) for name, weight in initial.weights.items()}
     return Traffic.of(initial.generation, entries)

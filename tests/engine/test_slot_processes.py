@@ -16,7 +16,7 @@ from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.triton_process import TritonFailed
 from tests.engine.conftest import Slot
-from tests.support.ports import free_port
+from tests.support.ports import free_block, free_port
 from tests.support.streams import Stream
 
 pytestmark = pytest.mark.triton
@@ -104,7 +104,8 @@ if not started.exists():
         await slots.stop_all()
         watching.cancel()
     [event] = seen
-    assert "died while the model was loaded" in event.text
+    # Who notices it first says so: we, or Triton.
+    assert "died while the model was loaded" in event.text or "is not healthy" in event.text
     assert "Starting it again in 0.5 s" in event.text
 
 
@@ -116,3 +117,45 @@ async def test_a_start_that_always_fails_ends(slot: Slot, tmp_path: Path) -> Non
     with pytest.raises(TritonFailed):
         await slots.start(path, 60)
     assert "blue" not in slots
+
+
+def with_code(slot: Path, path: Path, code: str) -> Path:
+    """A copy of a slot whose model runs this code as it is loaded."""
+    shutil.copytree(slot, path)
+    with (path / MODEL / "1" / "model.py").open("a") as model:
+        model.write(code)
+    return path
+
+
+async def test_slots_start_at_the_same_time(slot: Slot, tmp_path: Path) -> None:
+    """Each loads only once the other does: one after the other they would not."""
+    code = f"""
+import pathlib
+mine = pathlib.Path(__file__).parents[2].resolve()
+(mine / "loading").touch()
+while len(list(pathlib.Path({str(tmp_path)!r}).glob("*/loading"))) < 2:
+    time.sleep(0.05)
+"""
+    paths = [with_code(slot.path, tmp_path / name, code) for name in ("blue", "green")]
+    slots = SlotProcesses(tmp_path, free_block(), Events())
+    try:
+        await slots.start_all(paths, 30)
+        assert [each.running for each in slots] == [True, True]
+        ports = [each.triton.metrics_url for each in slots]
+        assert ports == sorted(ports)
+    finally:
+        await slots.stop_all()
+
+
+async def test_of_slots_that_start_one_fails(slot: Slot, tmp_path: Path) -> None:
+    """The other one never loads: it is given up with it, and leaves no process."""
+    paths = [
+        with_code(slot.path, tmp_path / "blue", "\nwhile True:\n    time.sleep(1)\n"),
+        with_code(slot.path, tmp_path / "green", "\nraise RuntimeError('it is damaged')\n"),
+    ]
+    before = children(os.getpid())
+    slots = SlotProcesses(tmp_path, free_block(), Events())
+    with pytest.raises(TritonFailed, match=r"triton-green.log(.|\n)*it is damaged"):
+        await slots.start_all(paths, 60)
+    assert not list(slots)
+    assert children(os.getpid()) == before
