@@ -5,6 +5,7 @@ same time. To a request without a draft it answers that the model ended at once.
 file by itself, so it imports nothing of the project.
 """
 
+import ctypes
 import json
 import threading
 import time
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # its classes exist from `initialize` on
 
+_USED = b"used_dltensor"
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
 _Answer = Callable[[int | None], None]  # when it was begun, in ns; None: it was stopped
 
 
@@ -141,14 +145,17 @@ class _Pace:
 
 def _value(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
-    # By DLPack: see the CPU engine's model.py.
     return None if tensor is None else np.from_dlpack(tensor)
 
 
 def _tensor(name: str, values: Any) -> Any:
+    """By DLPack, as inputs too: the CPU engine's model.py has the reasons."""
     if not values.size:
         return pb_utils.Tensor(name, values)
-    return pb_utils.Tensor.from_dlpack(name, np.require(values, requirements=["C", "W"]))
+    capsule = np.require(values, requirements=["C", "W"]).__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    _set_capsule_name(capsule, _USED)
+    return tensor
 
 
 def _final() -> Any:
