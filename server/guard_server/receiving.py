@@ -1,13 +1,12 @@
 """Receives the requests of calls that have one, within bounds of memory and time.
 
 grpc by itself waits without an end for a request that is never finished, and holds what has come of
-it: 160 unfinished ones of 4 MiB held 650 MiB. So it receives only a few at a time by itself. Beyond
-those a call reads its request here, which costs 35 us more: then one that is not there soon counts
-as the largest, and may be given up.
+it: 160 unfinished ones of 4 MiB held 650 MiB. So a call reads its request here: one that is not
+there soon counts as the largest, and may be given up.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from typing import Any
@@ -23,7 +22,6 @@ from guard_server.routing.shares import Shares
 _MOST_BYTES = 256 * 2**20
 _MOST_STREAMS = 256  # of requests; each holds the one that it receives, and 2 MiB in flight
 _MOST_WATCHES = 1_024  # calls with one request and many answers; with 14 KB of metadata 38 KiB each
-_MOST_BY_GRPC = 32
 _SMALL_BYTES = 4_096  # and less are not counted, as the call itself is not: 5 us
 _SOON_S = 0.1
 
@@ -34,10 +32,10 @@ Task = asyncio.Task[Any]
 class _Reading:
     """A call that waits for its request."""
 
-    caller: Caller
+    context: Context
     task: Task
     since: float  # the event loop's clock
-    counted: bool = False  # as the largest request
+    counted_for: Caller | None = None  # as the largest request
     refusal: GuardError | None = None
 
 
@@ -50,7 +48,6 @@ class Receiving:
         self.open_streams = Shares(_MOST_STREAMS, "open streams")
         self.watches = Shares(_MOST_WATCHES, "open watches")
         self._longest_s = longest_s
-        self._by_grpc: dict[Task, None] = {}
         self._readings: dict[_Reading, None] = {}  # the oldest first
 
     def bounded(self, handler: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
@@ -66,25 +63,12 @@ class Receiving:
                 if now - reading.since < _SOON_S:
                     break
                 self._check(reading, now)
-            for task in list(self._by_grpc):
-                if task.done():  # its caller gave up before the request was there
-                    del self._by_grpc[task]
-
-    def begun_by_grpc(self) -> bool:
-        """Whether grpc receives this call's request by itself. Is called by the call's own task."""
-        if len(self._by_grpc) >= _MOST_BY_GRPC:
-            return False
-        self._by_grpc[_this_task()] = None
-        return True
-
-    def received_by_grpc(self) -> None:
-        """The request of a call that `begun_by_grpc` let begin is there."""
-        self._by_grpc.pop(_this_task(), None)
 
     async def read(self, context: Context) -> bytes:
         """Receives a call's request, or aborts the call."""
-        task = _this_task()
-        reading = _Reading(caller_of(context), task, asyncio.get_running_loop().time())
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (for the type checker)
+        reading = _Reading(context, task, asyncio.get_running_loop().time())
         self._readings[reading] = None
         try:
             data = await context.read()
@@ -95,8 +79,8 @@ class Receiving:
             await abort(context, reading.refusal)
         finally:
             del self._readings[reading]
-            if reading.counted:
-                self.bytes.give_back(reading.caller, MAX_MESSAGE_BYTES)
+            if reading.counted_for is not None:
+                self.bytes.give_back(reading.counted_for, MAX_MESSAGE_BYTES)
         if data is grpc.aio.EOF:
             missing = Violation("request", "is missing: the call has no message.")
             await abort(context, RequestInvalid([missing]))
@@ -108,9 +92,10 @@ class Receiving:
                 raise DeadlinePassed(
                     f"The request did not arrive within {self._longest_s:g} s. Send it again."
                 )
-            if not reading.counted:
-                self.bytes.take(reading.caller, MAX_MESSAGE_BYTES)
-                reading.counted = True
+            if reading.counted_for is None:
+                caller = caller_of(reading.context)
+                self.bytes.take(caller, MAX_MESSAGE_BYTES)
+                reading.counted_for = caller
         except GuardError as error:
             if reading.refusal is None:
                 reading.refusal = error
@@ -121,7 +106,7 @@ class _Bounded(grpc.GenericRpcHandler):
     def __init__(self, handler: grpc.GenericRpcHandler, receiving: Receiving) -> None:
         self._handler = handler
         self._receiving = receiving
-        self._methods: dict[str, tuple[Any, Any]] = {}  # received by grpc, and here
+        self._methods: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = handler_call_details.method
@@ -129,51 +114,40 @@ class _Bounded(grpc.GenericRpcHandler):
             found: Any = self._handler.service(handler_call_details)
             if found is None:
                 return None
-            self._methods[method] = _ways(found, self._receiving)
-        by_grpc, here = self._methods[method]
-        return by_grpc if here is None or self._receiving.begun_by_grpc() else here
+            self._methods[method] = _bounded(found, self._receiving)
+        return self._methods[method]
 
 
-def _ways(method: Any, receiving: Receiving) -> tuple[Any, Any]:
-    """How a method is served: received by grpc, and received here. None: it is a stream."""
+def _bounded(method: Any, receiving: Receiving) -> Any:
+    """The same method, within the bounds.
+
+    On the wire, a call with one request is one with a stream of them.
+    """
     read, write = method.request_deserializer, method.response_serializer
     if method.request_streaming:
         serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
-        return grpc.stream_stream_rpc_method_handler(serve, read, write), None
+        return grpc.stream_stream_rpc_method_handler(serve, read, write)
     if method.response_streaming:
-        serve = _counted(method.unary_stream, receiving.watches, lambda _: 1)
+        watch = _counted(method.unary_stream, receiving.watches, lambda _: 1)
 
-        async def stream_by_grpc(received: Any, context: Context) -> AsyncIterator[Any]:
-            receiving.received_by_grpc()
-            async for answer in serve(received, context):
+        async def answers(_: object, context: Context) -> AsyncIterator[Any]:
+            async for answer in watch(read(await receiving.read(context)), context):
                 yield answer
 
-        async def stream_here(_: object, context: Context) -> AsyncIterator[Any]:
-            async for answer in serve(read(await receiving.read(context)), context):
-                yield answer
+        return grpc.stream_stream_rpc_method_handler(answers, None, write)
 
-        return (
-            grpc.unary_stream_rpc_method_handler(stream_by_grpc, read, write),
-            grpc.stream_stream_rpc_method_handler(stream_here, None, write),
-        )
+    async def serve_bytes(data: bytes, context: Context) -> Any:
+        return await method.unary_unary(read(data), context)
 
-    serve = _counted(method.unary_unary, receiving.bytes, _counted_size)
+    serve = _counted(serve_bytes, receiving.bytes, _counted_size)
 
-    async def by_grpc(received: Any, context: Context) -> Any:
-        receiving.received_by_grpc()
-        return await serve(received, context)
+    async def answer(_: object, context: Context) -> Any:
+        return await serve(await receiving.read(context), context)
 
-    async def here(_: object, context: Context) -> Any:
-        return await serve(read(await receiving.read(context)), context)
-
-    # On the wire, a call with one request is one with a stream of them.
-    return (
-        grpc.unary_unary_rpc_method_handler(by_grpc, read, write),
-        grpc.stream_unary_rpc_method_handler(here, None, write),
-    )
+    return grpc.stream_unary_rpc_method_handler(answer, None, write)
 
 
-def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
+def _counted(serve: Any, shares: Shares, size_of: Callable[[Any], int]) -> Any:
     """The same behaviour, for which so much is counted while it runs, unless that is nothing."""
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -199,8 +173,8 @@ def _counted(serve: Any, shares: Shares, size_of: Any) -> Any:
     return generator if isasyncgenfunction(serve) else coroutine
 
 
-def _counted_size(received: Any) -> int:
-    return int(received.size) if received.size > _SMALL_BYTES else 0
+def _counted_size(data: bytes) -> int:
+    return len(data) if len(data) > _SMALL_BYTES else 0
 
 
 async def _take(shares: Shares, caller: Caller, size: int, context: Context) -> None:
@@ -208,9 +182,3 @@ async def _take(shares: Shares, caller: Caller, size: int, context: Context) -> 
         shares.take(caller, size)
     except GuardError as error:
         await abort(context, error)
-
-
-def _this_task() -> Task:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  (for the type checker)
-    return task
