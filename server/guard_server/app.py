@@ -23,6 +23,7 @@ from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
+from guard_server.pipeline.turns import Turns
 from guard_server.receiving import Receiving
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
@@ -120,7 +121,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         observers += metrics, ShadowMetrics(metrics.registry)
         if certificates:
             CertificateMetrics(metrics.registry, certificates)
-    judge = Judge(settings.markers)
+    turns = Turns()
+    judge = Judge(settings.markers, turns.texts)
     shadow = Shadow(router, judge, observers, settings.request_timeout_s)
     moderator = Moderator(
         router,
@@ -128,6 +130,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         shadow,
         cache,
         observers,
+        turns,
         allow_slot_choice=settings.allow_slot_choice,
         isolate_callers=settings.isolate_callers,
         request_timeout_s=settings.request_timeout_s,

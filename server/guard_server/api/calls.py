@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from grpc_status import rpc_status
 
-from guard_core.errors import known_error
+from guard_core.errors import Unavailable, known_error
 from guard_server.api import status
 from guard_server.drain import Drain
 from guard_server.identity import identity_of
@@ -39,8 +39,11 @@ def answering(
     async def answer(service: S, request: Request, context: Context) -> Answer:
         try:
             with service.drain.accept():
-                return await method(service, request, context)
-        except Exception as error:
+                try:
+                    return await method(service, request, context)
+                except Exception as error:
+                    await abort(context, error)
+        except Unavailable as error:  # the server stops
             await abort(context, error)
 
     return answer

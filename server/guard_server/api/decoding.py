@@ -26,7 +26,6 @@ class Received(Generic[M]):
 
     message: M | None
     faults: tuple[Violation, ...] = ()
-    size: int = 0  # bytes on the wire
 
     def violations(self, below: str) -> list[Violation]:
         """What is wrong with the message in a field such as `items[3]`, named relative to it.
@@ -57,10 +56,26 @@ class Received(Generic[M]):
         return self.readable()
 
 
-def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Received[M]]:
-    """A deserializer for grpc that never raises. Not `strict`: unknown fields are no fault."""
+@dataclass(slots=True)
+class Arrived(Generic[M]):
+    """A request as it came: grpc would decode it before its caller has a turn."""
+
+    read: Callable[[bytes], Received[M]]
+    data: bytes
+
+    def decoded(self) -> Received[M]:
+        """Takes 2 us for a prompt, 3 ms for the worst of 4 KiB, and 0.1 s for a large batch."""
+        return self.read(self.data)
+
+
+def receiver(
+    kind: type[M], *, strict: bool = True, most_bytes: int | None = None
+) -> Callable[[bytes], Received[M]]:
+    """Decodes, and never raises. Not `strict`: unknown fields are no fault."""
 
     def receive(data: bytes) -> Received[M]:
+        if most_bytes is not None and len(data) > most_bytes:
+            return _unreadable(f"has {len(data)} bytes; at most {most_bytes} are read.")
         try:
             if len(data) > _SMALL_BYTES:
                 check_number(kind, data)
@@ -70,7 +85,7 @@ def receiver(kind: type[M], *, strict: bool = True) -> Callable[[bytes], Receive
         except DecodeError:
             return _look_closer(kind, data)
         if wire.is_as_written(message, data) or not strict:
-            return Received(message, size=len(data))
+            return Received(message)
         return _look_closer(kind, data)
 
     return receive
@@ -83,14 +98,14 @@ def _look_closer(kind: type[M], data: bytes) -> Received[M]:
     except DecodeError:
         return _unreadable(f"is not a valid {kind.DESCRIPTOR.full_name}.")
     except wire.TooManyFaults as error:
-        return Received(None, error.first, len(data))
+        return Received(None, error.first)
     except wire.TooManyFields:
         return _unreadable(
             f"has more than {wire.MAX_FIELDS} fields, and not all are encoded as protobuf writes "
             "them. Send less at once."
         )
     message.DiscardUnknownFields()
-    return Received(message, tuple(faults), len(data))
+    return Received(message, tuple(faults))
 
 
 def _unreadable(description: str, field: str = "request") -> Received[M]:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from guard_server.api.calls import Context
 from guard_server.api.decoding import Received
-from guard_server.api.handlers import faultless, generic_handler
+from guard_server.api.handlers import MOST_BYTES_WITHOUT_TURN, faultless, generic_handler
 
 _LIST = """
 message_type { name: "HealthListRequest" }
@@ -82,7 +82,7 @@ class Health:
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
         # Not strict: a load balancer's newer field must not make the server unhealthy.
-        return generic_handler(SERVICE, self, strict=False)
+        return generic_handler(SERVICE, self, strict=False, most_bytes=MOST_BYTES_WITHOUT_TURN)
 
     async def Check(  # noqa: N802  (grpc's name, as those below)
         self, received: Received[Any], context: Context

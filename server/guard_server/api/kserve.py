@@ -15,8 +15,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from guard_core.errors import ModelUnknown, known_error
 from guard_server.api import validation
 from guard_server.api.calls import Context, abort, answering, caller_of
-from guard_server.api.decoding import Received
-from guard_server.api.handlers import faultless, generic_handler
+from guard_server.api.decoding import Arrived, Received
+from guard_server.api.handlers import MOST_BYTES_WITHOUT_TURN, faultless, generic_handler
 from guard_server.api.kserve_tensors import INPUTS, OUTPUTS, read, write
 from guard_server.api.streaming import Stream
 from guard_server.drain import Drain
@@ -29,6 +29,7 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 MODEL = "qwen3guard"
 VERSION = "1"
 _VERSIONS = ("", VERSION)
+_IN_TURNS = ("ModelInfer", "ModelStreamInfer")
 _EXTENSIONS = ("model_configuration", "statistics")
 
 
@@ -50,7 +51,9 @@ class InferenceService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
-        return generic_handler(SERVICE, self)
+        return generic_handler(
+            SERVICE, self, in_turns=_IN_TURNS, most_bytes=MOST_BYTES_WITHOUT_TURN
+        )
 
     async def ServerLive(  # noqa: N802  (KServe's name, as those below)
         self, received: Received[service_pb2.ServerLiveRequest], context: Context
@@ -129,9 +132,10 @@ class InferenceService:
 
     @answering
     async def ModelInfer(  # noqa: N802
-        self, received: Received[service_pb2.ModelInferRequest], context: Context
+        self, arrived: Arrived[service_pb2.ModelInferRequest], context: Context
     ) -> service_pb2.ModelInferResponse:
-        return await self._infer("ModelInfer", received, caller_of(context))
+        caller, size = caller_of(context), len(arrived.data)
+        return await self._infer("ModelInfer", arrived.decoded, caller, size)
 
     @answering
     async def ModelStreamInfer(self, _requests: object, context: Context) -> None:  # noqa: N802
@@ -146,7 +150,7 @@ class InferenceService:
             request_id: str, received: Received[service_pb2.ModelInferRequest]
         ) -> service_pb2.ModelStreamInferResponse:
             try:
-                response = await self._infer("ModelStreamInfer", received, caller)
+                response = await self._infer("ModelStreamInfer", lambda: received, caller, 0)
             except Exception as error:  # as Triton does: a stream gives errors as text only
                 text = str(known_error(error))
                 response = service_pb2.ModelInferResponse(model_name=MODEL, id=request_id)
@@ -156,17 +160,30 @@ class InferenceService:
             response.parameters["triton_final_response"].bool_param = True
             return service_pb2.ModelStreamInferResponse(infer_response=response)
 
-        await Stream(context, begin, self.drain.closed).run()
+        decoded = partial(self._moderator.decoded, caller)
+        await Stream(context, decoded, begin, self.drain.closed).run()
 
     @property
     def _ready(self) -> bool:
         return self._router.serving and not self.drain.closed.is_set()
 
     async def _infer(
-        self, method: str, received: Received[service_pb2.ModelInferRequest], caller: Caller
+        self,
+        method: str,
+        decoded: Callable[[], Received[service_pb2.ModelInferRequest]],
+        caller: Caller,
+        size: int,
     ) -> service_pb2.ModelInferResponse:
-        request = received.readable()
-        moderation = await self._moderator.moderate(method, partial(_read, received), caller)
+        """`size`: how many bytes `decoded` has yet to decode."""
+        request = service_pb2.ModelInferRequest()
+
+        def read() -> ModerationRequest:
+            nonlocal request
+            received = decoded()
+            request = received.readable()
+            return _read(received)
+
+        moderation = await self._moderator.moderate(method, read, caller, size)
         return write(moderation, request, MODEL, VERSION)
 
 

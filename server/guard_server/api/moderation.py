@@ -12,12 +12,13 @@ import grpc
 from guard_core.errors import GuardError, RequestInvalid, Violation
 from guard_server.api import status, validation
 from guard_server.api.calls import Context, answering, caller_of
-from guard_server.api.decoding import Received
+from guard_server.api.decoding import Arrived, Received
 from guard_server.api.handlers import generic_handler
 from guard_server.api.responses import response
 from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
 from guard_server.drain import Drain
 from guard_server.pipeline.moderator import Moderator
+from guard_server.pipeline.request import ModerationRequest
 from guard_server.routing.caller import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
@@ -35,24 +36,28 @@ class ModerationService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for `grpc.aio.Server.add_generic_rpc_handlers`."""
-        return generic_handler(SERVICE, self)
+        return generic_handler(SERVICE, self, in_turns=SERVICE.methods_by_name)
 
     @answering
     async def Moderate(  # noqa: N802  (grpc's name, as those below)
-        self, received: Received[pb.ModerateRequest], context: Context
+        self, arrived: Arrived[pb.ModerateRequest], context: Context
     ) -> pb.ModerateResponse:
-        return await self._moderate(
-            "Moderate", received.readable(), received.faults, caller_of(context)
-        )
+        def read() -> ModerationRequest:
+            received = arrived.decoded()
+            return validation.moderation_request(received.readable(), received.faults)
+
+        caller, size = caller_of(context), len(arrived.data)
+        return response(await self._moderator.moderate("Moderate", read, caller, size))
 
     @answering
     async def BatchModerate(  # noqa: N802
-        self, received: Received[pb.BatchModerateRequest], context: Context
+        self, arrived: Arrived[pb.BatchModerateRequest], context: Context
     ) -> pb.BatchModerateResponse:
+        caller = caller_of(context, many=True)
+        received = await self._moderator.decoded(caller, len(arrived.data), arrived.decoded)
         request = received.readable()
         validation.batch(request, received.violations(""))
         running = asyncio.Semaphore(MAX_IN_FLIGHT)
-        caller = caller_of(context, many=True)
 
         async def moderate(index: int, item: pb.ModerateRequest) -> pb.BatchModerateItem:
             async with running:
@@ -90,7 +95,8 @@ class ModerationService:
             except GuardError as error:
                 return pb.StreamModerateResponse(id=request.id, error=status.message(error))
 
-        await Stream(context, begin, self.drain.closed).run()
+        decoded = partial(self._moderator.decoded, caller)
+        await Stream(context, decoded, begin, self.drain.closed).run()
 
     async def _moderate(
         self,

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from guard_server.api.calls import Context
 from guard_server.api.decoding import Received
-from guard_server.api.handlers import faultless, generic_handler
+from guard_server.api.handlers import MOST_BYTES_WITHOUT_TURN, faultless, generic_handler
 
 _V1ALPHA: Any = pb.DESCRIPTOR.services_by_name["ServerReflection"]
 
@@ -54,7 +54,10 @@ class Reflection:
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Both versions for `grpc.aio.Server.add_generic_rpc_handlers`."""
         # Not strict, as of health: tools of other versions must find the services.
-        return tuple(generic_handler(service, self, strict=False) for service in SERVICES)
+        most = MOST_BYTES_WITHOUT_TURN
+        return tuple(
+            generic_handler(service, self, strict=False, most_bytes=most) for service in SERVICES
+        )
 
     async def ServerReflectionInfo(  # noqa: N802  (grpc's name)
         self, requests: AsyncIterator[Received[Any]], context: Context

@@ -1,7 +1,7 @@
 """One bidirectional stream of either API: read while little is in flight, answered in any order."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -18,16 +18,19 @@ A = TypeVar("A")  # an answer's message
 class Stream(Generic[A]):
     """Answers each request by `begin`, which returns a coroutine that never fails.
 
-    `begin` itself may raise a GuardError: that ends the reading. `closed` ends it too.
+    `decoded` gives what a request of so many bytes is decoded to, in its caller's turn. `begin`
+    itself may raise a GuardError: that ends the reading. `closed` ends it too.
     """
 
     def __init__(
         self,
         context: grpc.aio.ServicerContext[Any, A],
+        decoded: Callable[[int, Callable[[], Received[Any]]], Awaitable[Received[Any]]],
         begin: Callable[[Received[Any]], Coroutine[Any, Any, A]],
         closed: asyncio.Event,
     ) -> None:
         self._context = context
+        self._decoded = decoded
         self._begin = begin
         self._closed = closed
         self._permits = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -59,13 +62,15 @@ class Stream(Generic[A]):
     async def _read(self) -> None:
         while True:
             await self._permits.acquire()
-            request = await self._context.read()
-            if request is grpc.aio.EOF:
+            arrived = await self._context.read()
+            if arrived is grpc.aio.EOF:
                 return
-            task = asyncio.create_task(self._answer(request.size, self._begin(request)))
+            size = len(arrived.data)
+            received = await self._decoded(size, arrived.decoded)
+            task = asyncio.create_task(self._answer(size, self._begin(received)))
             self._in_flight.add(task)
             task.add_done_callback(self._answered)
-            self._bytes += request.size
+            self._bytes += size
             while self._bytes > MAX_BYTES_IN_FLIGHT:
                 self._fewer_bytes.clear()
                 await self._fewer_bytes.wait()

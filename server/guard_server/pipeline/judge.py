@@ -21,9 +21,9 @@ Decode = Callable[[Sequence[int]], Awaitable[tuple[Decoded, bool]]]
 class Judge:
     """Knows what is done with markers where a request does not say it."""
 
-    def __init__(self, markers: MarkerTreatment) -> None:
+    def __init__(self, markers: MarkerTreatment, texts: TextTurns) -> None:
         self._markers = markers
-        self._texts = TextTurns()
+        self._texts = texts
 
     async def judge(
         self,

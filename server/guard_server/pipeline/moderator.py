@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from guard_core.errors import (
     DeadlinePassed,
@@ -19,10 +20,12 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.request import Call, ModerationRequest
 from guard_server.pipeline.result import Moderation, Stage
 from guard_server.pipeline.shadow import Shadow
-from guard_server.pipeline.turns import LoopTurns, RefusalTurns
+from guard_server.pipeline.turns import Turns
 from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
+
+T = TypeVar("T")
 
 
 class Moderator:
@@ -35,6 +38,7 @@ class Moderator:
         shadow: Shadow,
         cache: VerdictCache | None,
         observers: Sequence[Observer],
+        turns: Turns,
         *,
         allow_slot_choice: bool,
         isolate_callers: bool,
@@ -48,21 +52,21 @@ class Moderator:
         self._allow_slot_choice = allow_slot_choice
         self._isolate_callers = isolate_callers
         self._timeout_s = request_timeout_s
-        self._turns = LoopTurns()
-        self._refusals = RefusalTurns()
+        self._turns = turns
 
     async def moderate(
-        self, method: str, read: Callable[[], ModerationRequest], caller: Caller
+        self, method: str, read: Callable[[], ModerationRequest], caller: Caller, size: int = 0
     ) -> Moderation:
         """Judges the request that `read` validates; `method` names the API's method for metrics.
 
+        `size`: how many bytes `read` decodes before that, which may be in another thread.
         Raises a GuardError if there is no verdict, whatever went wrong. Cancelling it frees the
         engine for others.
         """
         call = Call(method, caller)
-        self._refusals.arrived(caller)
+        self._turns.refusals.arrived(caller)
         try:
-            moderation = await self._within_time(call, read)
+            moderation = await self._within_time(call, read, size)
         except asyncio.CancelledError:
             self._failed(call, None)
             raise
@@ -70,18 +74,25 @@ class Moderator:
             known = known_error(error)
             self._failed(call, known)
             if caller.queue_lock is None:  # of a batch or stream, one call brought all items
-                await self._refusals.take(caller)
+                await self._turns.refusals.take(caller)
             raise known from None
         for observer in self._observers:
             observer.answered(call, moderation)
         return moderation.without_reuse() if self._isolate_callers else moderation
 
-    async def _within_time(self, call: Call, read: Callable[[], ModerationRequest]) -> Moderation:
+    async def decoded(self, caller: Caller, size: int, work: Callable[[], T]) -> T:
+        """Decodes so many bytes in the caller's turn. Raises what the work does."""
+        await self._turns.loop.take(caller)
+        return await self._turns.decoding.run(caller, size, work)
+
+    async def _within_time(
+        self, call: Call, read: Callable[[], ModerationRequest], size: int
+    ) -> Moderation:
         try:
             async with asyncio.timeout(self._timeout_s) as call.timeout:
-                if await self._turns.take(call.caller):
+                if await self._turns.loop.take(call.caller):
                     call.timer.passed(Stage.QUEUE)
-                request = read()
+                request = await self._turns.decoding.run(call.caller, size, read)
                 call.timer.passed(Stage.VALIDATE)
                 return await self._route(call, request)
         except TimeoutError:

@@ -21,6 +21,8 @@ _ROUND_S = 0.001
 _WIDEST = 16
 # Of all contents. On the event loop so many take 0.3 to 0.9 ms; to another thread and back 0.1 ms.
 _LONG_TEXT = 1024
+_LARGE_BYTES = 4_096  # and less take 3 ms at worst to decode, 5 us if nothing is wrong with them
+_MORE_THAN_THERE_ARE = 10**6  # of such requests: 256 MiB hold 65,536 (receiving.py)
 _MOST_THREADS = 4
 _MOST_QUEUED = 1024  # texts, for each thread
 _REFUSAL_S = 0.01  # between two refusals of a caller
@@ -78,28 +80,51 @@ class LoopTurns:
                 self._begin()
 
 
-class TextTurns:
-    """Turns in a few threads for long texts, whose tokenizer leaves Python's lock to others."""
+class _ThreadTurns:
+    """Turns in a few threads."""
 
-    def __init__(self) -> None:
-        # One processor in two is left to the event loop and what else runs here.
-        threads = min(_MOST_THREADS, max(1, (os.cpu_count() or 1) // 2))
-        self._threads = ThreadPoolExecutor(threads, "texts")
-        self._limiter = ConcurrencyLimiter(threads, _MOST_QUEUED)
+    def __init__(self, name: str, threads: int, most_queued: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, name)
+        self._limiter = ConcurrencyLimiter(threads, most_queued)
 
-    async def run(self, caller: Caller, length: int, work: Callable[[], T]) -> T:
-        """Does the work on a text of so many characters: at once, or in a thread if it is long.
-
-        Raises what the work does, and Overloaded if too much is queued.
-        """
-        if length <= _LONG_TEXT:
-            return work()
+    async def _take(self, caller: Caller, work: Callable[[], T]) -> T:
         permit = self._limiter.permit(caller)
         await permit.take()
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A caller that gives up does not end its work, which keeps its turn.
         working.add_done_callback(lambda _: permit.release(answered=True))
         return await asyncio.shield(working)
+
+
+class TextTurns(_ThreadTurns):
+    """Turns for long texts, whose tokenizer leaves Python's lock to others."""
+
+    def __init__(self) -> None:
+        # One processor in two is left to the event loop and what else runs here.
+        threads = min(_MOST_THREADS, max(1, (os.cpu_count() or 1) // 2))
+        super().__init__("texts", threads, _MOST_QUEUED)
+
+    async def run(self, caller: Caller, length: int, work: Callable[[], T]) -> T:
+        """Does the work on a text of so many characters: at once, or in a thread if it is long.
+
+        Raises what the work does, and Overloaded if too much is queued.
+        """
+        return work() if length <= _LONG_TEXT else await self._take(caller, work)
+
+
+class DecodingTurns(_ThreadTurns):
+    """Turns for decoding large requests, which the event loop can interrupt in a thread."""
+
+    def __init__(self) -> None:
+        # Python's lock leaves room for no second one.
+        super().__init__("decoding", 1, _MORE_THAN_THERE_ARE)
+
+    async def run(self, caller: Caller, size: int, work: Callable[[], T]) -> T:
+        """Does the work on so many bytes: at once, or in a thread. Raises what the work does."""
+        if size <= _LARGE_BYTES:
+            return work()
+        # Without a deadline, so that no stream ends for an item that would be refused.
+        return await self._take(Caller(caller.identity, caller.connection), work)
 
 
 class RefusalTurns:
@@ -153,3 +178,13 @@ class _Pace:
         self._next[kind] = min(turn + _REFUSAL_S, now + _LONGEST_REFUSAL_S)
         seen = self._other_seen if kind == self._last else self._last_seen
         return turn - now if now - seen < _THERE_S else 0.0
+
+
+class Turns:
+    """All turns of a worker."""
+
+    def __init__(self) -> None:
+        self.loop = LoopTurns()
+        self.decoding = DecodingTurns()
+        self.texts = TextTurns()
+        self.refusals = RefusalTurns()
