@@ -11,13 +11,12 @@ import grpc
 import structlog
 
 from guard_core.slot import traffic
+from guard_server import grpc_listener
 from guard_server.api import kserve, moderation
 from guard_server.api.health import SERVICE as HEALTH_SERVICE
 from guard_server.api.health import Health
 from guard_server.api.reflection import Reflection
-from guard_server.api.validation import MAX_MESSAGE_BYTES
 from guard_server.drain import Drain
-from guard_server.listening import cannot_listen
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.moderator import Moderator
@@ -25,6 +24,7 @@ from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.shadow import Shadow
 from guard_server.pipeline.turns import Turns
 from guard_server.receiving import Receiving
+from guard_server.refusing import UnknownMethods
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
 from guard_server.telemetry.certificate_metrics import CertificateMetrics
@@ -33,29 +33,9 @@ from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
-from guard_server.tls.allowed_callers import AllowedCallers
 from guard_server.tls.certificates import files_of
 from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
-
-_MAX_CONNECTIONS = 1024  # of a worker
-_MAX_METADATA_BYTES = 16 * 2**10
-_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Of a connection. With 256, calls of a client with so many in flight ended as UNAVAILABLE: what
-    # has ended counts for a while.
-    ("grpc.max_concurrent_streams", 1024),
-    ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
-    # Room for large tokens of callers and meshes. By default 8 KiB are promised, and what is larger
-    # is refused at random up to 16 KiB.
-    ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-    # A caller that vanished is found out; a caller that pings often is not cut off.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-]
 
 _log = structlog.get_logger(__name__)
 
@@ -136,14 +116,15 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         request_timeout_s=settings.request_timeout_s,
     )
     drain = Drain()
-    server = _server(settings)
+    server = grpc_listener.server(settings, turns.refusals)
     service = moderation.ModerationService(moderator, drain, tuning.remembered_ids)
     inference = kserve.InferenceService(moderator, drain, router, statistics.message)
     reflection = Reflection((moderation.SERVICE, kserve.SERVICE, HEALTH_SERVICE))
-    receiving = Receiving(settings.request_timeout_s)
+    receiving = Receiving(settings.request_timeout_s, turns.refusals)
     handlers = service.handler(), inference.handler(), health.handler(), *reflection.handlers()
     server.add_generic_rpc_handlers([receiving.bounded(handler) for handler in handlers])
-    port = _listen(server, settings, certificates)
+    server.add_generic_rpc_handlers([UnknownMethods(turns.refusals)])
+    port = grpc_listener.listen(server, settings, certificates)
     return Gateway(
         *(settings, tuning, server, port, router, shadow, health, drain, receiving, metrics),
         certificates,
@@ -232,29 +213,3 @@ def _traffic(settings: Settings) -> traffic.Traffic:
     assert settings.slot is not None and settings.triton is not None  # noqa: S101  (validated)
     entry = traffic.SlotTraffic(directory=settings.slot, triton=settings.triton, weight=1)
     return traffic.Traffic(generation=0, slots={settings.slot.name: entry})
-
-
-def _server(settings: Settings) -> grpc.aio.Server:
-    callers = settings.allowed_callers
-    return grpc.aio.server(
-        interceptors=[AllowedCallers(callers)] if callers else [],
-        options=[
-            *_OPTIONS,
-            # Without it, a second server on the port is a mistake, not a worker.
-            ("grpc.so_reuseport", int(settings.reuse_port)),
-            ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
-        ],
-    )
-
-
-def _listen(
-    server: grpc.aio.Server, settings: Settings, certificates: RenewedCertificates | None
-) -> int:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.port}"
-    try:
-        if certificates:
-            return server.add_secure_port(address, certificates.credentials())
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise cannot_listen(settings.host, settings.port, error, "GUARD_PORT") from None

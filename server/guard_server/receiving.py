@@ -9,13 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
 from guard_core.errors import DeadlinePassed, GuardError, RequestInvalid, Violation
 from guard_server.api.calls import Context, abort, caller_of
 from guard_server.api.validation import MAX_MESSAGE_BYTES
+from guard_server.pipeline.turns import RefusalTurns
+from guard_server.refusing import paced
 from guard_server.routing.caller import Caller
 from guard_server.routing.shares import Shares
 
@@ -42,11 +44,12 @@ class _Reading:
 class Receiving:
     """What a worker's calls hold before they are answered."""
 
-    def __init__(self, longest_s: float) -> None:
+    def __init__(self, longest_s: float, refusals: RefusalTurns) -> None:
         """`longest_s`: how long a request may take to arrive."""
         self.bytes = Shares(_MOST_BYTES, "bytes of requests")
         self.open_streams = Shares(_MOST_STREAMS, "open streams")
         self.watches = Shares(_MOST_WATCHES, "open watches")
+        self.refusals = refusals
         self._longest_s = longest_s
         self._readings: dict[_Reading, None] = {}  # the oldest first
 
@@ -76,15 +79,19 @@ class Receiving:
             if reading.refusal is None:
                 raise
             task.uncancel()
-            await abort(context, reading.refusal)
+            await self.refuse(context, reading.refusal)
         finally:
             del self._readings[reading]
             if reading.counted_for is not None:
                 self.bytes.give_back(reading.counted_for, MAX_MESSAGE_BYTES)
         if data is grpc.aio.EOF:
             missing = Violation("request", "is missing: the call has no message.")
-            await abort(context, RequestInvalid([missing]))
+            await self.refuse(context, RequestInvalid([missing]))
         return bytes(data)
+
+    async def refuse(self, context: Context, error: GuardError) -> NoReturn:
+        """Ends the call with the error's status when its caller has a turn."""
+        await abort(paced(context, self.refusals), error)
 
     def _check(self, reading: _Reading, now: float) -> None:
         try:
@@ -125,10 +132,10 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     """
     read, write = method.request_deserializer, method.response_serializer
     if method.request_streaming:
-        serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
+        serve = _counted(method.stream_stream, receiving, receiving.open_streams, lambda _: 1)
         return grpc.stream_stream_rpc_method_handler(serve, read, write)
     if method.response_streaming:
-        watch = _counted(method.unary_stream, receiving.watches, lambda _: 1)
+        watch = _counted(method.unary_stream, receiving, receiving.watches, lambda _: 1)
 
         async def answers(_: object, context: Context) -> AsyncIterator[Any]:
             async for answer in watch(read(await receiving.read(context)), context):
@@ -139,7 +146,7 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     async def serve_bytes(data: bytes, context: Context) -> Any:
         return await method.unary_unary(read(data), context)
 
-    serve = _counted(serve_bytes, receiving.bytes, _counted_size)
+    serve = _counted(serve_bytes, receiving, receiving.bytes, _counted_size)
 
     async def answer(_: object, context: Context) -> Any:
         return await serve(await receiving.read(context), context)
@@ -147,14 +154,25 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     return grpc.stream_unary_rpc_method_handler(answer, None, write)
 
 
-def _counted(serve: Any, shares: Shares, size_of: Callable[[Any], int]) -> Any:
-    """The same behaviour, for which so much is counted while it runs, unless that is nothing."""
+def _counted(
+    serve: Any, receiving: Receiving, shares: Shares, size_of: Callable[[Any], int]
+) -> Any:
+    """The same behaviour, for which so much is counted while it runs, unless that is nothing.
+
+    Its refusals are paced.
+    """
+
+    async def take(caller: Caller, size: int, context: Context) -> None:
+        try:
+            shares.take(caller, size)
+        except GuardError as error:
+            await receiving.refuse(context, error)
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
-        await _take(shares, caller, size, context)
+        await take(caller, size, context)
         try:
-            async for answer in serve(request, context):
+            async for answer in serve(request, paced(context, receiving.refusals)):
                 yield answer
         finally:
             shares.give_back(caller, size)
@@ -162,11 +180,11 @@ def _counted(serve: Any, shares: Shares, size_of: Callable[[Any], int]) -> Any:
     async def coroutine(request: Any, context: Context) -> Any:
         size = size_of(request)
         if not size:
-            return await serve(request, context)
+            return await serve(request, paced(context, receiving.refusals))
         caller = caller_of(context)
-        await _take(shares, caller, size, context)
+        await take(caller, size, context)
         try:
-            return await serve(request, context)
+            return await serve(request, paced(context, receiving.refusals))
         finally:
             shares.give_back(caller, size)
 
@@ -175,10 +193,3 @@ def _counted(serve: Any, shares: Shares, size_of: Callable[[Any], int]) -> Any:
 
 def _counted_size(data: bytes) -> int:
     return len(data) if len(data) > _SMALL_BYTES else 0
-
-
-async def _take(shares: Shares, caller: Caller, size: int, context: Context) -> None:
-    try:
-        shares.take(caller, size)
-    except GuardError as error:
-        await abort(context, error)

@@ -1,5 +1,7 @@
 """Only callers whose certificate has an allowed name are let in; health checks are for all."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,21 @@ async def test_another_one_of_the_authority_is_not(server: Server, call: str, na
     assert detail(status, error_details_pb2.ErrorInfo).reason == "CALLER_NOT_ALLOWED"
     assert status.message.endswith(f"It has: {name}.")
     assert len(engine.asked) == before
+
+
+async def test_refused_callers_are_paced_while_another_is_there(server: Server) -> None:
+    files, port, _ = server
+    async with (
+        caller(port, files.authority, named(files, "chat.example.org")) as allowed,
+        caller(port, files.authority, named(files, "other.example.org")) as refused,
+    ):
+        await refused.serving()
+        await allowed.judge("Q")
+        begun = time.monotonic()
+        calls = [refused.judge("Q") for _ in range(21)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert time.monotonic() - begun > 0.19
+        assert all("PERMISSION_DENIED" in str(one) for one in found)
 
 
 async def test_a_uri_is_a_name(server: Server) -> None:

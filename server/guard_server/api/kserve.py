@@ -153,6 +153,7 @@ class InferenceService:
                 response = await self._infer("ModelStreamInfer", lambda: received, caller, 0)
             except Exception as error:  # as Triton does: a stream gives errors as text only
                 text = str(known_error(error))
+                await self._moderator.refused(caller)
                 response = service_pb2.ModelInferResponse(model_name=MODEL, id=request_id)
                 return service_pb2.ModelStreamInferResponse(
                     error_message=text, infer_response=response

@@ -22,6 +22,7 @@ from guard_server.pipeline.request import ModerationRequest
 from guard_server.routing.caller import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
+_CALLS_AN_ITEM = 0.15  # a refused item of a batch takes 90 us, of a stream 400, a call 580
 SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"]
 
 
@@ -72,7 +73,10 @@ class ModerationService:
             tasks = [
                 group.create_task(moderate(index, item)) for index, item in enumerate(request.items)
             ]
-        return pb.BatchModerateResponse(items=[task.result() for task in tasks])
+        answers = [task.result() for task in tasks]
+        if refused := sum(answer.HasField("error") for answer in answers):
+            await self._moderator.refused(caller, refused * _CALLS_AN_ITEM)
+        return pb.BatchModerateResponse(items=answers)
 
     @answering
     async def StreamModerate(self, _requests: object, context: Context) -> None:  # noqa: N802
@@ -93,6 +97,7 @@ class ModerationService:
                     reply = await self._moderate("StreamModerate", request.request, found, caller)
                     return pb.StreamModerateResponse(id=request.id, response=reply)
             except GuardError as error:
+                await self._moderator.refused(caller)
                 return pb.StreamModerateResponse(id=request.id, error=status.message(error))
 
         decoded = partial(self._moderator.decoded, caller)

@@ -73,12 +73,14 @@ class Moderator:
         except Exception as error:
             known = known_error(error)
             self._failed(call, known)
-            if caller.queue_lock is None:  # of a batch or stream, one call brought all items
-                await self._turns.refusals.take(caller)
             raise known from None
         for observer in self._observers:
             observer.answered(call, moderation)
         return moderation.without_reuse() if self._isolate_callers else moderation
+
+    async def refused(self, caller: Caller, calls: float = 1.0) -> None:
+        """Waits for the turn of refusals inside of a call that cost as much as so many calls."""
+        await self._turns.refusals.take(caller, calls)
 
     async def decoded(self, caller: Caller, size: int, work: Callable[[], T]) -> T:
         """Decodes so many bytes in the caller's turn. Raises what the work does."""

@@ -25,7 +25,7 @@ _LARGE_BYTES = 4_096  # and less take 3 ms at worst to decode, 5 us if nothing i
 _MORE_THAN_THERE_ARE = 10**6  # of such requests: 256 MiB hold 65,536 (receiving.py)
 _MOST_THREADS = 4
 _MOST_QUEUED = 1024  # texts, for each thread
-_REFUSAL_S = 0.01  # between two refusals of a caller
+_REFUSAL_S = 0.01  # between two refused calls of a caller
 _LONGEST_REFUSAL_S = 2.5  # that one waits
 _THERE_S = 1.0  # since its last call
 _MOST_KINDS = 1024  # callers, or connections, of which those that wait are kept
@@ -144,12 +144,12 @@ class RefusalTurns:
         self._identities.arrived(caller.identity, now)
         self._connections.arrived(caller.connection, now)
 
-    async def take(self, caller: Caller) -> None:
-        """Waits until one more of this caller's calls may be refused."""
+    async def take(self, caller: Caller, calls: float = 1.0) -> None:
+        """Waits until so many more of this caller's calls may be refused."""
         now = time.monotonic()
         delay = max(
-            self._identities.delay(caller.identity, now),
-            self._connections.delay(caller.connection, now),
+            self._identities.delay(caller.identity, now, calls),
+            self._connections.delay(caller.connection, now, calls),
         )
         if delay:
             await asyncio.sleep(delay)
@@ -170,12 +170,12 @@ class _Pace:
             self._last, self._other_seen = kind, self._last_seen
         self._last_seen = now
 
-    def delay(self, kind: Hashable, now: float) -> float:
-        """How long one more of this kind has to wait, in seconds."""
+    def delay(self, kind: Hashable, now: float, count: float) -> float:
+        """How long so many more of this kind have to wait, in seconds."""
         turn = max(now, self._next.get(kind, now))
         if len(self._next) >= _MOST_KINDS:
             self._next = {name: until for name, until in self._next.items() if until > now}
-        self._next[kind] = min(turn + _REFUSAL_S, now + _LONGEST_REFUSAL_S)
+        self._next[kind] = min(turn + count * _REFUSAL_S, now + _LONGEST_REFUSAL_S)
         seen = self._other_seen if kind == self._last else self._last_seen
         return turn - now if now - seen < _THERE_S else 0.0
 

@@ -8,6 +8,8 @@ import grpc
 
 from guard_core.errors import CallerNotAllowed, quoted
 from guard_server.api.calls import Context, abort
+from guard_server.pipeline.turns import RefusalTurns
+from guard_server.refusing import paced
 
 _HEALTH = "/grpc.health.v1.Health/"
 _NAMES = "x509_subject_alternative_name"  # gRPC's key
@@ -21,9 +23,10 @@ class AllowedCallers(grpc.aio.ServerInterceptor):
     Health checks are for everyone who can connect: load balancers have certificates of their own.
     """
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], refusals: RefusalTurns) -> None:
         """`names`: each the whole of a DNS name, URI, address or e-mail address."""
         self._names = names
+        self._refusals = refusals
 
     async def intercept_service(
         self,
@@ -66,4 +69,4 @@ class AllowedCallers(grpc.aio.ServerInterceptor):
         if self._names.isdisjoint(names):
             had = quoted(", ".join(names)) or "none"
             text = f"No name in your certificate is allowed here. It has: {had}."
-            await abort(context, CallerNotAllowed(text))
+            await abort(paced(context, self._refusals), CallerNotAllowed(text))
