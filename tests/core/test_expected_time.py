@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_core.balancing.expected_time import SLOW_START_S, ReplicaLoad, Work, pick
+from guard_core.balancing.queue_limit import QueueLimit
 from guard_core.balancing.retry_budget import RetryBudget
 
 NOW = 1000.0
@@ -21,8 +22,7 @@ class Stub:
     load: ReplicaLoad = field(init=False)
 
     def __post_init__(self) -> None:
-        self.load = ReplicaLoad.of(self.name)
-        self.load.limit = 64
+        self.load = ReplicaLoad.of(self.name, QueueLimit(64, 64))
 
 
 def replicas(count: int) -> list[Stub]:
@@ -72,7 +72,7 @@ def test_conversations_are_spread_evenly() -> None:
 def test_a_replica_without_a_place_is_passed_over(key: int, full: list[bool]) -> None:
     among = replicas(len(full))
     for one, is_full in zip(among, full, strict=True):
-        one.load.limit = 0 if is_full else 64
+        one.load.queue_limit.limit = 0 if is_full else 64
     assert chosen(among, Work(key, 200, 100)).load.has_capacity
 
 
@@ -151,7 +151,7 @@ def test_nothing_is_known_of_replicas_that_never_answered() -> None:
 
 @given(tokens=st.lists(st.integers(1, 8192), max_size=30))
 def test_what_ends_is_no_longer_counted(tokens: list[int]) -> None:
-    load = ReplicaLoad.of("a:1")
+    load = Stub("a:1").load
     for size in tokens:
         load.begin(size)
     assert (load.in_flight, load.tokens) == (len(tokens), sum(tokens))
@@ -178,7 +178,7 @@ def test_a_retry_budget_covers_one_lost_replica_and_a_fifth_of_the_requests_afte
 
 @pytest.mark.parametrize("fast", [0.001, 0.1])
 def test_a_pace_rises_faster_than_it_falls(fast: float) -> None:
-    load = ReplicaLoad.of("a:1")
+    load = Stub("a:1").load
     load.answered(fast, 100, NOW)
     first = load.seconds_per_token
     load.answered(2 * fast, 100, NOW)

@@ -11,7 +11,6 @@ from guard_bench.simulation.simulated_replica import (
     SimulatedRequest,
 )
 from guard_core.balancing.expected_time import ReplicaLoad, Work, pick
-from guard_core.balancing.queue_limit import QueueLimit
 from guard_core.balancing.retry_budget import RetryBudget
 
 _OUT_S = 1.0  # until a lost replica is tried again
@@ -23,7 +22,6 @@ class SeenReplica:
 
     replica: SimulatedReplica
     load: ReplicaLoad
-    limit: QueueLimit
     out_until: float = 0.0
     calls: set[EngineCall] = field(default_factory=set)
 
@@ -121,14 +119,13 @@ class SimulatedGateway:
             return
         load.answered(now - call.sent, call.computed, now)
         if self.adaptive:
-            one.limit.answered(
+            load.queue_limit.answered(
                 queue_s=call.scheduled - call.sent,
                 step_s=call.step_s,
                 sent_at=call.sent,
                 in_flight=load.in_flight,
                 now=now,
             )
-            load.limit = one.limit.limit
         load.end(tokens)
         self.ended(call.request, "answered", call)
         self._start_queued()

@@ -124,11 +124,9 @@ class _Run:
         case = self._case
         limit = case.limit or max(1.0, 64 // case.gateways)
         seen = [
-            SeenReplica(replica, ReplicaLoad.of(replica.name), QueueLimit(64, limit))
+            SeenReplica(replica, ReplicaLoad.of(replica.name, QueueLimit(64, limit)))
             for replica in self._replicas
         ]
-        for one in seen:
-            one.load.limit = limit
         return SimulatedGateway(
             seen,
             case.policy,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, Protocol, TypeVar
 
+from guard_core.balancing.queue_limit import QueueLimit
+
 AFFINITY = 1.5
 SLOW_START_S = 10.0
 _SLOW_START = 2.0  # times the mean of the others
@@ -40,7 +42,7 @@ class ReplicaLoad:
     """What one gateway knows of one replica's load. Times are seconds of any one clock."""
 
     seed: int  # 64 bits of its name: all gateways rank replicas alike
-    limit: float = 1.0  # requests in flight from this gateway
+    queue_limit: QueueLimit
     in_flight: int = 0
     tokens: int = 0  # outstanding
     seconds_per_token: float = 0.0  # 0: it has not answered yet
@@ -49,8 +51,13 @@ class ReplicaLoad:
     slowest_s: float = 0.0  # of its answers; the past counts less and less
 
     @classmethod
-    def of(cls, name: str) -> "ReplicaLoad":
-        return cls(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()))
+    def of(cls, name: str, limit: QueueLimit) -> "ReplicaLoad":
+        return cls(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()), limit)
+
+    @property
+    def limit(self) -> float:
+        """Requests in flight from this gateway."""
+        return self.queue_limit.limit
 
     @property
     def has_capacity(self) -> bool:

@@ -53,9 +53,7 @@ class Replica:
         called after each change of `ready` or of its limit. `others_answers`: see HealthCheck.
         """
         self.triton = triton
-        self.load = ReplicaLoad.of(triton)
-        self.limit = QueueLimit(most, limit)
-        self.load.limit = limit
+        self.load = ReplicaLoad.of(triton, QueueLimit(most, limit))
         self.stats = ReplicaStats()
         self.draining = False
         model = slot.manifest.engine.triton_model
@@ -135,19 +133,19 @@ class Replica:
 
     def start_limit(self, limit: float) -> None:
         """Takes this limit, which the engine's queue time moves from there."""
-        self.limit.limit = self.load.limit = limit
+        self.load.queue_limit.limit = limit
 
     def _move_limit(self, queue_s: float, step_s: float, sent_at: float, now: float) -> None:
-        before = int(self.limit.limit)
-        self.limit.answered(
+        limit = self.load.queue_limit
+        before = int(limit.limit)
+        limit.answered(
             queue_s=queue_s,
             step_s=step_s,
             sent_at=sent_at,
             in_flight=self.load.in_flight + 1,  # with this one, which has just ended
             now=now,
         )
-        self.load.limit = self.limit.limit
-        if int(self.limit.limit) != before:
+        if int(limit.limit) != before:
             self._changed()
 
     async def _run(self) -> None:
