@@ -10,6 +10,7 @@ import grpc
 import pytest
 import trustme
 
+from guard_core.balancing import outlier
 from guard_core.engine.channel import RenewedCredentials, TritonTls
 from guard_core.engine.client import EngineClient
 from guard_core.errors import Unavailable
@@ -88,6 +89,8 @@ async def test_what_a_lost_replica_had_in_flight_is_answered_by_the_others(
         if loss == "killed":
             await victim.start()
         await found.until_ready(*found.engines)
+        await asyncio.sleep(0.3)  # it is looked at again: a loss is no fault that ejects it later
+        assert found.replica(victim).ready
 
 
 async def test_a_replica_that_hangs_costs_its_callers_less_than_two_seconds(
@@ -108,6 +111,58 @@ async def test_a_replica_that_hangs_costs_its_callers_less_than_two_seconds(
         assert [found.replica(other).stats.ejections for other in found.engines[1:]] == [0, 0]
         held.set()
         await found.until_ready(*found.engines)
+
+
+async def test_a_replica_that_fails_what_others_answer_is_ejected_and_fails_no_call(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        victim, *others = found.engines
+        victim.answer = lambda asked: "CUDA error: unspecified launch failure"
+        async with asyncio.timeout(10):
+            while found.replica(victim).ready:
+                assert await judge_all(found, 6) == {"SEVERITY_SAFE": 6}
+        assert "requests in a row failed only here" in found.replica(victim).health.reason
+        assert found.replica(victim).stats.retried >= 5
+        assert not found.endpoint.stats.failed
+        assert [found.replica(other).stats.ejections for other in others] == [0, 0]
+        victim.answer = agree
+        victim.asked.clear()
+        assert await judge_all(found, 12) == {"SEVERITY_SAFE": 12}
+        assert not victim.asked  # its engine answers again, and it is out for 30 s
+
+
+async def test_requests_that_fail_everywhere_eject_no_replica(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        for engine in found.engines:
+            engine.answer = lambda asked: "prompt too strange"
+        for number in range(12):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await found.client.judge(f"Question {number}", routing_key="one")
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+        await asyncio.sleep(0.5)  # until each of them was looked at
+        assert len(found.endpoint.replicas.ready) == 3
+
+
+async def test_a_replica_that_is_far_slower_than_the_others_is_ejected(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has in flight is answered there; and half of a set stays, however slow."""
+    monkeypatch.setattr(outlier, "SLOW_S", 0.5)
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        one, two, _ = found.engines
+        one.delay_s = 0.2
+        async with asyncio.timeout(20):
+            while found.replica(one).ready:
+                assert await judge_all(found, 30) == {"SEVERITY_SAFE": 30}
+        assert "5 times" in found.replica(one).health.reason
+        assert found.replica(one).stats.failed == 0
+        two.delay_s = 0.2
+        for _ in range(5):
+            assert await judge_all(found, 60) == {"SEVERITY_SAFE": 60}
+        assert found.replica(two).ready
 
 
 async def test_replicas_come_and_go_under_load_and_nothing_fails(

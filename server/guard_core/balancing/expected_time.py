@@ -49,6 +49,7 @@ class ReplicaLoad:
     answered_at: float = 0.0
     slow_until: float = 0.0
     slowest_s: float = 0.0  # of its answers; the past counts less and less
+    mean_s: float = 0.0  # of its answers
 
     @classmethod
     def of(cls, name: str, limit: QueueLimit) -> "ReplicaLoad":
@@ -84,6 +85,7 @@ class ReplicaLoad:
         self.seconds_per_token = known + weight * (found - known)
         self.answered_at = now
         self.slowest_s = max(seconds, 0.99 * self.slowest_s)
+        self.mean_s += (seconds - self.mean_s) * (_DOWN if known else 1)
 
     def patience(self) -> float:
         """So long it may answer nothing, with requests in flight, before others take over."""

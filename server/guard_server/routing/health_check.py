@@ -2,7 +2,7 @@
 
 It is ready from its first warm-up verdicts until the engine is lost: it can't be reached, its stub
 is dead, or it answers nothing at all. Then it is ejected, and tried again with backoff until it
-answers.
+answers. One that answers, but far worse than the others of its slot, is ejected for a while.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from guard_core.balancing.outlier import Ejection
 from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generation
 from guard_core.errors import GuardError, SlotInvalid, Unavailable
@@ -53,6 +54,7 @@ class HealthCheck:
         repair: StubRepair,
         others_answers: Callable[[], int | None],
         patience: Callable[[], float],
+        outlier: Callable[[], Ejection | None],
         probe_s: float,
     ) -> None:
         """`warm_up` raises if the engine can't judge. `question`: one token, for probes.
@@ -61,6 +63,7 @@ class HealthCheck:
         after each change of `ready`. `others_answers`: how many answers the other ready replicas of
         the slot gave so far; None: there are none. An engine that answers nothing for `probe_s`
         while it is probed is lost; where others are ready, for the seconds that `patience` gives.
+        `outlier` says, every moment, whether it is ejected though it answers.
         """
         self.state = ReplicaState.CONNECTING
         self.reason = ""  # why it is out
@@ -75,6 +78,7 @@ class HealthCheck:
         self._repair = repair
         self._others_answers = others_answers
         self._patience = patience
+        self._outlier = outlier
         self._probe_s = probe_s
         self._log = structlog.get_logger(__name__).bind(slot=slot, triton=engine.target)
 
@@ -86,6 +90,10 @@ class HealthCheck:
         """It was reached for the first time, and is warmed up now."""
         if self.state is ReplicaState.CONNECTING:
             self.state = ReplicaState.WARMING
+
+    def look_now(self) -> None:
+        """Has `outlier` asked at once: errors come fast, and the next requests would get them."""
+        self._engine.health.lost.set()
 
     async def watch(self) -> None:
         """Runs until cancelled."""
@@ -106,11 +114,15 @@ class HealthCheck:
             self.state, self.reason, self.silent = ReplicaState.READY, "", False
             self._log.info("replica ready")
             self._changed()
-            self.reason = await self._until_lost()
-            self._log.error("replica lost", reason=self.reason)
+            self.reason, pause_s = await self._until_ejected()
+            self._log.error("replica ejected", reason=self.reason, at_least_s=pause_s)
             self._stats.ejections += 1
             self.state = ReplicaState.OUT
             self._changed()
+            if pause_s:
+                engine.health.lost.clear()
+                if not await self._lost_within(pause_s):
+                    continue  # what it had in flight was not cut off
             # Triton never answers for requests in a dead stub, nor over a connection that hangs.
             engine.reconnect()
             await self._repair.run()
@@ -124,24 +136,34 @@ class HealthCheck:
             say("replica not ready", reason=reason, exc_info=None if known else error)
         self.state, self.reason = ReplicaState.OUT, reason
 
-    async def _until_lost(self) -> str:
-        """Returns, with the reason, when the engine failed as a whole or no longer answers."""
+    async def _lost_within(self, seconds: float) -> bool:
+        """Whether the engine fails as a whole meanwhile; then it returns at once."""
+        lost = self._engine.health.lost
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(lost.wait(), seconds)
+        return lost.is_set()
+
+    async def _until_ejected(self) -> Ejection:
+        """Returns when the engine failed as a whole, no longer answers, or is an outlier."""
         engine, health = self._engine, self._engine.health
         answers, others, since = health.answers, self._others_answers(), time.monotonic()
-        while not health.lost.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(health.lost.wait(), _LOOK_S)
+        while True:
+            lost = await self._lost_within(_LOOK_S)
+            if ejection := self._outlier():
+                return ejection
+            if lost:
+                return Ejection("the engine failed")
             quiet_s = time.monotonic() - since
             if health.answers != answers or not engine.in_flight:
                 answers, others, since = health.answers, self._others_answers(), time.monotonic()
-            elif quiet_s >= _STALL_S and not health.lost.is_set():
+            elif quiet_s >= _STALL_S:
                 if quiet_s >= self._patience() and (self._others_answers() or 0) > (others or 0):
-                    return "it answers nothing while others of the slot do"
+                    return Ejection("it answers nothing while others of the slot do")
                 self.silent = True
                 if not await self._still_answers():
-                    break
+                    lost = health.lost.is_set()
+                    return Ejection("the engine failed" if lost else "it does not answer")
                 self.silent = False
-        return "the engine failed" if health.lost.is_set() else "it does not answer"
 
     async def _still_answers(self) -> bool:
         """Whether the engine answers over the connection that requests use.

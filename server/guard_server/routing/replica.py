@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from guard_core.balancing.expected_time import ReplicaLoad
+from guard_core.balancing.outlier import Ejection, Outlier
 from guard_core.balancing.queue_limit import QueueLimit
 from guard_core.engine.channel import RenewedCredentials
 from guard_core.engine.client import EngineClient
@@ -44,13 +45,13 @@ class Replica:
         verified_name: str,
         one_of_several: bool,
         changed: Callable[[], None],
-        others_answers: Callable[[], int | None],
+        others: Callable[[], Sequence["Replica"]],
     ) -> None:
         """`triton`: its gRPC address; TLS verifies `verified_name`, or the address if empty.
 
         `limit`: requests in flight at first; `most`: the highest that its engine's queue time may
         lead to. `one_of_several`: its Triton must say that it serves this very slot. `changed` is
-        called after each change of `ready` or of its limit. `others_answers`: see HealthCheck.
+        called after each change of `ready` or of its limit. `others`: of the slot, ready or not.
         """
         self.triton = triton
         self.load = ReplicaLoad.of(triton, QueueLimit(most, limit))
@@ -67,12 +68,15 @@ class Replica:
             stats=self.stats,
             changed=self._health_changed,
             repair=StubRepair(slot.name, self.engine, options.repairs),
-            others_answers=others_answers,
+            others_answers=self._others_answers,
             patience=self.load.patience,
+            outlier=self._ejection,
             probe_s=options.probe_s,
         )
         self._slot = slot
         self._one_of_several = one_of_several
+        self._others = others
+        self._outlier = Outlier()
         self._changed = changed
         self._block_tokens = slot.manifest.limits.kv_block_tokens
         self._timeouts = _Timeouts(self.engine.health)
@@ -131,6 +135,11 @@ class Replica:
             self._move_limit(answer.queue_s, answer.step_s, begun, ended)
         return answer
 
+    def at_fault(self) -> None:
+        """It failed a request that another replica then answered."""
+        if self._outlier.at_fault(self.stats.answered):
+            self.health.look_now()
+
     def start_limit(self, limit: float) -> None:
         """Takes this limit, which the engine's queue time moves from there."""
         self.load.queue_limit.limit = limit
@@ -147,6 +156,18 @@ class Replica:
         )
         if int(limit.limit) != before:
             self._changed()
+
+    def _others_answers(self) -> int | None:
+        """Answers of the other ready replicas; None if there are none."""
+        ready = [one for one in self._others() if one.ready]
+        return sum(one.engine.health.answers for one in ready) if ready else None
+
+    def _ejection(self) -> Ejection | None:
+        others = self._others()
+        ready = [one.load for one in others if one.ready]
+        if 2 * len(ready) < len(others) + 1:  # half of the set stays, however slow
+            ready = []
+        return self._outlier.ejection(self.load, ready, self.stats.answered, time.monotonic())
 
     async def _run(self) -> None:
         async with self.engine:

@@ -15,7 +15,7 @@ from guard_core.balancing.expected_time import Work, pick
 from guard_core.balancing.retry_budget import RetryBudget
 from guard_core.conversation import Message, Role
 from guard_core.engine.tensors import Generated, Generation
-from guard_core.errors import Unavailable
+from guard_core.errors import EngineFailed, Unavailable
 from guard_core.slot.slot import Slot
 from guard_core.slot.traffic import TritonDns, TritonList, Tritons
 from guard_server.routing.discovery import changes_of
@@ -113,16 +113,14 @@ class ReplicaSet:
                     verified_name=name,
                     one_of_several=several,
                     changed=self._readiness_changed,
-                    others_answers=partial(self._others_answers, triton),
+                    others=partial(self._others, triton),
                 )
                 self.replicas[triton] = replica
                 replica.open()
         self._readiness_changed()
 
-    def _others_answers(self, triton: str) -> int | None:
-        """Answers of the ready replicas beside one; None if there are none."""
-        others = [one for one in self.ready if one.triton != triton]
-        return sum(one.engine.health.answers for one in others) if others else None
+    def _others(self, triton: str) -> Sequence[Replica]:
+        return [one for name, one in self.replicas.items() if name != triton]
 
     def _readiness_changed(self) -> None:
         before = len(self.ready)
@@ -140,7 +138,7 @@ class ReplicaSet:
 
 
 class Route:
-    """The engine of one request: a replica, and once another one if that is unavailable."""
+    """The engine of one request: a replica, and once another one if that fails."""
 
     __slots__ = ("_messages", "_replica", "_replicas", "_retried", "_routing_key")
 
@@ -161,7 +159,8 @@ class Route:
         replica = self._replica
         try:
             return await replica.generate(wanted, tokens)
-        except Unavailable:
+        except (Unavailable, EngineFailed) as error:
+            failed = isinstance(error, EngineFailed)
             replicas = self._replicas
             others = [one for one in replicas.ready if one is not replica]
             if self._retried or not others or not replicas.budget.take(replicas.total_limit):
@@ -170,7 +169,10 @@ class Route:
         self._retried = True
         replica.stats.retried += 1
         self._replica, tokens = self._pick(others, wanted)
-        return await self._replica.generate(wanted, tokens)
+        answer = await self._replica.generate(wanted, tokens)
+        if failed:
+            replica.at_fault()
+        return answer
 
     def _pick(self, ready: Sequence[Replica], wanted: Generation) -> tuple[Replica, int]:
         tokens = len(wanted.prompt)
