@@ -65,6 +65,24 @@ async def test_a_growing_chat_stays_where_its_kv_cache_is(
             assert sorted(grown) == [0, 0, 4]
 
 
+async def test_prompts_and_responses_of_a_chat_are_shared_out_by_themselves(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """Neither finds the other's KV cache: their prompts differ from the first tokens on."""
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+
+        async def asked_by(key: str, *contents: str) -> int:
+            before = drafts(found.engines)
+            await found.client.judge(*contents, routing_key=key)
+            after = drafts(found.engines)
+            return [now - then for now, then in zip(after, before, strict=True)].index(1)
+
+        keys = [f"chat {number}" for number in range(16)]
+        prompts = [await asked_by(key, "Hi") for key in keys]
+        responses = [await asked_by(key, "Hi", "Hello!") for key in keys]
+        assert sum(one != other for one, other in zip(prompts, responses, strict=True)) > 4
+
+
 @pytest.mark.parametrize("loss", ["killed", "stub"])
 async def test_what_a_lost_replica_had_in_flight_is_answered_by_the_others(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree, loss: str

@@ -13,7 +13,7 @@ from functools import partial
 
 from guard_core.balancing.expected_time import Work, pick
 from guard_core.balancing.retry_budget import RetryBudget
-from guard_core.conversation import Message, Role
+from guard_core.conversation import Message, Role, mode_of
 from guard_core.engine.tensors import Generated, Generation
 from guard_core.errors import EngineFailed, Unavailable
 from guard_core.slot.slot import Slot
@@ -185,8 +185,14 @@ class Route:
         return pick(ready, work, time.monotonic(), _RANDOM)
 
     def _key(self) -> int:
-        """64 bits that all requests of a conversation share: of how it begins, up to its user."""
-        digest = hashlib.blake2b(self._routing_key.encode(), digest_size=8)
+        """64 bits that all requests of a conversation share: of how it begins, up to its user.
+
+        In prompt mode they differ from those in response mode: the prompts differ from their first
+        tokens on, so neither finds the other's KV cache.
+        """
+        digest = hashlib.blake2b(
+            self._routing_key.encode(), digest_size=8, person=mode_of(self._messages).name.encode()
+        )
         if not self._routing_key:
             for message in self._messages:
                 digest.update(message.content[:_KEY_CHARACTERS].encode(errors="replace"))
