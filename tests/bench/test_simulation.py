@@ -54,6 +54,14 @@ def test_many_gateways_admit_no_more_than_one_does(gateways: int) -> None:
     assert unlimited.engine_queue_p99 > 3 * many.engine_queue_p99
 
 
+def test_gateways_that_outnumber_the_engines_step_take_turns() -> None:
+    """A step takes eight requests: one in flight of each would be a queue of seven steps."""
+    one, many = simulate(OVERLOAD), simulate(replace(OVERLOAD, gateways=64))
+    assert many.in_time > 0.9 * one.in_time
+    assert many.engine_queue_p99 < 95
+    assert many.quantile(0.99) < 160
+
+
 def test_the_tables_have_a_row_for_each_case() -> None:
     assert len(list(picking_table([replace(CHATS, seconds=1.2)]))) == 2 + 3
     assert len(list(limits_table([replace(OVERLOAD, seconds=1.2)]))) == 2 + 1

@@ -72,8 +72,21 @@ def test_conversations_are_spread_evenly() -> None:
 def test_a_replica_without_a_place_is_passed_over(key: int, full: list[bool]) -> None:
     among = replicas(len(full))
     for one, is_full in zip(among, full, strict=True):
-        one.load.queue_limit.limit = 0 if is_full else 64
-    assert chosen(among, Work(key, 200, 100)).load.has_capacity
+        for _ in range(64 if is_full else 0):
+            one.load.begin(1)
+    assert chosen(among, Work(key, 200, 100)).load.has_capacity(NOW)
+
+
+@given(key=keys)
+def test_a_replica_whose_limit_is_below_one_is_passed_over_while_it_pauses(key: int) -> None:
+    among = replicas(2)
+    paused, other = among
+    paused.load.queue_limit.limit = 0.25
+    paused.load.answered(1.0, 200, NOW)
+    assert chosen(among, Work(key, 200, 0), NOW + 2.9) is other
+    assert paused.load.has_capacity(NOW + 3)
+    paused.load.begin(1)
+    assert not paused.load.has_capacity(NOW + 3)
 
 
 @given(key=keys, tokens=st.integers(1, 8192), share=st.floats(0, 1), seed=st.integers())

@@ -23,7 +23,7 @@ def answered(limit: QueueLimit, queue_s: float, step_s: float = 0.01, **given: f
     most=st.floats(1, 128),
     answers=st.lists(st.tuples(seconds, seconds, seconds, st.integers(0, 200)), max_size=60),
 )
-def test_it_stays_between_one_and_what_the_engine_takes(
+def test_it_stays_between_an_eighth_and_what_the_engine_takes(
     most: float, answers: list[tuple[float, float, float, int]]
 ) -> None:
     limit = QueueLimit(most, most)
@@ -32,7 +32,7 @@ def test_it_stays_between_one_and_what_the_engine_takes(
         limit.answered(
             queue_s=queue_s, step_s=step_s, sent_at=now - age_s, in_flight=in_flight, now=now
         )
-        assert 1 <= limit.limit <= most
+        assert 1 / 8 <= limit.limit <= most
 
 
 @given(step_s=st.floats(0.02, 2), waits=st.lists(st.floats(0, 1), min_size=1, max_size=50))
@@ -68,3 +68,18 @@ def test_it_grows_by_about_one_a_round_and_only_while_it_is_used() -> None:
     for _ in range(8):
         answered(limit, 0.001)
     assert 8.9 < limit.limit < 9.1
+
+
+def test_below_one_a_request_is_followed_by_a_pause_and_the_limit_comes_back() -> None:
+    """More gateways than the engine takes requests: one each at a time would be a queue already."""
+    limit = QueueLimit(64, 1)
+    assert limit.pause_s(0.2) == 0
+    for number in range(40):
+        answered(limit, 0.05, sent_at=number, now=number)
+    assert limit.limit == 1 / 8
+    assert abs(limit.pause_s(0.2) - 7 * 0.2) < 1e-9  # in flight an eighth of the time
+    answers = 0
+    while limit.limit < 1:
+        answered(limit, 0.001, in_flight=1)
+        answers += 1
+    assert answers < 20

@@ -1,6 +1,7 @@
 """Which requests start, which are queued, and which are rejected at once."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -79,6 +80,22 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
             task.cancel()
         await asyncio.gather(*many, return_exceptions=True)
     await patient
+
+
+async def test_with_a_limit_below_one_each_request_is_followed_by_a_pause() -> None:
+    limiter, begun = ConcurrencyLimiter(0.5, 100), list[float]()
+
+    async def call() -> None:
+        async with limiter.permit():
+            begun.append(time.monotonic())
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(call() for _ in range(3)))
+    pauses = [later - earlier for earlier, later in itertools.pairwise(begun)]
+    assert min(pauses) >= 0.1
+    assert not limiter.has_capacity
+    await asyncio.sleep(0.2)
+    assert limiter.has_capacity and not limiter.in_flight
 
 
 @given(

@@ -56,7 +56,7 @@ _LONG_STEPS = replace(
 LIMITS = tuple(
     replace(case, gateways=gateways, adaptive=adaptive, limit=limit)
     for case in (_OVERLOAD, _LONG_STEPS)
-    for gateways in (1, 4, 16, 32)
+    for gateways in (1, 4, 16, 32, 64)
     for adaptive, limit in ((True, None), (False, None), (False, 64.0))
     if gateways > 1 or limit is None
 )

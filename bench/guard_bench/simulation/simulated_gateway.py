@@ -37,17 +37,17 @@ def expected_time(
 
 
 def at_random(
-    seen: Sequence[SeenReplica], work: Work, _now: float, draw: Random
+    seen: Sequence[SeenReplica], work: Work, now: float, draw: Random
 ) -> tuple[SeenReplica, int]:
     """Any that is below its limit."""
-    return draw.choice([one for one in seen if one.load.has_capacity] or seen), work.tokens
+    return draw.choice([one for one in seen if one.load.has_capacity(now)] or seen), work.tokens
 
 
 def two_choices(
-    seen: Sequence[SeenReplica], work: Work, _now: float, draw: Random
+    seen: Sequence[SeenReplica], work: Work, now: float, draw: Random
 ) -> tuple[SeenReplica, int]:
     """Of two at random the one where this gateway has less in flight."""
-    able = [one for one in seen if one.load.has_capacity] or seen
+    able = [one for one in seen if one.load.has_capacity(now)] or seen
     two = draw.sample(able, min(2, len(able)))
     return min(two, key=lambda one: one.load.in_flight), work.tokens
 
@@ -78,7 +78,7 @@ class SimulatedGateway:
                 self.ended(self._queue.popleft(), "rejected", None)
                 continue
             ready = self._ready()
-            if not any(one.load.has_capacity for one in ready):
+            if not any(one.load.has_capacity(now) for one in ready):
                 return
             self._send(self._queue.popleft(), ready, retry=True)
 
@@ -129,6 +129,8 @@ class SimulatedGateway:
         load.end(tokens)
         self.ended(call.request, "answered", call)
         self._start_queued()
+        if load.paused_until > now:
+            self.schedule(load.paused_until - now, self._start_queued)
 
     def _look(self, one: SeenReplica, call: EngineCall) -> None:
         """Takes a replica out that answers nothing for so long: what it has is asked elsewhere."""

@@ -47,6 +47,7 @@ class ReplicaLoad:
     tokens: int = 0  # outstanding
     seconds_per_token: float = 0.0  # 0: it has not answered yet
     answered_at: float = 0.0
+    paused_until: float = 0.0  # while its limit is below one
     slow_until: float = 0.0
     slowest_s: float = 0.0  # of its answers; the past counts less and less
     mean_s: float = 0.0  # of its answers
@@ -60,9 +61,8 @@ class ReplicaLoad:
         """Requests in flight from this gateway."""
         return self.queue_limit.limit
 
-    @property
-    def has_capacity(self) -> bool:
-        return self.in_flight + 1 <= self.limit
+    def has_capacity(self, now: float) -> bool:
+        return self.in_flight + 1 <= max(1.0, self.queue_limit.limit) and now >= self.paused_until
 
     def taken_in(self, now: float) -> None:
         """It is ready, as new or after a loss: its KV cache may be empty, so it starts slowly."""
@@ -84,6 +84,7 @@ class ReplicaLoad:
         weight = (_UP if found > known else _DOWN) if known else 1.0
         self.seconds_per_token = known + weight * (found - known)
         self.answered_at = now
+        self.paused_until = now + self.queue_limit.pause_s(seconds)
         self.slowest_s = max(seconds, 0.99 * self.slowest_s)
         self.mean_s += (seconds - self.mean_s) * (_DOWN if known else 1)
 
@@ -117,7 +118,7 @@ def pick(replicas: Sequence[R], work: Work, now: float, draw: Random) -> tuple[R
 
     Those at their limit are passed over unless all are.
     """
-    able = [replica for replica in replicas if replica.load.has_capacity] or replicas
+    able = [replica for replica in replicas if replica.load.has_capacity(now)] or replicas
     if len(able) == 1:
         return able[0], work.tokens
     first, second = _ranked(able, work.key)

@@ -3,15 +3,19 @@
 The engine's queue is that of all gateways together, so each of them learns from its own answers how
 loaded the replica is, without knowing of the others. A verdict is often one engine step, so an
 arrival waits for half a step on average and for one at most: that is no queue.
+
+Where gateways outnumber what the engine takes in flight, a limit falls below one: half a request in
+flight is one that is followed by a pause as long as it took.
 """
 
 from dataclasses import dataclass
 
-_LEAST = 1.0
+_LEAST = 1 / 8  # one request in eight times as long as it takes
 _LONG_S, _LONG_STEPS = 0.02, 1.5  # a longer wait is a queue
 _SHORT_STEPS = 1.0  # a wait up to that is none
 _CUT, _DEEP_CUT = 0.8, 0.5
 _DEEP = 3.0  # times a long wait: far too much is in flight
+_GROWTH_BELOW_ONE = 0.5  # of the limit, with each answer: one more a round would be many times it
 _STEP_WEIGHT, _QUEUE_WEIGHT = 0.1, 0.2  # of the newest in the means: prompts differ in length
 
 
@@ -24,6 +28,10 @@ class QueueLimit:
     step_s: float = 0.0  # mean; 0: not known yet
     queue_s: float = 0.0  # mean
     cut_at: float = 0.0
+
+    def pause_s(self, seconds: float) -> float:
+        """So long nothing is sent after a request that took `seconds`; 0 unless below one."""
+        return seconds * (1 / self.limit - 1) if self.limit < 1 else 0.0
 
     def answered(
         self, *, queue_s: float, step_s: float, sent_at: float, in_flight: int, now: float
@@ -40,4 +48,5 @@ class QueueLimit:
                 self.limit = max(_LEAST, self.limit * cut)
                 self.cut_at = now
         elif queue_s <= max(_LONG_S / 2, _SHORT_STEPS * self.step_s) and in_flight + 1 > self.limit:
-            self.limit = min(self.most, self.limit + 1 / self.limit)
+            growth = 1 / self.limit if self.limit >= 1 else _GROWTH_BELOW_ONE * self.limit
+            self.limit = min(self.most, self.limit + growth)

@@ -12,13 +12,17 @@ _WEIGHT = 0.1  # of the newest request's time in the mean
 
 
 class ConcurrencyLimiter:
-    """Limits requests in flight to an endpoint; queued callers take turns: fair_queue.py."""
+    """Limits requests in flight to an endpoint; queued callers take turns: fair_queue.py.
 
-    def __init__(self, limit: int, queue_ratio: float) -> None:
+    With a limit below one, each request is followed by a pause: with a half, as long as it took.
+    """
+
+    def __init__(self, limit: float, queue_ratio: float) -> None:
         """`queue_ratio`: the queue's length as a multiple of the limit."""
         self.limit = limit
         self.in_flight = 0
         self._queue_ratio = queue_ratio
+        self._pauses = 0
         self._queue = FairQueue()
         self._mean_s = 0.0  # how long a request is in flight
 
@@ -29,9 +33,9 @@ class ConcurrencyLimiter:
     @property
     def has_capacity(self) -> bool:
         """Whether a request would start at once."""
-        return self.in_flight < self.limit and not self._queue
+        return self._may_start and not self._queue
 
-    def resize(self, limit: int) -> None:
+    def resize(self, limit: float) -> None:
         """Changes the limit; requests in flight go on."""
         self.limit = limit
         self._start_queued()
@@ -66,10 +70,22 @@ class ConcurrencyLimiter:
         self.in_flight -= 1
         if seconds is not None:
             self._mean_s += (seconds - self._mean_s) * (_WEIGHT if self._mean_s else 1)
+            if self.limit < 1:
+                self._pauses += 1
+                pause_s = seconds * (1 / self.limit - 1)  # as QueueLimit.pause_s
+                asyncio.get_running_loop().call_later(pause_s, self._end_pause)
+        self._start_queued()
+
+    @property
+    def _may_start(self) -> bool:
+        return self.in_flight + self._pauses < max(1, int(self.limit))
+
+    def _end_pause(self) -> None:
+        self._pauses -= 1
         self._start_queued()
 
     def _start_queued(self) -> None:
-        while self._queue and self.in_flight < self.limit:
+        while self._queue and self._may_start:
             turn = self._queue.pop()
             if not turn.begun.done():
                 self.in_flight += 1

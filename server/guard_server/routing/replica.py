@@ -146,7 +146,7 @@ class Replica:
 
     def _move_limit(self, queue_s: float, step_s: float, sent_at: float, now: float) -> None:
         limit = self.load.queue_limit
-        before = int(limit.limit)
+        before = limit.limit
         limit.answered(
             queue_s=queue_s,
             step_s=step_s,
@@ -154,7 +154,7 @@ class Replica:
             in_flight=self.load.in_flight + 1,  # with this one, which has just ended
             now=now,
         )
-        if int(limit.limit) != before:
+        if int(limit.limit) != int(before) or min(limit.limit, before) < 1:
             self._changed()
 
     def _others_answers(self) -> int | None:

@@ -48,9 +48,10 @@ class ReplicaSet:
         self._lookup: asyncio.Task[None] | None = None
 
     @property
-    def total_limit(self) -> int:
+    def total_limit(self) -> float:
         """Requests in flight that the ready replicas take together; of one if none is ready."""
-        return sum([int(one.load.limit) for one in self.ready]) or self.limit
+        limits = [one.load.limit for one in self.ready]
+        return sum([int(limit) if limit >= 1 else limit for limit in limits]) or self.limit
 
     @property
     def all(self) -> Sequence[Replica]:
