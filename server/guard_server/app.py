@@ -85,6 +85,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         strict_completion=settings.strict_completion,
         max_in_flight=settings.max_in_flight,
         queue_ratio=settings.queue_per_place,
+        request_timeout_s=settings.request_timeout_s,
         changed=lambda serving: health.set(serving=serving),
         repairs=settings.status,
         probe_s=tuning.probe_s,

@@ -82,6 +82,38 @@ async def test_a_deadline_that_cant_be_met_is_refused_at_once() -> None:
     await patient
 
 
+async def test_what_cant_be_answered_within_the_servers_own_time_is_refused_at_once() -> None:
+    limiter = ConcurrencyLimiter(1, 100, request_timeout_s=0.35)
+    async with limiter.permit():
+        await asyncio.sleep(0.1)
+    async with limiter.permit():
+        waiting = [asyncio.create_task(limiter.acquire(Caller())) for _ in range(2)]
+        await asyncio.sleep(0)
+        for _ in range(3):  # the third one would end after 0.4 s
+            with pytest.raises(Overloaded, match="deadline"):
+                await limiter.acquire(Caller(deadline=time.monotonic() + 60))
+        assert limiter.queued == 2
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_turn_that_comes_too_late_is_given_to_the_next_one() -> None:
+    limiter = ConcurrencyLimiter(1, 100)
+    async with limiter.permit():
+        await asyncio.sleep(0.1)
+    async with limiter.permit():
+        late = asyncio.create_task(
+            limiter.acquire(Caller(connection="late", deadline=time.monotonic() + 0.25))
+        )
+        patient = asyncio.create_task(limiter.acquire(Caller(connection="patient")))
+        await asyncio.sleep(0.2)  # twice as long as was expected
+    with pytest.raises(Overloaded, match="deadline"):
+        await late
+    await patient
+    assert limiter.in_flight == 1
+
+
 async def test_with_a_limit_below_one_each_request_is_followed_by_a_pause() -> None:
     limiter, begun = ConcurrencyLimiter(0.5, 100), list[float]()
 

@@ -33,6 +33,7 @@ async def router(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: Writ
         strict_completion=False,
         max_in_flight=None,
         queue_ratio=1,
+        request_timeout_s=30,
         changed=lambda serving: None,
         repairs=None,
         triton_tls=None,

@@ -26,6 +26,7 @@ class Endpoint:
         *,
         max_in_flight: int | None,
         queue_ratio: float,
+        request_timeout_s: float,
         replicas: ReplicaOptions,
     ) -> None:
         """`changed` is called after each change of `ready`; see Router for the others."""
@@ -37,7 +38,7 @@ class Endpoint:
         self.ready = False  # a replica of it is
         self._changed = changed
         self._max_in_flight = max_in_flight or slot.manifest.limits.max_in_flight
-        self.limiter = ConcurrencyLimiter(self._max_in_flight, queue_ratio)
+        self.limiter = ConcurrencyLimiter(self._max_in_flight, queue_ratio, request_timeout_s)
         self.replicas = ReplicaSet(slot, replicas, self._max_in_flight, self._replicas_changed)
         self._idle = asyncio.Event()
         self._idle.set()

@@ -5,6 +5,7 @@ of each other identity for each turn of its own, however much the others have qu
 """
 
 import asyncio
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ class Turn(NamedTuple):
 
     caller: Caller
     begun: "asyncio.Future[None]"
+    deadline: float  # time.monotonic(); infinite without one
 
 
 class _Line:
@@ -72,9 +74,9 @@ class FairQueue:
     def __len__(self) -> int:
         return self._length
 
-    def append(self, caller: Caller) -> Turn:
+    def append(self, caller: Caller, deadline: float = math.inf) -> Turn:
         """Queues one more turn of a caller."""
-        turn = Turn(caller, asyncio.get_running_loop().create_future())
+        turn = Turn(caller, asyncio.get_running_loop().create_future(), deadline)
         self._lines.setdefault(caller.identity, _Line()).append(turn)
         self._length += 1
         return turn

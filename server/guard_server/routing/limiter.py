@@ -1,6 +1,7 @@
 """Admission control: a concurrency limit for each endpoint, with a short, fair queue."""
 
 import asyncio
+import math
 import time
 
 from guard_core.errors import Overloaded
@@ -15,13 +16,19 @@ class ConcurrencyLimiter:
     """Limits requests in flight to an endpoint; queued callers take turns: fair_queue.py.
 
     With a limit below one, each request is followed by a pause: with a half, as long as it took.
+    The queue is bounded by its length, and by time: none waits for what would come too late.
     """
 
-    def __init__(self, limit: float, queue_ratio: float) -> None:
-        """`queue_ratio`: the queue's length as a multiple of the limit."""
+    def __init__(
+        self, limit: float, queue_ratio: float, request_timeout_s: float = math.inf
+    ) -> None:
+        """`queue_ratio`: the queue's length as a multiple of the limit. `request_timeout_s`: so
+        long a request may take that has no deadline of its own, or a later one.
+        """
         self.limit = limit
         self.in_flight = 0
         self._queue_ratio = queue_ratio
+        self._timeout_s = request_timeout_s
         self._pauses = 0
         self._queue = FairQueue()
         self._mean_s = 0.0  # how long a request is in flight
@@ -43,8 +50,9 @@ class ConcurrencyLimiter:
     def permit(self, caller: Caller | None = None) -> "Permit":
         """One request in flight while the block runs; entering waits in the queue if need be.
 
-        Entering raises Overloaded, at once, if the queue is full or the caller's deadline would
-        pass before an answer; and later, if a caller with less in the queue needs the room.
+        Entering raises Overloaded, at once, if the queue is full or the deadline would pass before
+        an answer; and later, if that turns out then, or a caller with less in the queue needs the
+        room.
         """
         return Permit(self, caller or Caller())
 
@@ -53,9 +61,11 @@ class ConcurrencyLimiter:
         if self.has_capacity:
             self.in_flight += 1
             return
-        self._check_deadline(caller)
+        deadline = min(caller.deadline or math.inf, time.monotonic() + self._timeout_s)
+        if self._too_late(deadline, self._wait_s(caller)):
+            raise self._late(caller)
         self._make_room(caller)
-        turn = self._queue.append(caller)
+        turn = self._queue.append(caller, deadline)
         try:
             await turn.begun
         except asyncio.CancelledError:
@@ -87,17 +97,22 @@ class ConcurrencyLimiter:
     def _start_queued(self) -> None:
         while self._queue and self._may_start:
             turn = self._queue.pop()
-            if not turn.begun.done():
-                self.in_flight += 1
-                turn.begun.set_result(None)
+            if turn.begun.done():
+                continue
+            if self._too_late(turn.deadline):  # requests took longer than when it came
+                turn.begun.set_exception(self._late(turn.caller))
+                continue
+            self.in_flight += 1
+            turn.begun.set_result(None)
 
-    def _check_deadline(self, caller: Caller) -> None:
-        if caller.deadline is None:
-            return
-        if time.monotonic() + self._wait_s(caller) + self._mean_s > caller.deadline:
-            raise self._overloaded(
-                caller, "Overloaded: no answer is expected before the call's deadline."
-            )
+    def _too_late(self, deadline: float, wait_s: float = 0.0) -> bool:
+        """Whether a request that begins after `wait_s` is expected to end after its deadline."""
+        return time.monotonic() + wait_s + self._mean_s > deadline
+
+    def _late(self, caller: Caller) -> Overloaded:
+        return self._overloaded(
+            caller, "Overloaded: no answer is expected before the call's deadline."
+        )
 
     def _make_room(self, caller: Caller) -> None:
         if len(self._queue) < max(1, round(self.limit * self._queue_ratio)):

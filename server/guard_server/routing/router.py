@@ -39,6 +39,7 @@ class Router:
         strict_completion: bool,
         max_in_flight: int | None,
         queue_ratio: float,
+        request_timeout_s: float,
         changed: Callable[[bool], None],
         repairs: Path | None,
         probe_s: float,
@@ -47,9 +48,10 @@ class Router:
         """Reads the slots' files. Raises SlotInvalid, or OSError for a file of `triton_tls`.
 
         `max_in_flight`: of each slot; None: what its manifest says. `queue_ratio`: a queue's length
-        as a multiple of it. `changed` is called with whether any slot with weight is ready. In
-        the directory `repairs` the processes that share an engine agree which of them repairs it.
-        An engine that answers nothing for `probe_s` seconds, while it is probed, is lost.
+        as a multiple of it. `request_timeout_s`: what would be answered later is not queued.
+        `changed` is called with whether any slot with weight is ready. In the directory `repairs`
+        the processes that share an engine agree which of them repairs it. An engine that answers
+        nothing for `probe_s` seconds, while it is probed, is lost.
         """
         self._strict_completion = strict_completion
         self._make_endpoint = partial(
@@ -57,6 +59,7 @@ class Router:
             changed=self._notify,
             max_in_flight=max_in_flight,
             queue_ratio=queue_ratio,
+            request_timeout_s=request_timeout_s,
             replicas=ReplicaOptions(RenewedCredentials(triton_tls), repairs, probe_s),
         )
         self._changed = changed
