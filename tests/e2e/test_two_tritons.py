@@ -1,63 +1,78 @@
-"""A slot of two real Tritons on this machine, as `guard serve --replicas 2` runs them."""
+"""`guard serve --replicas 2`: a slot of two real Tritons on this machine."""
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from guard_control.events import Events
-from guard_control.slot_processes import SlotProcess, SlotProcesses, gpu_of
+from guard_control.slot_processes import gpu_of
 from guard_control.triton_process import TritonFailed
-from guard_core.slot import traffic
-from guard_core.slot.traffic import Traffic, TritonList
-from guard_server.app import serving
-from guard_server.settings import Settings
-from tests.support.gateway import AT_ONCE, connect
-from tests.support.ports import free_block
-from tests.support.stand_ins.fake_engine import until
+from tests.support.commands import guard
+from tests.support.gateway import connect
+from tests.support.serving import Served, guard_serve
+
+TRITON = "tritonserver"
 
 
 @pytest.fixture(scope="module")
-async def running(
-    blue: Path, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[SlotProcess]:
-    slots = SlotProcesses(tmp_path_factory.mktemp("logs"), free_block(), Events(), replicas=2)
-    try:
-        yield await slots.start(blue, 120)
-    finally:
-        await slots.stop_all()
+def served(blue: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    output = tmp_path_factory.mktemp("serve") / "output.txt"
+    with guard_serve(blue, output, "--replicas", "2", "--cache-mib", "0") as running:
+        yield running
+
+
+async def slots(served: Served, *options: str) -> str:
+    done = await asyncio.to_thread(guard, "slots", *served.named, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def replicas(served: Served) -> list[dict[str, Any]]:
+    [slot] = json.loads(await slots(served, "--json"))["slots"]
+    found: list[dict[str, Any]] = slot["replicas"]
+    return found
+
+
+async def until_both_are_ready(served: Served) -> str:
+    """Gives the table that says so."""
+    async with asyncio.timeout(60):
+        while "2/2 ready" not in (said := await slots(served, "--replicas")):
+            await asyncio.sleep(0.2)
+    return said
+
+
+def tritons(served: Served) -> set[int]:
+    return {pid for pid, name in served.processes().items() if name == TRITON}
 
 
 @pytest.mark.triton
 @pytest.mark.slow
-async def test_they_share_the_requests_and_one_that_is_killed_fails_none(
-    running: SlotProcess, tmp_path: Path
-) -> None:
-    first, second = running.tritons
-    entry = running.traffic(100)
-    assert entry.triton == TritonList(list=(first.target, second.target))
-    traffic.save(Traffic.of(0, {"blue": entry}), tmp_path / "traffic.json")
-    settings = Settings(traffic=tmp_path / "traffic.json", port=0, cache_mib=0)
-    async with serving(settings, AT_ONCE) as gateway, connect(gateway.port) as client:
-        replicas = gateway.router.endpoints["blue"].replicas
-        await until(lambda: len(replicas.ready) == 2, timeout=60)
+async def test_they_share_the_requests_and_one_that_is_killed_fails_none(served: Served) -> None:
+    said = await until_both_are_ready(served)
+    assert all(one["triton"] in said.replace("\n", "") for one in await replicas(served))
+    async with connect(served.port) as client:
 
         async def judge(number: int) -> None:
             await client.judge(f"How do I boil {number} eggs?")
 
         await asyncio.gather(*(judge(number) for number in range(40)))
-        assert min(one.stats.answered for one in replicas.ready) > 5
-        pids = first.pid, second.pid
+        answered = [int(one["answered"]) for one in await replicas(served)]
+        assert min(answered) > 5
+        assert sum(answered) == 40
+        before = tritons(served)
         calls = asyncio.gather(*(judge(number) for number in range(60)))
-        await until(lambda: all(one.load.in_flight for one in replicas.ready))
-        assert first.pid is not None
-        os.kill(first.pid, signal.SIGKILL)
+        await asyncio.sleep(0.05)
+        os.kill(min(before), signal.SIGKILL)
         await calls
-        await until(lambda: running.restarts == 1 and len(replicas.ready) == 2, timeout=60)
-        assert first.pid != pids[0] and second.pid == pids[1]
+        await until_both_are_ready(served)
+        after = tritons(served)
+        assert len(after) == 2 and before - after == {min(before)}
+        assert sum(int(one["ejections"]) for one in await replicas(served)) == 1
 
 
 def test_each_replica_has_a_gpu_of_its_own() -> None:
