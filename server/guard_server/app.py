@@ -33,7 +33,7 @@ from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
-from guard_server.tls.certificates import files_of
+from guard_server.tls.certificates import files_of, triton_files_of
 from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
 
@@ -47,9 +47,9 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(settings) as gateway:
-        if certificates := gateway.certificates:
+        if gateway.followed:
             # As other servers do, for who renews them and can't wait for the next reading.
-            loop.add_signal_handler(signal.SIGHUP, certificates.check_soon)
+            loop.add_signal_handler(signal.SIGHUP, gateway.read_certificates)
         _log.info(
             "listening", host=settings.host, port=gateway.port, tls=settings.tls_cert is not None
         )
@@ -73,6 +73,17 @@ class Gateway:
     receiving: Receiving
     metrics: Metrics | None
     certificates: RenewedCertificates | None
+    triton_certificates: RenewedCertificates | None
+
+    @property
+    def followed(self) -> list[RenewedCertificates]:
+        """The certificates of both sides, as far as there are any."""
+        return [one for one in (self.certificates, self.triton_certificates) if one]
+
+    def read_certificates(self) -> None:
+        """Reads them again soon."""
+        for certificates in self.followed:
+            certificates.check_soon()
 
 
 def build(settings: Settings, tuning: Tuning) -> Gateway:
@@ -91,6 +102,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         probe_s=tuning.probe_s,
         triton_tls=settings.triton_tls,
     )
+    triton_files = triton_files_of(settings)
+    triton_certificates = RenewedCertificates(triton_files, router.renew) if triton_files else None
     cache = None
     if settings.cache_mib:
         cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
@@ -128,7 +141,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     port = grpc_listener.listen(server, settings, certificates)
     return Gateway(
         *(settings, tuning, server, port, router, shadow, health, drain, receiving, metrics),
-        certificates,
+        *(certificates, triton_certificates),
     )
 
 
@@ -195,8 +208,7 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
     if settings.supervisor is not None:
         registry = gateway.metrics.registry if gateway.metrics else None
         work.append(SupervisorLink(settings.supervisor, registry).run())
-    if gateway.certificates is not None:
-        work.append(gateway.certificates.follow(gateway.tuning.certificates_s))
+    work += [one.follow(gateway.tuning.certificates_s) for one in gateway.followed]
     tasks = [asyncio.create_task(one) for one in work]
     for task in tasks:
         task.add_done_callback(_log_failure)

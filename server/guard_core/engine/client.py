@@ -32,6 +32,8 @@ from guard_core.errors import EngineFailed, Unavailable
 STREAMS = 4  # faster than one: docs/performance.md
 _RELOAD_S = 120
 _CONFIG_S = 5
+_RENEW_S = 5  # for a connection with new certificates, and until it is tried again
+_LEAVE_S = 0.05  # between two looks at a connection that is left
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +62,8 @@ class EngineClient:
         self._keepalive = True
         self._connection = self._connected(STREAMS, self.health)
         self._background: set[asyncio.Task[None]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._left: set[EngineConnection] = set()  # with requests in flight
 
     async def __aenter__(self) -> "EngineClient":
         self._connection.start()
@@ -67,11 +71,25 @@ class EngineClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait({self._renewing})
+        for connection in self._left:
+            connection.fail_in_flight()
         await asyncio.gather(self._connection.close(), *self._background)
 
     @property
     def in_flight(self) -> int:
-        return self._connection.in_flight
+        return sum(connection.in_flight for connection in (self._connection, *self._left))
+
+    def renew(self) -> None:
+        """Connects with the certificates that are there now, and returns at once.
+
+        The new connection is used as soon as it is there, and the old one until then. What is in
+        flight goes on.
+        """
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
 
     def reconnect(self) -> None:
         """Replaces the connection; requests in flight end with Unavailable. Returns at once."""
@@ -163,6 +181,40 @@ class EngineClient:
             keepalive=self._keepalive,
             verified_name=self._verified_name,
         )
+
+    async def _renew(self) -> None:
+        refused = False
+        while not (new := await self._reached()):
+            if not refused:
+                _log.error(
+                    "Triton can't be reached with the new certificates: the last connection stays",
+                    triton=self.target,
+                )
+            refused = True
+            await asyncio.sleep(_RENEW_S)
+        old, self._connection = self._connection, new
+        new.start()
+        self._left.add(old)
+        self._in_background(self._leave(old))
+
+    async def _reached(self) -> EngineConnection | None:
+        """A new connection, if there is one within the time."""
+        new = self._connected(STREAMS, self.health)
+        try:
+            async with asyncio.timeout(_RENEW_S):
+                await new.channel.channel_ready()
+        except BaseException as error:
+            await new.channel.close()
+            if isinstance(error, TimeoutError):
+                return None
+            raise
+        return new
+
+    async def _leave(self, connection: EngineConnection) -> None:
+        while connection.in_flight:  # noqa: ASYNC110 - an event would cost each request
+            await asyncio.sleep(_LEAVE_S)
+        self._left.discard(connection)
+        await connection.close()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

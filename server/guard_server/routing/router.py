@@ -74,6 +74,12 @@ class Router:
         self.endpoints: dict[str, Endpoint] = {}
         self.refused: str | None = None  # why the newest traffic is not followed
 
+    def renew(self) -> None:
+        """Connects to every Triton with the certificates that are there now. Returns at once."""
+        for endpoint in self.endpoints.values():
+            for replica in endpoint.replicas.replicas.values():
+                replica.engine.renew()
+
     async def __aenter__(self) -> Self:
         self._follow(self._traffic, self._first)
         return self

@@ -1,4 +1,4 @@
-"""A listener's certificate, its key and its clients' authorities: read together, and checked.
+"""One side's certificate, its key and the other's authorities: read together, and checked.
 
 gRPC itself says of a bad one only that it can't bind the port, or nothing at all.
 """
@@ -22,11 +22,11 @@ _CURVES = ("secp256r1", "secp384r1")
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """PEM files. The chain begins with the listener's own certificate."""
+    """PEM files. The chain begins with one's own certificate."""
 
     chain: Path
     key: Path
-    client_ca: Path | None  # None: clients need no certificate
+    client_ca: Path | None  # of the other side; None: clients need no certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,12 @@ def files_of(settings: Settings) -> CertificateFiles | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def triton_files_of(settings: Settings) -> CertificateFiles | None:
+    """What Tritons are shown, and theirs; None without TLS to them."""
+    tls = settings.triton_tls
+    return CertificateFiles(tls.cert, tls.key, tls.ca) if tls else None
 
 
 def read(files: CertificateFiles) -> Certificates:
@@ -127,7 +133,7 @@ def _check_authorities(path: Path, authorities: Sequence[x509.Certificate]) -> N
     if last < datetime.now(UTC):
         raise CertificateInvalid(
             f"Every authority in {path} has expired, the last one on {_shown(last)}: "
-            "no client could connect."
+            "no connection could be made."
         )
 
 

@@ -1,6 +1,7 @@
-"""Certificates that are replaced while a listener serves."""
+"""Certificates that are replaced while a listener, or a connection to a Triton, uses them."""
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 import structlog
@@ -14,9 +15,10 @@ _log = structlog.get_logger(__name__)
 class RenewedCertificates:
     """The last good ones of the files. Connections that stand keep those they began with."""
 
-    def __init__(self, files: CertificateFiles) -> None:
-        """Raises CertificateInvalid."""
+    def __init__(self, files: CertificateFiles, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called when others are there. Raises CertificateInvalid."""
         self._files = files
+        self._changed = changed
         self.current = self._given = read(files)
         self.fault: str | None = None  # of the files as they are now; then older ones are served
         self._checking: asyncio.Future[None] | None = None
@@ -51,6 +53,7 @@ class RenewedCertificates:
         self.fault = None
         if found != self.current:
             self.current = found
+            self._changed()
             _log.info("certificates renewed", expires=found.expires.isoformat())
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:

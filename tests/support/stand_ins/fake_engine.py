@@ -46,6 +46,7 @@ class FakeEngine:
     reused_blocks: int = 0  # of the KV cache, for each request
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
+    callers: list[bytes] = field(default_factory=list)  # each stream's certificate, in PEM
     reloads: list[str] = field(default_factory=list)
     delay_s: float = 0
     load_s: float = 0  # so long it takes to load the model again
@@ -110,6 +111,7 @@ class FakeEngine:
         requests: AsyncIterator[service_pb2.ModelInferRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[bytes]:
+        self.callers += context.auth_context().get("x509_pem_cert", ())
         async for request in requests:
             asked = _asked(request)
             self.asked.append(asked)
