@@ -136,6 +136,13 @@ class Workers:
         found = await asyncio.gather(*(link.metrics(_METRICS_S) for link in links))
         return metric_sums.summed([self._ended, *found])
 
+    def read_certificates(self) -> None:
+        """Has each read its certificates again."""
+        for pid, link in self._links.items():
+            if link.began:  # before that it reads them anyway, and the signal would end it
+                with contextlib.suppress(ProcessLookupError):
+                    self._running[pid].send_signal(signal.SIGHUP)
+
     async def stop(self) -> None:
         """Lets each reject new requests and finish those that it has accepted."""
         await self._end(signal.SIGTERM)

@@ -46,10 +46,10 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # what is to be read is read now
     async with serving(settings) as gateway:
-        if gateway.followed:
-            # As other servers do, for who renews them and can't wait for the next reading.
-            loop.add_signal_handler(signal.SIGHUP, gateway.read_certificates)
+        # As other servers do, for who renews them and can't wait for the next reading.
+        loop.add_signal_handler(signal.SIGHUP, gateway.read_certificates)
         _log.info(
             "listening", host=settings.host, port=gateway.port, tls=settings.tls_cert is not None
         )
@@ -82,6 +82,8 @@ class Gateway:
 
     def read_certificates(self) -> None:
         """Reads them again soon."""
+        if not self.followed:
+            _log.info("SIGHUP is ignored: there are no certificates to read again")
         for certificates in self.followed:
             certificates.check_soon()
 

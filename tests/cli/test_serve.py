@@ -1,6 +1,8 @@
 """`guard serve` and `guard build` where they refuse."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,14 @@ def test_a_gateway_alone_says_what_is_wrong_in_its_logs_format(
     assert "GUARD_PORT: " in alone.said() and "GUARD_SLOT and GUARD_TRITON" not in alone.said()
     lines = alone.said().splitlines()
     assert all(line.startswith("{") == (log_format == "json") for line in lines)
+
+
+def test_a_server_without_tls_ignores_sighup(served: Served) -> None:
+    served.signal(signal.SIGHUP)
+    while "SIGHUP is ignored" not in served.said():
+        time.sleep(0.05)
+    assert guard("moderate", "Q", *served.named).returncode == 0
+    assert not served.ended()
 
 
 def test_a_port_in_use_is_an_error(served: Served, blue: Path) -> None:

@@ -132,3 +132,8 @@ async def test_mutual_tls_from_the_command_line(blue: Path, tmp_path: Path) -> N
         data.write_text('{"id": "a", "prompt": "How do plants grow?", "prompt_label": "safe"}\n')
         evaluate = ["eval", str(data), "--out", str(tmp_path / "eval"), *named[2:]]
         assert (await asyncio.to_thread(guard, *evaluate)).returncode == 0
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(mine)
+        up.signal(signal.SIGHUP)
+        await until(lambda: "certificates renewed" in up.said())
+        assert "SIGHUP: the gateway reads its certificates again" in up.said()
+        assert (await asyncio.to_thread(guard, *named)).returncode == 0

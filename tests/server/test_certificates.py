@@ -335,3 +335,16 @@ async def test_a_process_renews_them_by_itself_and_at_sighup(
                     await asyncio.sleep(0.05)
             assert not process.ended()
     assert process.said().count("certificates renewed") == 2
+
+
+@pytest.mark.slow
+async def test_a_process_without_tls_ignores_sighup(
+    tmp_path: Path, write_tiny_slot: WriteSlot
+) -> None:
+    given = {"slot": write_tiny_slot(tmp_path), "triton": "127.0.0.1:1", "port": free_port()}
+    with start_gateway(tmp_path / "gateway.txt", **given) as process:
+        await until(lambda: "listening" in process.said(), timeout=60)
+        process.signal(signal.SIGHUP)
+        await until(lambda: "SIGHUP is ignored" in process.said())
+        process.signal(signal.SIGTERM)
+        assert await process.wait() == 0

@@ -165,6 +165,7 @@ class _Server:
         self._settings = settings
         self._control = control
         self._ready = False
+        self._fleet: Fleet | None = None
         self._stop = asyncio.Event()
 
     async def run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
@@ -176,9 +177,18 @@ class _Server:
                 task.cancel()
             self._stop.set()
 
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         await task
+
+    def _hung_up(self) -> None:
+        if self._fleet is None or not self._settings.tls_cert:
+            self._output.say("SIGHUP is ignored: the gateway has no certificates to read again.")
+        else:
+            self._output.say("SIGHUP: the gateway reads its certificates again.")
+            self._fleet.workers.read_certificates()
 
     async def _run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
         with ExitStack() as starting:
@@ -188,7 +198,7 @@ class _Server:
             async with supervised as fleet:
                 await fleet.until_ready(fleet.active, _READY_S)
                 starting.close()
-                self._ready = True
+                self._ready, self._fleet = True, fleet
                 self._banner(fleet)
                 await self._stop.wait()
                 self._output.say("Stopping: finishing what is accepted (again to cut it off) ...")
