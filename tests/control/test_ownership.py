@@ -1,5 +1,6 @@
 """One owner: a run directory and a Triton's ports belong to one server at a time."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guard_control.host import orphans
+from guard_control.host import orphans, shared_memory
 from guard_control.host.child_process import ended, listens
 from guard_control.host.ownership import PortClaim, PortTaken, owned, run_directory
 from tests.support import serving
@@ -89,6 +90,30 @@ def test_a_claim_holds_both_ports_until_it_is_released() -> None:
             PortClaim(port)
     claim.release()
     PortClaim(claim.port).release()
+
+
+def test_nothing_that_another_user_can_make_takes_a_port() -> None:
+    port = free_port()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as squatter:
+        squatter.bind(f"\0qwen3guard-triton-{port}")  # which all users share
+        PortClaim(port).release()
+    made = shared_memory.DIRECTORY / f"{shared_memory.new_prefix()}port{port}"
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another user's file")
+    with made.open("w") as squatted:
+        os.chown(made, 65534, 65534)
+        fcntl.flock(squatted, fcntl.LOCK_EX)
+        PortClaim(port).release()
+    made.unlink()
+
+
+def test_a_killed_servers_claim_is_void() -> None:
+    """Also where its number is another process's by now."""
+    port = free_port()
+    left = shared_memory.DIRECTORY / f"{shared_memory.new_prefix()}port{port}"
+    left.touch()
+    PortClaim(port).release()
+    left.unlink()
 
 
 def test_a_process_listens_only_by_itself() -> None:

@@ -1,14 +1,14 @@
 """What one server alone may use: its run directory, and the ports of its Tritons."""
 
-import contextlib
 import errno
 import fcntl
 import os
-import socket
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from guard_control.host import shared_memory
 from guard_core.slot import traffic
 
 _LOCK = "lock"
@@ -62,30 +62,56 @@ def _open(path: Path) -> int:
 
 
 class PortClaim:
-    """Two ports, for a Triton and its metrics, that no other server takes until `release`.
+    """Two ports, for a Triton and its metrics, that no other server of this user takes.
 
-    The port itself does not do: it is free while a dead Triton is started again, and gateways would
-    take the verdicts of whatever listens there.
+    The port itself does not do: it is free while a dead Triton is started again. Nor does a name
+    that all users share, such as an abstract socket's: any of them could take it first.
     """
 
     def __init__(self, port: int) -> None:
-        """Claims `port` and the next one. Raises PortTaken."""
+        """Claims `port` and the next one until `release`. Raises PortTaken, or OSError."""
         self.port = port
-        self._sockets: list[socket.socket] = []
-        for number in (port, port + 1):
-            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._sockets.append(claim)
-            try:
-                # An abstract name: it is as wide as the ports are, and ends with the process.
-                claim.bind(f"\0qwen3guard-triton-{number}")
-            except OSError:
-                self.release()
-                raise PortTaken(
-                    f"Port {number} belongs to a Triton of another server. Choose another "
-                    "--triton-port."
-                ) from None
+        self._files: dict[Path, int] = {}
+        try:
+            for number in (port, port + 1):
+                self._claim(number)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
-        for claim in self._sockets:
-            with contextlib.suppress(OSError):
-                claim.close()
+        """May be repeated."""
+        while self._files:
+            path, file = self._files.popitem()
+            path.unlink(missing_ok=True)
+            os.close(file)
+
+    def _claim(self, number: int) -> None:
+        # One's own comes first: of two servers at a time, both may be refused, but never neither.
+        name = (
+            f"{shared_memory.new_prefix()}{secrets.token_hex(8)}_port{number}"  # no guess hits it
+        )
+        path = shared_memory.DIRECTORY / name
+        self._files[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(self._files[path], fcntl.LOCK_EX)
+        others = shared_memory.own_files(f"port{number}")
+        if any(other != path and _is_locked(other) for other in others):
+            raise PortTaken(
+                f"Port {number} belongs to a Triton of another server. Choose another "
+                "--triton-port."
+            )
+
+
+def _is_locked(path: Path) -> bool:
+    """The kernel ends a lock with its process, however that ends."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # released meanwhile
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

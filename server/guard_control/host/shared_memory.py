@@ -48,6 +48,17 @@ def own_directories() -> list[Path]:
     return sorted(found, key=lambda made: found[made])
 
 
+def own_files(end: str) -> list[Path]:
+    """This user's files whose names begin with a `new_prefix` and end so."""
+    found = []
+    for path in DIRECTORY.glob(f"{_NAME}_*_{end}"):
+        with contextlib.suppress(OSError):  # it is gone meanwhile
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                found.append(path)
+    return found
+
+
 @contextmanager
 def directory() -> Iterator[Path]:
     """A new directory that no other user may enter, removed after the block. Raises OSError."""
