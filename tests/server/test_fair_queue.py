@@ -125,3 +125,45 @@ async def test_many_connections_of_one_identity_are_one_callers() -> None:
     assert order == ["many", "one", "many", "one", *["many"] * 4]
     with pytest.raises(Overloaded, match="this caller holds most"):
         raise next(outcome for outcome in outcomes if outcome)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 100)), min_size=1, max_size=60),
+    st.sampled_from(["identity", "connection"]),
+)
+def test_turns_are_shared_by_cost_and_not_by_count(
+    queued: list[tuple[str, int]], kind: str
+) -> None:
+    """While both wait, neither has had more than the other and the larger of two turns."""
+
+    async def run() -> None:
+        queue = FairQueue()
+        for name, cost in queued:
+            identity = Identity("address", name if kind == "identity" else "one")
+            queue.append(Caller(identity, name), cost=cost)
+        had, left = Counter[str](), Counter(name for name, _ in queued)
+        while queue:
+            turn = queue.pop()
+            had[turn.caller.connection] += int(turn.cost)
+            left[turn.caller.connection] -= 1
+            if all(left[name] for name in "AB"):
+                assert abs(had["A"] - had["B"]) <= max(cost for _, cost in queued)
+
+    asyncio.run(run())
+
+
+async def test_who_comes_back_has_no_turns_saved_up_and_no_debt_forgotten() -> None:
+    heavy, light, away = (Caller(Identity("address", name)) for name in ("heavy", "light", "away"))
+    queue = FairQueue()
+    queue.append(away)
+    for _ in range(20):
+        queue.append(light)
+    queue.append(heavy, cost=10)
+    assert [queue.pop().caller for _ in range(3)] == [away, light, heavy]
+    queue.append(heavy, cost=10)  # it was gone meanwhile, and has had 10
+    order = [queue.pop().caller for _ in range(12)]
+    assert order.index(heavy) == 9
+    for _ in range(5):
+        queue.append(away)
+    order = [queue.pop().caller for _ in range(8)]
+    assert order.count(away) == 4  # by turns: what it did not take is not owed to it

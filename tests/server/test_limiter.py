@@ -256,3 +256,20 @@ async def test_a_connection_grows_old_and_no_call_is_cut(tiny_serve: TinyServe) 
         await stream.write(moderation_pb2.StreamModerateRequest(id="2", request=ask("Q")))
         assert (await stream.read()).id == "2"
         stream.cancel()
+
+
+async def test_long_prompts_take_their_tokens_of_a_callers_turns(tiny_serve: TinyServe) -> None:
+    async with tiny_serve(max_in_flight=1, queue_per_place=100) as (client, engine):
+        async with connect(client.port) as other:
+            engine.hold = asyncio.Event()
+            held = asyncio.create_task(client.judge("held"))
+            await until(lambda: len(engine.drafts()) == 1)
+            long = [asyncio.create_task(client.judge(f"{n} " + "word " * 190)) for n in range(4)]
+            await asyncio.sleep(0.1)
+            short = [asyncio.create_task(other.judge(f"short {n}")) for n in range(8)]
+            await asyncio.sleep(0.1)
+            engine.hold.set()
+            await asyncio.gather(held, *long, *short)
+        lengths = [len(asked.prompt) for asked in engine.drafts()[1:]]
+        # Tokens are shared: at least three short ones come with each long one.
+        assert sum(length > 100 for length in lengths[:6]) <= 2, lengths

@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2
 from guard_bench.loadgen.callers_tls import credentials
 from guard_bench.loadgen.connections import connection
 from guard_bench.loadgen.relay import relayed
+from guard_bench.loadgen.synthetic_prompts import prompts
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateRequest
 from qwen3guard.v1.types_pb2 import ROLE_USER, Message
 
@@ -85,6 +86,11 @@ ATTACKS = {
         f"{_SERVICE}/BatchModerate", lambda: [_batch(["7" * 8_180] * 256)], 4
     ),
     "short texts": Attack(f"{_SERVICE}/BatchModerate", lambda: [_batch([""] * 256)], 16),
+    "prompts of 600 words": Attack(
+        f"{_SERVICE}/Moderate",
+        lambda: [_one(text) for text in prompts(400, (600, 600), seed=1)],
+        16,
+    ),
     "many connections": Attack(
         f"{_SERVICE}/Moderate", lambda: [_one(text) for text in _words(5_000)], 256, 256
     ),

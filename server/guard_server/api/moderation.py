@@ -59,12 +59,13 @@ class ModerationService:
         request = received.readable()
         validation.batch(request, received.violations(""))
         running = asyncio.Semaphore(MAX_IN_FLIGHT)
+        size = len(arrived.data) // len(request.items)
 
         async def moderate(index: int, item: pb.ModerateRequest) -> pb.BatchModerateItem:
             async with running:
                 try:
                     found = received.violations(f"items[{index}]")
-                    reply = await self._moderate("BatchModerate", item, found, caller)
+                    reply = await self._moderate("BatchModerate", item, found, caller, size)
                     return pb.BatchModerateItem(response=reply)
                 except GuardError as error:
                     return pb.BatchModerateItem(error=status.message(error))
@@ -109,9 +110,11 @@ class ModerationService:
         request: pb.ModerateRequest,
         found: Sequence[Violation],
         caller: Caller,
+        size: int = 0,
     ) -> pb.ModerateResponse:
+        """`size`: bytes that no turn was taken for yet."""
         read = partial(validation.moderation_request, request, found)
-        return response(await self._moderator.moderate(method, read, caller))
+        return response(await self._moderator.moderate(method, read, caller, size, decoded=True))
 
 
 class _StreamIds:

@@ -55,18 +55,24 @@ class Moderator:
         self._turns = turns
 
     async def moderate(
-        self, method: str, read: Callable[[], ModerationRequest], caller: Caller, size: int = 0
+        self,
+        method: str,
+        read: Callable[[], ModerationRequest],
+        caller: Caller,
+        size: int,
+        *,
+        decoded: bool = False,
     ) -> Moderation:
         """Judges the request that `read` validates; `method` names the API's method for metrics.
 
-        `size`: how many bytes `read` decodes before that, which may be in another thread.
+        `size`: its bytes. Unless it is `decoded`, `read` does that too, perhaps in another thread.
         Raises a GuardError if there is no verdict, whatever went wrong. Cancelling it frees the
         engine for others.
         """
         call = Call(method, caller)
         self._turns.refusals.arrived(caller)
         try:
-            moderation = await self._within_time(call, read, size)
+            moderation = await self._within_time(call, read, size, decoded=decoded)
         except asyncio.CancelledError:
             self._failed(call, None)
             raise
@@ -84,17 +90,18 @@ class Moderator:
 
     async def decoded(self, caller: Caller, size: int, work: Callable[[], T]) -> T:
         """Decodes so many bytes in the caller's turn. Raises what the work does."""
-        await self._turns.loop.take(caller)
+        await self._turns.loop.take(caller, size)
         return await self._turns.decoding.run(caller, size, work)
 
     async def _within_time(
-        self, call: Call, read: Callable[[], ModerationRequest], size: int
+        self, call: Call, read: Callable[[], ModerationRequest], size: int, *, decoded: bool
     ) -> Moderation:
         try:
             async with asyncio.timeout(self._timeout_s) as call.timeout:
-                if await self._turns.loop.take(call.caller):
+                if await self._turns.loop.take(call.caller, size):
                     call.timer.passed(Stage.QUEUE)
-                request = await self._turns.decoding.run(call.caller, size, read)
+                undecoded = 0 if decoded else size
+                request = await self._turns.decoding.run(call.caller, undecoded, read)
                 call.timer.passed(Stage.VALIDATE)
                 return await self._route(call, request)
         except TimeoutError:
@@ -141,7 +148,7 @@ class Moderator:
         slot = endpoint.slot
         with_scores = request.with_scores and slot.decoder.offers_scores
 
-        permit = endpoint.limiter.permit(call.caller)
+        permit = endpoint.limiter.permit(call.caller, len(prompt))
         engine = endpoint.replicas.route(request.routing_key, request.messages)
 
         async def run() -> Decoded:

@@ -22,6 +22,7 @@ _WIDEST = 16
 # Of all contents. On the event loop so many take 0.3 to 0.9 ms; to another thread and back 0.1 ms.
 _LONG_TEXT = 1024
 _LARGE_BYTES = 4_096  # and less take 3 ms at worst to decode, 5 us if nothing is wrong with them
+_BYTES_OF_A_TURN = 512  # take as long on the event loop as the request that they are of
 _MORE_THAN_THERE_ARE = 10**6  # of such requests: 256 MiB hold 65,536 (receiving.py)
 _MOST_THREADS = 4
 _MOST_QUEUED = 1024  # texts, for each thread
@@ -45,15 +46,17 @@ class LoopTurns:
         self._begun = 0  # in this one
         self._round_start = 0.0
 
-    async def take(self, caller: Caller) -> bool:
+    async def take(self, caller: Caller, size: int = 0) -> bool:
         """Waits for the caller's turn, if others are before it. Whether there was a wait.
 
-        The turn is what the caller runs until it waits for something else.
+        The turn is what the caller runs until it waits for something else, about a request of so
+        many bytes.
         """
         if self._begun < self._width and not self._queue:
             self._begin()
             return False
-        turn = self._queue.append(caller)
+        cost = 1 + min(size, _LARGE_BYTES) / _BYTES_OF_A_TURN  # the rest goes to a thread
+        turn = self._queue.append(caller, cost=cost)
         try:
             await turn.begun
         except asyncio.CancelledError:
@@ -87,8 +90,8 @@ class _ThreadTurns:
         self._threads = ThreadPoolExecutor(threads, name)
         self._limiter = ConcurrencyLimiter(threads, most_queued)
 
-    async def _take(self, caller: Caller, work: Callable[[], T]) -> T:
-        permit = self._limiter.permit(caller)
+    async def _take(self, caller: Caller, size: int, work: Callable[[], T]) -> T:
+        permit = self._limiter.permit(caller, size)
         await permit.take()
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A caller that gives up does not end its work, which keeps its turn.
@@ -109,7 +112,7 @@ class TextTurns(_ThreadTurns):
 
         Raises what the work does, and Overloaded if too much is queued.
         """
-        return work() if length <= _LONG_TEXT else await self._take(caller, work)
+        return work() if length <= _LONG_TEXT else await self._take(caller, length, work)
 
 
 class DecodingTurns(_ThreadTurns):
@@ -124,7 +127,7 @@ class DecodingTurns(_ThreadTurns):
         if size <= _LARGE_BYTES:
             return work()
         # Without a deadline, so that no stream ends for an item that would be refused.
-        return await self._take(Caller(caller.identity, caller.connection), work)
+        return await self._take(Caller(caller.identity, caller.connection), size, work)
 
 
 class RefusalTurns:

@@ -1,15 +1,21 @@
 """A queue in which no caller is behind all that another one has in it.
 
-Turns go round by identity, and within one by connection. Whoever comes waits for at most one turn
-of each other identity for each turn of its own, however much the others have queued.
+The next turn is that of the identity that has had the least, and within it of the connection that
+has. Turns have costs, such as tokens. So whoever comes waits for no more of each other identity's
+cost than its own, and one turn, however much the others have queued.
 """
 
 import asyncio
 import math
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Generic, NamedTuple, TypeVar
 
 from guard_server.routing.caller import Caller, Identity
+
+_MOST_KEPT = 1024  # of those whose turns are counted
+
+K = TypeVar("K")
 
 
 class Turn(NamedTuple):
@@ -18,25 +24,59 @@ class Turn(NamedTuple):
     caller: Caller
     begun: "asyncio.Future[None]"
     deadline: float  # time.monotonic(); infinite without one
+    cost: float
+
+
+class _Had(Generic[K]):
+    """What each one has had since the queue was last empty. Whoever comes begins with the least.
+
+    Without that, one that was away for long would have all turns until it has had as much.
+    """
+
+    __slots__ = ("_cost", "_least")
+
+    def __init__(self) -> None:
+        self._cost: dict[K, float] = {}
+        self._least = 0.0
+
+    def come(self, who: K) -> None:
+        if self._cost.get(who, 0.0) < self._least:
+            self._cost[who] = self._least
+
+    def next(self, waiting: Iterable[K]) -> K:
+        """Of equals, the first one."""
+        return min(waiting, key=lambda who: self._cost.get(who, self._least))
+
+    def add(self, who: K, cost: float) -> None:
+        self._least = self._cost.get(who, self._least)
+        self._cost[who] = self._least + cost
+        if len(self._cost) > _MOST_KEPT:
+            self._cost = {one: had for one, had in self._cost.items() if had > self._least}
 
 
 class _Line:
-    """What one identity has queued, by connection; the next one first."""
+    """What one identity has queued, by connection; of equals the next one first."""
 
-    __slots__ = ("connections", "length")
+    __slots__ = ("connections", "had", "length")
 
     def __init__(self) -> None:
         self.connections: dict[str, deque[Turn]] = {}
+        self.had = _Had[str]()
         self.length = 0
 
     def append(self, turn: Turn) -> None:
-        self.connections.setdefault(turn.caller.connection, deque()).append(turn)
+        connection = turn.caller.connection
+        if connection not in self.connections:
+            self.had.come(connection)
+            self.connections[connection] = deque()
+        self.connections[connection].append(turn)
         self.length += 1
 
     def pop(self) -> Turn:
-        connection, turns = next(iter(self.connections.items()))
+        connection = self.had.next(self.connections)
+        turns = self.connections.pop(connection)
         turn = turns.popleft()
-        del self.connections[connection]
+        self.had.add(connection, turn.cost)
         if turns:
             self.connections[connection] = turns  # behind the others
         self.length -= 1
@@ -68,24 +108,31 @@ class FairQueue:
     """Turns in the order in which they come; its length is how many are queued."""
 
     def __init__(self) -> None:
-        self._lines: dict[Identity, _Line] = {}  # the next one first
+        self._lines: dict[Identity, _Line] = {}  # of equals the next one first
+        self._had = _Had[Identity]()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def append(self, caller: Caller, deadline: float = math.inf) -> Turn:
+    def append(self, caller: Caller, deadline: float = math.inf, *, cost: float = 1.0) -> Turn:
         """Queues one more turn of a caller."""
-        turn = Turn(caller, asyncio.get_running_loop().create_future(), deadline)
-        self._lines.setdefault(caller.identity, _Line()).append(turn)
+        turn = Turn(caller, asyncio.get_running_loop().create_future(), deadline, cost)
+        if not self._length:
+            self._had = _Had()
+        if caller.identity not in self._lines:
+            self._had.come(caller.identity)
+            self._lines[caller.identity] = _Line()
+        self._lines[caller.identity].append(turn)
         self._length += 1
         return turn
 
     def pop(self) -> Turn:
         """Takes out the next turn. The queue is not empty."""
-        identity, line = next(iter(self._lines.items()))
+        identity = self._had.next(self._lines)
+        line = self._lines.pop(identity)
         turn = line.pop()
-        del self._lines[identity]
+        self._had.add(identity, turn.cost)
         if line.length:
             self._lines[identity] = line  # behind the others
         self._length -= 1

@@ -47,16 +47,18 @@ class ConcurrencyLimiter:
         self.limit = limit
         self._start_queued()
 
-    def permit(self, caller: Caller | None = None) -> "Permit":
+    def permit(self, caller: Caller | None = None, cost: float = 1.0) -> "Permit":
         """One request in flight while the block runs; entering waits in the queue if need be.
+
+        `cost`: what it takes of its caller's turns, in a unit that all have.
 
         Entering raises Overloaded, at once, if the queue is full or the deadline would pass before
         an answer; and later, if that turns out then, or a caller with less in the queue needs the
         room.
         """
-        return Permit(self, caller or Caller())
+        return Permit(self, caller or Caller(), cost)
 
-    async def acquire(self, caller: Caller) -> None:
+    async def acquire(self, caller: Caller, cost: float = 1.0) -> None:
         """As entering `permit`: raises Overloaded. The caller must `release`."""
         if self.has_capacity:
             self.in_flight += 1
@@ -65,7 +67,7 @@ class ConcurrencyLimiter:
         if self._too_late(deadline, self._wait_s(caller)):
             raise self._late(caller)
         self._make_room(caller)
-        turn = self._queue.append(caller, deadline)
+        turn = self._queue.append(caller, deadline, cost=cost)
         try:
             await turn.begun
         except asyncio.CancelledError:
@@ -142,9 +144,10 @@ class ConcurrencyLimiter:
 class Permit:
     """The right to one request in flight: for a block, or from `take` to `release`."""
 
-    def __init__(self, limiter: ConcurrencyLimiter, caller: Caller) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, caller: Caller, cost: float) -> None:
         self._limiter = limiter
         self._caller = caller
+        self._cost = cost
         self._since = 0.0
 
     def take_now(self) -> bool:
@@ -158,10 +161,10 @@ class Permit:
     async def take(self) -> None:
         """Queues for it if need be. Raises Overloaded, as ConcurrencyLimiter.permit says."""
         if self._caller.queue_lock is None:
-            await self._limiter.acquire(self._caller)
+            await self._limiter.acquire(self._caller, self._cost)
         else:
             async with self._caller.queue_lock:
-                await self._limiter.acquire(self._caller)
+                await self._limiter.acquire(self._caller, self._cost)
         self._since = time.monotonic()
 
     def release(self, *, answered: bool) -> None:
