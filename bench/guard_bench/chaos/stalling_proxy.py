@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 class StallingProxy:
     """Forwards TCP from its own `port` on loopback, but for what is stalled."""
 
-    def __init__(self, target: int | str) -> None:
-        """`target`: a port on loopback, or the path of a socket."""
-        self.port = 0
+    def __init__(self, target: int | str, host: str = "127.0.0.1", port: int = 0) -> None:
+        """`target`: a port on loopback, or the path of a socket; what is set later is for new
+        connections. `host`: of loopback too. `port`: 0: it is chosen by `start`.
+        """
+        self.target = target
+        self.host, self.port = host, port
         self.accepted = 0  # connections
-        self._target = target
         self._forwards = asyncio.Event()
         self._forwards.set()
         self._gates: list[asyncio.Event] = []
@@ -21,7 +23,7 @@ class StallingProxy:
 
     async def start(self) -> None:
         """Chooses its port, if it has none."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -71,9 +73,9 @@ class StallingProxy:
                 one.close()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._target, str):
-            return await asyncio.open_unix_connection(self._target)
-        return await asyncio.open_connection("127.0.0.1", self._target)
+        if isinstance(self.target, str):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection("127.0.0.1", self.target)
 
 
 async def _pump(

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,28 +32,40 @@ def gateway(
     log: Path,
     settings: Mapping[str, str],
     credentials: grpc.ChannelCredentials | None = None,
+    *,
+    sources: str = "",
 ) -> AbstractContextManager[GatewayProcess]:
     """Runs `python -m guard_server` until it is serving, with TLS if that needs `credentials`.
 
-    Without a verdict cache, unless `settings` (its GUARD_* variables in lower case) has one. Raises
-    RuntimeError, which names its log, if it does not come up.
+    Without a verdict cache, unless `settings` (its GUARD_* variables in lower case) has one.
+    `sources`: PYTHONPATH. Raises RuntimeError, which names its log, if it does not come up.
     """
-    return _running({"slot": str(slot), "triton": triton, **settings}, log, credentials)
+    given = {"slot": str(slot), "triton": triton, **settings}
+    return _running(given, log, credentials, sources=sources)
 
 
-def following(traffic: Path, log: Path) -> AbstractContextManager[GatewayProcess]:
-    """The same for the slots of a traffic.json."""
-    return _running({"traffic": str(traffic)}, log, None)
+def following(
+    traffic: Path, log: Path, settings: Mapping[str, str], command: Sequence[str] = ()
+) -> AbstractContextManager[GatewayProcess]:
+    """The same for the slots of a traffic.json; by another `command`, if one is given."""
+    return _running({"traffic": str(traffic), **settings}, log, None, command)
 
 
 @contextmanager
 def _running(
-    settings: Mapping[str, str], log: Path, credentials: grpc.ChannelCredentials | None
+    settings: Mapping[str, str],
+    log: Path,
+    credentials: grpc.ChannelCredentials | None,
+    command: Sequence[str] = (),
+    sources: str = "",
 ) -> Iterator[GatewayProcess]:
     [port] = free_ports(1)
     given = {"port": str(port), "cache_mib": "0", **settings}
     environment = {f"GUARD_{name.upper()}": text for name, text in given.items()}
-    with running([sys.executable, "-m", "guard_server"], log, environment) as process:
+    if sources:
+        environment["PYTHONPATH"] = sources
+    words = command or [sys.executable, "-m", "guard_server"]
+    with running(words, log, environment) as process:
         target = f"127.0.0.1:{port}"
         deadline = time.monotonic() + _READY_S
         while not serving(target, credentials):

@@ -30,8 +30,8 @@ BENCHMARKS = {
     ),
     "replicas": LazyCommand(
         "bench_gateway:replicas",
-        "Gateways before four null engines of one slot: shared work, a replica that is killed or "
-        "stands still, replicas that come and go.",
+        "Gateways before several Tritons of a slot: shared work, replicas that are lost, slow or "
+        "changed under load, chats, overload.",
         "build",
     ),
     "load": LazyCommand(

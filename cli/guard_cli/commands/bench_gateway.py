@@ -1,5 +1,6 @@
 """`guard bench gateway`, `replicas`, `perf`, `soak`: the gateway's cost, and how it takes load."""
 
+import asyncio
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +10,10 @@ import typer
 from rich.console import Console
 
 from guard_bench.gateway_table import show_gateway
-from guard_bench.replicas.replica_runs import ReplicaRun
-from guard_bench.replicas.replica_table import show_replicas
+from guard_bench.replicas.cases import Case, measure
+from guard_bench.replicas.outcome import ReplicaOutcome
+from guard_bench.replicas.replica_bench import ReplicaBench
+from guard_bench.replicas.replica_table import show_replicas, write_page
 from guard_bench.scenarios import (
     gateway_cancel,
     gateway_overload,
@@ -89,18 +92,35 @@ def gateway(
 
 
 def replicas(
-    seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=1)] = 10,
+    cases: Annotated[
+        list[Case] | None, typer.Argument(help="What to measure; default: all.", show_default=False)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure each point.", min=0.5)] = 10,
+    before: Annotated[
+        Path | None,
+        typer.Option(help="An older checkout, for `cost`: a gateway's processor time beside it."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the table into this page, between its marks.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Gateways before four null engines of one slot: shared work, a replica that is killed or
-    stands still, replicas that come and go."""
+    """Gateways before several Tritons of a slot: shared work, replicas that are lost, slow or
+    changed under load, chats, overload."""
     make_directory(BENCH_RUN)
+    found: list[ReplicaOutcome] = []
     try:
         with Console(stderr=True).status("starting") as status:
-            found = ReplicaRun(BENCH_RUN, triton, seconds, status.update).measure()
+            bench = ReplicaBench(BENCH_RUN, triton, seconds, status.update, before)
+            for case in cases or Case:
+                found += asyncio.run(measure(bench, case))
     except (OSError, RuntimeError, TritonFailed) as error:
         fail(str(error))
-    show_replicas(found, Console())
+    finally:
+        show_replicas(found, Console())  # also what was measured before a case failed
+    if page is not None:
+        with writing(page):
+            write_page(found, page)
     if json is not None:
         write_json(json, [asdict(one) for one in found])
 
