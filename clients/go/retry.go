@@ -8,7 +8,10 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-const maxAttempts = 5
+const (
+	maxAttempts  = 5
+	longestPause = 2 * time.Second // unless the server says more; as after UNAVAILABLE
+)
 
 // withRetries makes a call and repeats it while the server is overloaded, until the deadline.
 // gRPC itself retries UNAVAILABLE, by the service config.
@@ -26,7 +29,7 @@ func withRetries[T any](
 			return reply, nil
 		}
 		failed := asError(err)
-		if !overloaded(failed) || attempt == maxAttempts || !pause(ctx, jittered(failed.RetryAfter)) {
+		if !overloaded(failed) || attempt == maxAttempts || !pause(ctx, afterOverload(failed, attempt)) {
 			return reply, client.security.explained(ctx, failed)
 		}
 	}
@@ -36,6 +39,13 @@ func withRetries[T any](
 // but no RetryInfo.
 func overloaded(err *Error) bool {
 	return err.Code == codes.ResourceExhausted && err.RetryAfter > 0
+}
+
+// afterOverload returns how long to wait after so many attempts. The server says how long one
+// caller's turn takes. All that were turned away come again, so it is doubled with each attempt.
+func afterOverload(err *Error, attempts int) time.Duration {
+	doubled := min(err.RetryAfter<<(attempts-1), longestPause)
+	return jittered(max(err.RetryAfter, doubled))
 }
 
 // jittered returns one to two times the delay, so that callers do not all retry at once.

@@ -202,7 +202,7 @@ func (s *stream) take(answer *guardpb.StreamModerateResponse) {
 	} else if answer.GetError() != nil {
 		failed := fromStatus(status.FromProto(answer.GetError()))
 		if item.overloaded++; overloaded(failed) && item.overloaded < maxAttempts {
-			s.pause = time.After(jittered(failed.RetryAfter))
+			s.pause = time.After(afterOverload(failed, item.overloaded))
 			s.unsent = append(s.unsent, item)
 			return
 		}

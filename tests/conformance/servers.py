@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_
 Context = grpc.aio.ServicerContext[StreamModerateRequest, StreamModerateResponse]
 _TOKENIZER = Tokenizer.from_file(str(TINY / "tokenizer.json"))
 _END, _END_OF_TEXT = (int(_TOKENIZER.token_to_id(t) or 0) for t in ("<|im_end|>", "<|endoftext|>"))
+_SERVICE = "qwen3guard.v1.ModerationService"
 _ORDER = re.compile(r"\[engine: (\w+) (.*?)\]|\[engine: (\w+)\]")
 
 
@@ -50,6 +52,7 @@ class FaultEngine:
         self.on_kill: Callable[[], None] | None = None
         self.on_swap: Callable[[], None] | None = None
         self._full: Counter[str] = Counter()
+        self._full_since: dict[str, float] = {}
 
     def answer(self, asked: Asked) -> Answer:
         text = _TOKENIZER.decode(asked.prompt, skip_special_tokens=False)
@@ -68,11 +71,9 @@ class FaultEngine:
             case "holds":
                 self.held.append(asked.id)
                 return None
-            case "is":  # full N times
-                self._full[text] += 1
-                if self._full[text] <= int(rest.split()[1]):
-                    return "Maximum queue size of 8 has been reached"
-                return asked.draft[:-1]
+            case "is":  # full N times, or full for N second
+                full = self._is_full(text, *rest.split()[1:])
+                return "Maximum queue size of 8 has been reached" if full else asked.draft[:-1]
             case "server":  # is killed
                 if not self.on_kill:
                     return asked.draft[:-1]
@@ -83,6 +84,16 @@ class FaultEngine:
                     self.on_swap()
                 return asked.draft[:-1]
         raise AssertionError(f"no such order: {found}")
+
+    def _is_full(self, text: str, *how_long: str) -> bool:
+        match how_long:
+            case ("for", seconds, _):
+                now = time.monotonic()
+                return now < self._full_since.setdefault(text, now) + float(seconds)
+            case (times, _):
+                self._full[text] += 1
+                return self._full[text] <= int(times)
+        raise AssertionError(f"full for how long: {how_long}")
 
 
 @dataclass
@@ -193,14 +204,38 @@ async def _mirror() -> AsyncIterator[int]:
         yield port
 
 
+@dataclass
+class Holding:
+    """Answers nothing until it is released, then everything."""
+
+    port: int = 0
+    asked: int = 0
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def moderate(self, _request: bytes, _context: object) -> ModerateResponse:
+        self.asked += 1
+        await self.released.wait()
+        return ModerateResponse()
+
+
+@asynccontextmanager
+async def holding() -> AsyncIterator[Holding]:
+    server, found = grpc.aio.server(), Holding()
+    method: Any = grpc.unary_unary_rpc_method_handler(
+        found.moderate, response_serializer=ModerateResponse.SerializeToString
+    )
+    server.add_registered_method_handlers(_SERVICE, {"Moderate": method})
+    async with _started(server) as found.port:
+        yield found
+
+
 @asynccontextmanager
 async def _serving_streams(serve: Callable[..., Any]) -> AsyncIterator[int]:
     server = grpc.aio.server()
     method = grpc.stream_stream_rpc_method_handler(
         serve, StreamModerateRequest.FromString, StreamModerateResponse.SerializeToString
     )
-    service = "qwen3guard.v1.ModerationService"
-    server.add_registered_method_handlers(service, {"StreamModerate": method})
+    server.add_registered_method_handlers(_SERVICE, {"StreamModerate": method})
     async with _started(server) as port:
         yield port
 
@@ -282,6 +317,12 @@ class Counted:
     address: str = ""
     opened: int = 0
     ended: int = 0
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def break_off(self) -> None:
+        """Ends all connections, as a process that dies."""
+        for writer in self.writers:
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -290,6 +331,7 @@ async def counted(backend: int) -> AsyncIterator[Counted]:
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         found.opened += 1
+        found.writers.append(writer)
         await _joined(reader, writer, backend)
         found.ended += 1
 

@@ -1,5 +1,6 @@
 """What the Python client does with values before they are sent."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ from qwen3guard_client import (
     Unavailable,
     request,
 )
+from tests.conformance.servers import counted, holding
 from tests.support.serving import Served
+from tests.support.stand_ins.fake_engine import until
 
 HISTORY = [
     {"role": "system", "content": "Be brief."},
@@ -142,3 +145,18 @@ def test_what_a_request_can_bring_about_is_no_outage(
     kind: Callable[..., GuardError], retry_after: float | None, outage: bool
 ) -> None:
     assert kind(grpc.StatusCode.UNKNOWN, "", retry_after=retry_after).outage is outage
+
+
+async def test_calls_that_are_lost_together_are_all_made_again() -> None:
+    """A worker that stood still for 5 s has as many: the budget of retries must last for them."""
+    count = 150
+    async with (
+        holding() as server,
+        counted(server.port) as front,
+        AsyncClient(front.address, insecure=True, timeout=30) as guard,
+    ):
+        lost = [asyncio.create_task(guard.moderate("Q")) for _ in range(count)]
+        await until(lambda: server.asked == count)
+        server.released.set()
+        front.break_off()
+        assert len(await asyncio.gather(*lost)) == count

@@ -11,6 +11,7 @@ from qwen3guard_client._security import address_of
 
 DEFAULT_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 5
+_LONGEST_PAUSE_S = 2.0  # unless the server says more; as after UNAVAILABLE
 
 ChannelOptions = Sequence[tuple[str, str | int]]
 """gRPC channel arguments."""
@@ -56,6 +57,16 @@ def jittered(seconds: float) -> float:
     return seconds * random.uniform(1, 2)  # noqa: S311 - no secret
 
 
+def after_overload(retry_after: float, attempts: int) -> float:
+    """Seconds to wait after so many attempts, of which the server said `retry_after` last.
+
+    That is how long one caller's turn takes. All that were turned away come again, so it is doubled
+    with each attempt: when a worker is lost, the queue of what is left is full for seconds.
+    """
+    doubled = min(retry_after * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
+    return jittered(max(retry_after, doubled))
+
+
 class RetryBudget:
     """One call's deadline and attempts after overloads; the service config retries UNAVAILABLE."""
 
@@ -73,7 +84,7 @@ class RetryBudget:
         self._attempts += 1
         # A message that is too large has the same code, but no time to retry after.
         if isinstance(error, Overloaded) and error.retry_after and self._attempts < MAX_ATTEMPTS:
-            delay = jittered(error.retry_after)
+            delay = after_overload(error.retry_after, self._attempts)
             if delay < self.left:
                 return delay
         raise error

@@ -9,7 +9,7 @@ from qwen3guard.v1.moderation_pb2 import (
     StreamModerateRequest,
     StreamModerateResponse,
 )
-from qwen3guard_client._channel import MAX_ATTEMPTS, jittered
+from qwen3guard_client._channel import MAX_ATTEMPTS, after_overload, jittered
 from qwen3guard_client._errors import (
     DeadlineExceeded,
     GuardError,
@@ -101,7 +101,7 @@ class Flight:
             and pending.overloaded < MAX_ATTEMPTS
             and pending.index in self._open
         ):
-            return Resend(pending, jittered(error.retry_after))
+            return Resend(pending, after_overload(error.retry_after, pending.overloaded))
         return Outcome(pending.index, error=error)
 
     def settle(self, outcome: Outcome) -> bool:

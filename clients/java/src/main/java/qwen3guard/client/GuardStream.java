@@ -189,7 +189,7 @@ public final class GuardStream implements AutoCloseable {
       }
       GuardException error = GuardException.of(answer.getError());
       if (error.overloaded() && ++item.overloaded < Retry.MAX_ATTEMPTS) {
-        Retry.later(Retry.jittered(error.retryAfter()), () -> send(item));
+        Retry.later(Retry.afterOverload(error, item.overloaded), () -> send(item));
       } else {
         fail(item, error);
       }

@@ -18,6 +18,9 @@ import java.util.function.Supplier;
 final class Retry<T> {
   static final int MAX_ATTEMPTS = 5;
 
+  /** Unless the server says more; as after UNAVAILABLE. */
+  private static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
+
   private final Supplier<ListenableFuture<T>> call;
   private final Deadline deadline;
   private final Security security;
@@ -39,6 +42,17 @@ final class Retry<T> {
     Retry<T> retry = new Retry<>(call, deadline, security);
     retry.attempt();
     return retry.result;
+  }
+
+  /**
+   * Returns how long to wait after so many attempts. The server says how long one caller's turn
+   * takes. All that were turned away come again, so it is doubled with each attempt.
+   */
+  static Duration afterOverload(GuardException error, int attempts) {
+    Duration said = error.retryAfter();
+    Duration doubled = said.multipliedBy(1L << (attempts - 1));
+    Duration capped = doubled.compareTo(LONGEST_PAUSE) < 0 ? doubled : LONGEST_PAUSE;
+    return jittered(said.compareTo(capped) > 0 ? said : capped);
   }
 
   /** Returns one to two times the delay, so that callers do not all retry at once. */
@@ -80,7 +94,7 @@ final class Retry<T> {
   }
 
   private void failed(GuardException error) {
-    Duration delay = jittered(error.retryAfter());
+    Duration delay = afterOverload(error, attempts);
     boolean inTime = deadline.timeRemaining(TimeUnit.NANOSECONDS) > delay.toNanos();
     if (error.overloaded() && attempts < MAX_ATTEMPTS && inTime) {
       later(delay, this::attempt);
