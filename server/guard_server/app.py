@@ -17,6 +17,7 @@ from guard_server.api.health import SERVICE as HEALTH_SERVICE
 from guard_server.api.health import Health
 from guard_server.api.reflection import Reflection
 from guard_server.drain import Drain
+from guard_server.listening import cut_off
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.judge import Judge
 from guard_server.pipeline.moderator import Moderator
@@ -185,7 +186,9 @@ async def _drained(gateway: Gateway) -> float:
         async with asyncio.timeout(gateway.settings.request_timeout_s + tuning.last_answers_s):
             await gateway.drain.drain()
             last_answers_s = tuning.last_answers_s
+    gateway.health.close()
     await asyncio.sleep(gateway.tuning.rejecting_s)
+    cut_off(gateway.port)
     return last_answers_s
 
 

@@ -1,6 +1,10 @@
 """Ports: whether one is free, and the message if it is not."""
 
+import contextlib
+import os
 import socket
+import stat
+from pathlib import Path
 
 
 def cannot_listen(host: str, port: int, reason: object, option: str) -> OSError:
@@ -24,3 +28,34 @@ def check_port(host: str, port: int, option: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise cannot_listen(host, port, error.strerror, option) from None
+
+
+def cut_off(port: int) -> None:
+    """Ends this process's listener on a port, and every connection to it once all is sent.
+
+    gRPC's own end answers what is on its way with CANCELLED, which no client sends again. A
+    connection that ends is UNAVAILABLE.
+    """
+    found = _sockets(port)
+    for fd in [fd for fd, connected in found if not connected]:  # who is cut off comes again
+        with socket.socket() as other:  # not a shutdown: gRPC would log that it can't accept
+            os.dup2(other.fileno(), fd, inheritable=False)
+    for fd in [fd for fd, connected in found if connected]:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+            connection.shutdown(socket.SHUT_WR)
+
+
+def _sockets(port: int) -> list[tuple[int, bool]]:
+    """The descriptors of this process's sockets of a port, and whether each is connected."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        fd = int(path.name)
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+                if is_tcp and sock.getsockname()[1] == port:
+                    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    found.append((fd, not listens))
+    return found

@@ -10,7 +10,7 @@ class Tuning:
     probe_s: float = 10.0  # without any answer, to this probe or another request: out
     first_slot_s: float = 5.0  # a supervised worker's callers wait so long for its first slot
     certificates_s: float = 5.0  # between two readings of the listener's certificate files
-    # Requests on their way get a rejection; a closed port cancels them. Clients retry for 1.5 s.
+    # Requests on their way get a rejection. Clients retry for 1.5 s.
     rejecting_s: float = 0.3
     last_answers_s: float = 5.0  # for answers that are written but not yet sent
     remembered_ids: int = 10_000  # answered ones of a stream, beside those in flight

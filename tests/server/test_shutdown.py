@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -69,6 +70,35 @@ async def test_sigterm_under_load_loses_nothing(
         assert all(await asyncio.gather(*unary))
         watch.cancel()
         assert await running.wait(15) == 0
+
+
+async def test_no_call_is_cancelled_by_the_servers_end(
+    tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
+) -> None:
+    """Calls on their way as it closes: a third of 100 connections had one that was CANCELLED."""
+    async with (
+        fake_engine(agree) as engine,
+        process(write_tiny_slot(tmp_path), engine) as (client, running),
+    ):
+        had: Counter[grpc.StatusCode] = Counter()
+
+        async def caller() -> None:
+            async with connect(client.port) as own:
+                while not running.ended():
+                    try:
+                        await own.judge("Q")
+                    except grpc.aio.AioRpcError as error:
+                        had[error.code()] += 1
+                    else:
+                        had[grpc.StatusCode.OK] += 1
+
+        callers = [asyncio.create_task(caller()) for _ in range(24)]
+        await until(lambda: had[grpc.StatusCode.OK] > 100)
+        running.signal(signal.SIGTERM)
+        assert await running.wait(15) == 0
+        await asyncio.gather(*callers)
+        assert set(had) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert "Failed accept" not in running.said()
 
 
 async def test_a_slot_that_is_not_what_it_was_built_with_is_refused(

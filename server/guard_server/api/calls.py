@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from grpc_status import rpc_status
 
-from guard_core.errors import Unavailable, known_error
+from guard_core.errors import known_error
 from guard_server.api import status
 from guard_server.drain import Drain
 from guard_server.identity import identity_of
@@ -37,13 +38,13 @@ def answering(
 
     @wraps(method)
     async def answer(service: S, request: Request, context: Context) -> Answer:
+        accepted = ExitStack()
         try:
-            with service.drain.accept():
-                try:
-                    return await method(service, request, context)
-                except Exception as error:
-                    await abort(context, error)
-        except Unavailable as error:  # the server stops
+            accepted.enter_context(service.drain.accept())
+            # Once its answer was sent. The stub package's type of a callback fits no function.
+            context.add_done_callback(lambda _: accepted.close())  # type: ignore[arg-type]
+            return await method(service, request, context)
+        except Exception as error:
             await abort(context, error)
 
     return answer
