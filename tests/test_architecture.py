@@ -73,7 +73,8 @@ INSIDE = {
         "grpc_listener": {"api", "listening", "pipeline", "settings", "tls"},
         "app": {
             *("api", "pipeline", "routing", "telemetry", "tls"),
-            *("settings", "tuning", "drain", "grpc_listener", "refusing", "receiving"),
+            *("settings", "tuning", "drain", "grpc_listener", "listening", "refusing"),
+            "receiving",
         },
         "__main__": {"app", "settings", "log"},
     },
