@@ -14,7 +14,8 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from guard_control.loaded_model import ModelState
+from guard_control.host.child_process import children
+from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.errors import SlotInvalid
 from guard_engine import save_graph
@@ -115,6 +116,30 @@ def test_a_stub_that_dies_while_it_loads_is_noticed_at_once(slot: Slot, tmp_path
     with pytest.raises(TritonFailed, match=r"process died|is not healthy"):
         make(deadly, tmp_path / "triton.log").start()
     assert time.monotonic() - begun < 15
+
+
+def test_a_stub_in_which_no_python_runs_ends_by_itself(slot: Slot, tmp_path: Path) -> None:
+    """As with a gauge that is set just as Triton dies: it waits in C, and holds Python's lock."""
+    stuck = tmp_path / "stuck"
+    shutil.copytree(slot.path, stuck)
+    with (stuck / MODEL / "1" / "model.py").open("a") as model:
+        model.write(
+            """
+import ctypes
+_STUCK_S = 2.0  # it is ten, which the test does not wait for
+TritonPythonModel.execute = lambda *_: ctypes.PyDLL(None).pause()
+"""
+        )
+    with make(stuck, tmp_path / "triton.log") as triton:
+        assert triton.pid is not None
+        [stub] = children(triton.pid)
+        assert triton.model.infer(0.5) is EngineAnswer.NONE
+        assert alive(stub)
+        deadline = time.monotonic() + 10
+        while alive(stub):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        triton.stop(grace_s=0)
 
 
 def test_an_engine_that_stops_ends_its_process(slot: Slot, tmp_path: Path) -> None:

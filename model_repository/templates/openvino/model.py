@@ -130,12 +130,14 @@ class TritonPythonModel:
         Also if Triton was killed: the stub notices that itself only once Triton's remains are
         cleared away, which not every container does.
         """
-        while not self._closing.wait(_WATCH_S):
-            if self._engine.ended or os.getppid() != self._parent:
-                os._exit(1)
+        while True:
             # A gauge that is set just as Triton dies waits for it for ever, with Python's lock: no
             # thread runs any more, this one neither. The kernel's signal ends the process then.
             signal.setitimer(signal.ITIMER_REAL, _STUCK_S)
+            if self._closing.wait(_WATCH_S):
+                break
+            if self._engine.ended or os.getppid() != self._parent:
+                os._exit(1)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
