@@ -79,7 +79,9 @@ class Receiving:
             if reading.refusal is None:
                 raise
             task.uncancel()
-            await self.refuse(context, reading.refusal)
+            # At once: while it waited for its turn, more of it would arrive.
+            self.refusals.count(caller_of(context))
+            await abort(context, reading.refusal)
         finally:
             del self._readings[reading]
             if reading.counted_for is not None:
@@ -162,15 +164,18 @@ def _counted(
     Its refusals are paced.
     """
 
-    async def take(caller: Caller, size: int, context: Context) -> None:
+    def taken(caller: Caller, size: int) -> GuardError | None:
+        """Counts it, or says why not."""
         try:
             shares.take(caller, size)
         except GuardError as error:
-            await receiving.refuse(context, error)
+            return error
+        return None
 
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
-        await take(caller, size, context)
+        if refusal := taken(caller, size):
+            await receiving.refuse(context, refusal)
         try:
             async for answer in serve(request, paced(context, receiving.refusals)):
                 yield answer
@@ -182,7 +187,9 @@ def _counted(
         if not size:
             return await serve(request, paced(context, receiving.refusals))
         caller = caller_of(context)
-        await take(caller, size, context)
+        if refusal := taken(caller, size):
+            del request  # while the refusal waits for its turn, which 1,024 may do
+            await receiving.refuse(context, refusal)
         try:
             return await serve(request, paced(context, receiving.refusals))
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,12 +10,14 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from guard_server.api.validation import MAX_MESSAGE_BYTES
 from qwen3guard.v1 import moderation_pb2 as pb
 from tests.support.gateway import SERVICE, Client, ask, connect
 
 UNREADABLE = b"\xff"
 CALLS = 21  # at 100 a second they take 0.2 s; without a pace, 30 ms
 STREAMS_OF_A_CONNECTION = 64
+UNFINISHED_OF_A_CONNECTION = 64 * 2**20 // MAX_MESSAGE_BYTES
 
 
 def unary(method: str, request: bytes) -> Callable[[Client], Awaitable[None]]:
@@ -77,6 +80,36 @@ async def test_refused_calls_are_paced(tiny_gateway: Client, kind: str) -> None:
         assert time.monotonic() - begun < 0.15
         for stream in streams:
             stream.cancel()
+
+
+async def test_what_is_refused_for_its_size_is_not_kept_until_its_turn(
+    tiny_gateway: Client,
+) -> None:
+    channel: Any = tiny_gateway.channel
+    unfinished = [
+        asyncio.ensure_future(channel.stream_unary(f"/{SERVICE}/Moderate")())
+        for _ in range(UNFINISHED_OF_A_CONNECTION + 100)
+    ]
+    data = pb.ModerateRequest(routing_key="x" * 2**21).SerializeToString()
+    async with connect(tiny_gateway.port) as other:
+        await other.judge("Q")
+        # More would arrive of what is not finished: so that is refused at once.
+        done, waiting = await asyncio.wait(unfinished, timeout=0.8)
+        assert len(done) == 100
+        await other.judge("Q")
+        tracemalloc.start()
+        refused = [
+            asyncio.ensure_future(channel.unary_unary(f"/{SERVICE}/Moderate")(data))
+            for _ in range(150)
+        ]
+        await asyncio.wait(refused, timeout=0.8)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert sum(not call.done() for call in refused) > 20
+        assert held < 4 * 2**20
+    for call in (*waiting, *refused):
+        call.cancel()
+    await asyncio.gather(*unfinished, *refused, return_exceptions=True)
 
 
 @pytest.mark.parametrize("service", ["typed", "KServe's"])

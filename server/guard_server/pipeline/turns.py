@@ -149,13 +149,16 @@ class RefusalTurns:
 
     async def take(self, caller: Caller, calls: float = 1.0) -> None:
         """Waits until so many more of this caller's calls may be refused."""
+        if delay := self.count(caller, calls):
+            await asyncio.sleep(delay)
+
+    def count(self, caller: Caller, calls: float = 1.0) -> float:
+        """Counts refusals that don't wait, or for how many seconds they should."""
         now = time.monotonic()
-        delay = max(
+        return max(
             self._identities.delay(caller.identity, now, calls),
             self._connections.delay(caller.connection, now, calls),
         )
-        if delay:
-            await asyncio.sleep(delay)
 
 
 class _Pace:
