@@ -125,6 +125,7 @@ async def test_a_stream_that_was_ended_by_its_caller_ends_well(
         await stream.write(moderation_pb2.StreamModerateRequest(id="1", request=ask("Q")))
         await stream.done_writing()
         await until(lambda: len(engine.asked) == 1)
+        await asyncio.sleep(0.2)  # the stream's end arrives after its request
         running.signal(signal.SIGTERM)
         assert (await stream.read()).WhichOneof("outcome") == "response"
         assert await stream.code() is grpc.StatusCode.OK
