@@ -119,7 +119,7 @@ def chance(mutant: str) -> float:
 
 
 def silent(source: ast.Module, calls: list[str]) -> Iterator[Range]:
-    """Where a change changes no judgement: messages, what is logged, and annotations."""
+    """Where a change changes no judgement: messages, logs, annotations, and a signature's `*`."""
     for node in ast.walk(source):
         match node:
             case ast.JoinedStr():
@@ -133,9 +133,13 @@ def silent(source: ast.Module, calls: list[str]) -> Iterator[Range]:
                 yield place(node.annotation)
             case ast.FunctionDef() | ast.AsyncFunctionDef() if node.returns is not None:
                 yield place(node.returns)
+            case ast.arguments(kwonlyargs=[first, *_]):
+                before = (*node.posonlyargs, *node.args, *node.defaults)
+                ends = (place(one)[1] for one in before)
+                yield max(ends, default=(first.lineno - 1, 0)), place(first)[0]
 
 
-def place(node: ast.expr) -> Range:
+def place(node: ast.expr | ast.arg) -> Range:
     end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
     return (node.lineno, node.col_offset), end
 

@@ -139,23 +139,34 @@ def test_the_engines_times_are_read_where_all_are_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "outputs",
+    ("outputs", "said"),
     [
-        {"output_ids": ints(5)},
-        {"sequence_length": ints(1)},
-        {},
-        {"output_ids": ints(5), "sequence_length": ints(2)},
-        {"output_ids": ints(5), "sequence_length": ints(-1)},
-        {"output_ids": ints(-1), "sequence_length": ints(1)},
-        {"output_ids": ints(5, -2), "sequence_length": ints(2)},
-        {"output_ids": ([1, 1, 1], b"\x05\0\0"), "sequence_length": ints(1)},
+        ({"output_ids": ints(5)}, "lack"),
+        ({"sequence_length": ints(1)}, "lack"),
+        ({}, "lack"),
+        ({"output_ids": ints(5), "sequence_length": ints(2)}, "does not hold 2 token ids"),
+        ({"output_ids": ints(5), "sequence_length": ints(-1)}, "does not hold -1 token ids"),
+        ({"output_ids": ints(-1), "sequence_length": ints(1)}, "does not hold token ids"),
+        ({"output_ids": ints(5, -2), "sequence_length": ints(2)}, "does not hold token ids"),
+        (
+            {"output_ids": ([1, 1, 1], b"\x05\0\0"), "sequence_length": ints(1)},
+            "does not hold 1 token ids",
+        ),
+        (
+            {
+                "output_ids": ints(5),
+                "sequence_length": ints(1),
+                "generation_logits": ([1, 1, 1, 3], bytes(8)),
+            },
+            "reshape",
+        ),
     ],
     ids=str,
 )
 def test_an_answer_outside_the_contract_is_an_error(
-    outputs: dict[str, tuple[list[int], bytes]],
+    outputs: dict[str, tuple[list[int], bytes]], said: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"lack|does not hold"):
+    with pytest.raises(ValueError, match=said):
         generated(answer(**outputs))
 
 

@@ -100,6 +100,7 @@ def _decoder(files: SlotFiles) -> VerdictDecoder:
         ),
         files.manifest.tokens.end_ids,
         has_logits=files.manifest.generation_logits,
+        strict_completion=False,
     )
 
 

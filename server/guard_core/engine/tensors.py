@@ -125,14 +125,15 @@ def generated(response: service_pb2.ModelInferResponse) -> Generated:
     if "output_ids" not in raw or "sequence_length" not in raw:
         raise ValueError(f"outputs {sorted(raw)} lack output_ids or sequence_length")
     length = _first(raw, "sequence_length")
-    held = len(raw["output_ids"]) // _INT32_BYTES
-    ids = list(struct.unpack_from(f"<{length}i", raw["output_ids"])) if 0 <= length <= held else []
-    if len(ids) != length or min(ids, default=0) < 0:
+    if length < 0 or length * _INT32_BYTES > len(raw["output_ids"]):
         raise ValueError(f"output_ids does not hold {length} token ids")
+    ids = list(struct.unpack_from(f"<{length}i", raw["output_ids"]))
+    if any(token < 0 for token in ids):
+        raise ValueError(f"output_ids does not hold token ids: {ids}")
     logits = None
     if "generation_logits" in raw:
-        shape = response.outputs[names.index("generation_logits")].shape
-        logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(-1, *shape[-1:])
+        _row, _beam, *rows = response.outputs[names.index("generation_logits")].shape
+        logits = np.frombuffer(raw["generation_logits"], _FLOAT32).reshape(rows)
     reused_blocks = _first(raw, "kv_cache_reused_blocks")
     try:
         arrived, scheduled, token = _TIMES.unpack(

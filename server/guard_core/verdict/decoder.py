@@ -84,7 +84,7 @@ class VerdictDecoder:
         end_ids: Sequence[int],
         *,
         has_logits: bool,
-        strict_completion: bool = False,
+        strict_completion: bool,
     ) -> None:
         """`end_ids`: token ids that end an output, the first is the one sent.
 
@@ -131,7 +131,7 @@ class VerdictDecoder:
         asked = Generation(prompt, self._end_ids[0], len(draft) + 1, draft)
         answer = await self._ask(engine, usage, asked)
         ids = answer.ids
-        if len(ids) < len(draft) and _agreement(ids, draft) == len(ids):
+        if _agreement(ids, draft) == len(ids):
             ids = self._with_end(ids)
         usage.draft_tokens = len(draft)
         usage.accepted_draft_tokens = _agreement(ids, draft)
@@ -205,16 +205,15 @@ def outcome(
     """What the engine's answer to a draft leads to: the table above."""
     if _has_end(ids, end_ids):
         return DraftOutcome.DONE
-    if mode is Mode.RESPONSE and tuple(ids) in _other_refusals(draft, labels):
+    if mode is Mode.RESPONSE and tuple(ids) in _whole_verdicts(draft, labels):
         return DraftOutcome.COMPLETE
     return DraftOutcome.AGAIN
 
 
-def _other_refusals(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int, ...]]:
-    """The draft with its last label exchanged, where that label is a single token."""
-    drafted = labels.refusals["No"]
-    before = tuple(draft[: len(draft) - 1 - len(drafted)])  # without the label and the end token
-    return {(*before, *ids) for ids in labels.refusals.values() if len(ids) == 1 and ids != drafted}
+def _whole_verdicts(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int, ...]]:
+    """The draft of response mode without its end token, with each refusal as its last label."""
+    before = draft[: len(draft) - 1 - len(labels.refusals["No"])]
+    return {(*before, *ids) for ids in labels.refusals.values()}
 
 
 def _agreement(ids: Sequence[int], draft: Sequence[int]) -> int:
