@@ -148,7 +148,7 @@ class Permit:
         self._limiter = limiter
         self._caller = caller
         self._cost = cost
-        self._since = 0.0
+        self._since: float  # when it was taken
 
     def take_now(self) -> bool:
         """Takes it if that needs no wait."""
