@@ -30,8 +30,8 @@ def moderation_request(
     message: moderation_pb2.ModerateRequest, found: Iterable[Violation] = ()
 ) -> ModerationRequest:
     """Checks a request. Raises RequestInvalid with every violation, those `found` before first."""
-    # A message can hold a million turns: no more are looked at than are refused for their number.
-    turns = message.conversation[: MAX_MESSAGES + 1]
+    # A message can hold a million turns: beyond this number only the number is refused.
+    turns = message.conversation[:MAX_MESSAGES]
     roles = [enums.ROLE_OF.get(turn.role) for turn in turns]
     contents = [turn.content for turn in turns]
     policy = message.policy if message.HasField("policy") else None
