@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 from guard_core.verdict.decoder import Decoded, DecodeUsage
 from guard_server.routing.limiter import Permit
@@ -48,7 +49,9 @@ class VerdictCache:
         self._secret = os.urandom(_DIGEST_BYTES)
         self._entries: OrderedDict[bytes, tuple[float, Decoded]] = OrderedDict()  # with its end
         self._flights: dict[bytes, _Flight] = {}
-        self._queued: dict[bytes, set[asyncio.Task[None]]] = {}  # requests that wait for a permit
+        # Requests that wait for a permit; they themselves hold their key's set.
+        self._queued: WeakValueDictionary[bytes, WeakSet[asyncio.Task[None]]]
+        self._queued = WeakValueDictionary()
         self.evictions = 0  # entries dropped for newer ones
 
     @property
@@ -93,7 +96,7 @@ class VerdictCache:
     async def _queue(self, key: bytes, permit: Permit) -> bool:
         """Waits for the permit. False if an equal call was in flight before that."""
         taking = asyncio.create_task(permit.take())
-        queued = self._queued.setdefault(key, set())
+        queued = self._queued.setdefault(key, WeakSet())
         queued.add(taking)
         try:
             await asyncio.wait({taking})
@@ -102,10 +105,6 @@ class VerdictCache:
             if not given_up:
                 permit.release(answered=False)
             raise
-        finally:
-            queued.discard(taking)
-            if not queued and self._queued.get(key) is queued:
-                del self._queued[key]
         if taking.cancelled():
             return False
         taking.result()
