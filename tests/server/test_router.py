@@ -1,7 +1,9 @@
 """Which slot judges a request."""
 
+import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,25 +12,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard_core.errors import Unavailable
+from guard_core.errors import SlotUnknown, TrafficInvalid, Unavailable
+from guard_core.slot.slot_files import SlotFiles
+from guard_core.slot.traffic import Traffic
 from guard_server.routing.router import Router
 from tests.server.conftest import TinyServe
 from tests.support.gateway import fields, rich_status
-from tests.support.stand_ins.fake_engine import Answer, Asked
-from tests.support.two_slots import slots_of, traffic_file, two_slots
+from tests.support.stand_ins.fake_engine import Answer, Asked, until
+from tests.support.two_slots import TrafficFile, slots_of, traffic_file, two_slots
 
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]
 NAMES = ("blue", "green", "red")
 KEYS = [f"tenant-{number}" for number in range(400)]
+# Whose slots the first keys are by weights of 5, 3 and 2: every gateway has to agree, also with
+# those of other versions.
+OWNERS = (
+    "rrggbbbrrbgbbrgbgrrgbrbbrbbbrgrbbrgbbgbbgbgbbgbgrg"
+    "bbbbrbgbgbbbbbbrbbbbbbbgbggbbgbrbbbbbbbrrggbbbbbgg"
+)
 
 
 @pytest.fixture(scope="module")
-async def router(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: WriteSlot) -> Router:
-    """Three slots that no engine serves: only the choice is looked at."""
+def file(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: WriteSlot) -> TrafficFile:
+    """Three slots that no engine serves."""
     ports = dict.fromkeys(NAMES, 1)
-    file = traffic_file(tmp_path_factory.mktemp("slots"), write_tiny_slot, **ports)
-    router = Router(
+    return traffic_file(tmp_path_factory.mktemp("slots"), write_tiny_slot, **ports)
+
+
+def router_of(file: TrafficFile) -> Router:
+    return Router(
         file.traffic,
         strict_completion=False,
         max_in_flight=None,
@@ -39,6 +52,12 @@ async def router(tmp_path_factory: pytest.TempPathFactory, write_tiny_slot: Writ
         triton_tls=None,
         probe_s=1,
     )
+
+
+@pytest.fixture(scope="module")
+async def router(file: TrafficFile) -> Router:
+    """Only the choice is looked at."""
+    router = router_of(file)
     await router.__aenter__()
     await router.__aexit__()  # the endpoints stay
     return router
@@ -57,6 +76,117 @@ def weighted(
 
 def chosen(router: Router) -> dict[str, str]:
     return {key: router.choose("", key).slot.name for key in KEYS}
+
+
+def test_a_slot_is_chosen_by_its_name_whatever_its_weight(router: Router) -> None:
+    with weighted(router, 1, 0, 0, ready=(True, True, False)):
+        for name in NAMES:
+            assert router.choose(name, "").slot.name == name
+        with pytest.raises(SlotUnknown, match="blue, green, red"):
+            router.choose("black", "")
+
+
+def test_every_gateway_chooses_the_same_slot_for_a_key(router: Router) -> None:
+    with weighted(router, 5, 3, 2):
+        found = "".join(name[0] for name in chosen(router).values())
+    assert found.startswith(OWNERS)
+
+
+async def test_changes_are_followed_one_by_one_and_what_is_wrong_changes_nothing(
+    file: TrafficFile, tmp_path: Path
+) -> None:
+    blue, green, red = (file.slots[name] for name in NAMES)
+    followed: list[str] = []
+    async with router_of(file) as router:
+        first = {**router.endpoints}
+
+        def same(*names: str) -> bool:
+            """Whether these are the slots, with the endpoints that they had at first."""
+            return [*router.endpoints] == [*names] and all(
+                router.endpoints[name] is first[name] for name in names
+            )
+
+        async def changes() -> AsyncIterator[Traffic | TrafficInvalid]:
+            assert same(*NAMES)
+            yield TrafficInvalid("It is wrong.")
+            assert (router.refused, router.generation) == ("It is wrong.", 0)
+            assert same(*NAMES)
+            yield file.traffic
+            assert router.refused is None
+            weighted = {"blue": blue, "green": green.model_copy(update={"weight": 7})}
+            yield Traffic(generation=1, slots=weighted)
+            assert same("blue", "green")
+            assert first["green"].entry.weight == 7
+            assert (router.refused, router.generation) == (None, 1)
+            await until(lambda: not list(router.retired))
+            nowhere = red.model_copy(update={"directory": tmp_path})
+            rebuilt = red.model_copy(update={"fingerprint": "0" * 16})
+            for wrong, said in ((nowhere, "guard build"), (rebuilt, "built again")):
+                yield Traffic(generation=2, slots={"green": green, "red": wrong, "blue": blue})
+                assert said in str(router.refused)
+                assert same("blue", "green") and router.generation == 1
+            moved = blue.model_copy(update={"triton": "127.0.0.1:2"})
+            right = red.model_copy(
+                update={"fingerprint": SlotFiles.load(red.directory).manifest.fingerprint}
+            )
+            yield Traffic(generation=3, slots={"red": right, "blue": moved, "green": green})
+            assert [*router.endpoints] == ["red", "blue", "green"]
+            assert [router.endpoints[name] is first[name] for name in NAMES] == [False, True, False]
+            assert router.refused is None
+            followed.append("all")
+
+        await router.follow(changes())
+    assert followed == ["all"]
+
+
+async def test_a_router_that_ends_leaves_no_slot_waiting_for_its_last_request(
+    file: TrafficFile,
+) -> None:
+    async with router_of(file) as router:
+        retired = [router.endpoints["green"], router.endpoints["red"]]
+
+        async def changes() -> AsyncIterator[Traffic | TrafficInvalid]:
+            yield Traffic(generation=1, slots={"blue": file.slots["blue"]})
+
+        with retired[0].in_use(), retired[1].in_use():
+            await router.follow(changes())
+            await asyncio.sleep(0)
+            assert {*router.retired} == {*retired}
+            async with asyncio.timeout(10):
+                await router.__aexit__()
+    assert not list(router.retired)
+
+
+async def test_each_process_takes_its_share_of_every_slots_limit(file: TrafficFile) -> None:
+    def limits(router: Router) -> list[int]:
+        return [int(endpoint.replicas.limit) for endpoint in router.endpoints.values()]
+
+    async with router_of(file) as router:
+        assert limits(router) == [32, 33, 34]
+        router.endpoints["blue"].replicas.share_limit(5)
+        router.share_limits(0, 1)  # which it has: the limits stay where they moved
+        assert limits(router) == [5, 33, 34]
+        router.share_limits(0, 4)
+        assert limits(router) == [8, 9, 9]
+        router.share_limits(1, 4)
+        assert limits(router) == [8, 8, 9]
+
+        async def changes() -> AsyncIterator[Traffic | TrafficInvalid]:
+            moved = file.slots["red"].model_copy(update={"triton": "127.0.0.1:2"})
+            yield Traffic(generation=1, slots={**file.slots, "red": moved})
+
+        await router.follow(changes())
+        assert limits(router) == [8, 8, 9]
+
+
+async def test_a_router_waits_for_the_first_ready_slot_as_long_as_it_may(
+    file: TrafficFile,
+) -> None:
+    async with router_of(file) as router:
+        began = time.monotonic()
+        await router.until_serving(0.05)
+        assert time.monotonic() - began >= 0.05
+    assert not router.serving
 
 
 weights = st.tuples(*[st.integers(0, 100)] * 3).filter(any)

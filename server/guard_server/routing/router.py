@@ -215,12 +215,13 @@ class Router:
 
 def _drawn(endpoints: Iterable[Endpoint], key: str) -> Endpoint | None:
     eligible = list(endpoints)
-    if len(eligible) < 2:
-        return eligible[0] if eligible else None
+    if not eligible:
+        return None
     if key:
         return max(eligible, key=lambda endpoint: _rendezvous(key, endpoint))
     weights = [endpoint.entry.weight for endpoint in eligible]
-    return random.choices(eligible, weights)[0]  # noqa: S311 - no secret
+    [drawn] = random.choices(eligible, weights)  # noqa: S311 - no secret
+    return drawn
 
 
 def _rendezvous(key: str, endpoint: Endpoint) -> float:
