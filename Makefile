@@ -66,8 +66,8 @@ test-fast: $(VENV)/.dev ## Within a minute: the tests without Triton, other lang
 clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, examples and tools against running servers
 	@$(BIN)/python -m pytest tests/conformance
 
-fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method: what gets a verdict was judged as sent
-	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py tests/control/test_fuzz.py
+fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method, and judge 66,666 random answers live
+	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py tests/control/test_fuzz.py tests/core/test_live_session.py
 
 mutants: $(VENV)/.dev $(VENV)-mutants/.ready ## Change the code in one way at a time: the tests must fail (an hour; OPTIONS="--percent 10")
 	@$(VENV)-mutants/bin/python tools/mutants.py $(OPTIONS)

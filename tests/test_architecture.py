@@ -52,6 +52,7 @@ INSIDE = {
         "engine": {"errors"},
         "balancing": set(),
         "verdict": {"errors", "conversation", "engine"},
+        "live": {"errors", "verdict"},
         "slot": {"errors", "schema", "files", "conversation", "engine", "verdict"},
     },
     "guard_server": {
