@@ -15,6 +15,7 @@ from guard_server import grpc_listener
 from guard_server.api import kserve, moderation
 from guard_server.api.health import SERVICE as HEALTH_SERVICE
 from guard_server.api.health import Health
+from guard_server.api.live.live_parts import LiveTimes
 from guard_server.api.reflection import Reflection
 from guard_server.drain import Drain
 from guard_server.listening import cut_off
@@ -134,7 +135,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     )
     drain = Drain()
     server = grpc_listener.server(settings, turns.refusals)
-    service = moderation.ModerationService(moderator, drain, tuning.remembered_ids)
+    live_times = LiveTimes(tuning.live_idle_s, tuning.live_longest_s, tuning.live_away_s)
+    service = moderation.ModerationService(moderator, drain, tuning.remembered_ids, live_times)
     inference = kserve.InferenceService(moderator, drain, router, statistics.message)
     reflection = Reflection((moderation.SERVICE, kserve.SERVICE, HEALTH_SERVICE))
     receiving = Receiving(settings.request_timeout_s, turns.refusals)

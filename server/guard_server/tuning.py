@@ -13,4 +13,7 @@ class Tuning:
     # Requests on their way get a rejection. Clients retry for 1.5 s.
     rejecting_s: float = 0.3
     last_answers_s: float = 5.0  # for answers that are written but not yet sent
+    live_idle_s: float = 60.0  # ModerateLive: between two parts, or to write a reply
+    live_longest_s: float = 900.0  # and from the first part to the last
+    live_away_s: float = 5.0  # and without an engine
     remembered_ids: int = 10_000  # answered ones of a stream, beside those in flight

@@ -197,6 +197,9 @@ class Moderation(moderation_pb2_grpc.ModerationServiceServicer):
     async def BatchModerate(self, request: object, context: Any) -> pb.BatchModerateResponse:  # noqa: N802
         raise NotImplementedError
 
+    def ModerateLive(self, requests: object, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
 
 def verdict() -> pb.ModerateResponse:
     reply = pb.ModerateResponse()

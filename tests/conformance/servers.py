@@ -195,6 +195,9 @@ class _Mirror(ModerationServiceServicer):
             reply = await self.Moderate(asked, context)
             yield StreamModerateResponse(id=asked.id, response=reply)
 
+    def ModerateLive(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
 
 @asynccontextmanager
 async def _mirror() -> AsyncIterator[int]:

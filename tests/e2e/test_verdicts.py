@@ -4,6 +4,7 @@ import asyncio
 import random
 import urllib.request
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from qwen3guard.v1 import moderation_pb2, types_pb2
 from tests.support.gateway import ROLES, Client, ask, fields, reason, rich_status
 from tests.support.serving import Served
 from tests.support.shared import SHARED, lines
+
+LIVE_ANSWERS = 12
 
 
 async def judge_all(
@@ -194,3 +197,40 @@ async def test_the_tiny_guard_writes_every_label_on_the_golden_set(client: Clien
     assert {verdict.severity for verdict in verdicts} == {1, 2, 3}
     assert {category for verdict in verdicts for category in verdict.categories} == {*range(1, 10)}
     assert {v.refusal for v in verdicts if v.HasField("refusal")} == {1, 2}
+
+
+async def test_a_live_answer_ends_with_the_verdict_of_moderate(client: Client) -> None:
+    """However its text is cut; and meanwhile nothing that was cleared is taken back."""
+    rng = random.Random(25)
+    answers = [each for each in load_examples(GOLDEN_SET) if each.messages[-1].role == "assistant"]
+    for item in rng.sample(answers, LIVE_ANSWERS):
+        turns = [
+            types_pb2.Message(role=ROLES[message.role], content=message.content)
+            for message in item.messages
+        ]
+        start = moderation_pb2.LiveStart(
+            request=moderation_pb2.ModerateRequest(conversation=turns[:-1]),
+            cadence=moderation_pb2.LiveCadence(every_tokens=16, first_tokens=8),
+            stop=moderation_pb2.LiveStop(never=True),
+        )
+        live = client.stub.ModerateLive(live_parts(start, turns[-1].content, rng))
+        replies = [reply async for reply in live]
+        cleared = [reply.cleared_bytes for reply in replies]
+        assert cleared == sorted(cleared)
+        last = replies[-1]
+        assert last.state == moderation_pb2.LIVE_STATE_FINISHED
+        assert last.judged_bytes == len(turns[-1].content.encode())
+        whole = await client.stub.Moderate(moderation_pb2.ModerateRequest(conversation=turns))
+        assert (last.verdict, last.action, last.model) == (whole.verdict, whole.action, whole.model)
+
+
+async def live_parts(
+    start: moderation_pb2.LiveStart, text: str, rng: random.Random
+) -> AsyncIterator[moderation_pb2.ModerateLiveRequest]:
+    yield moderation_pb2.ModerateLiveRequest(start=start)
+    while text:
+        size = rng.randrange(1, 41)
+        yield moderation_pb2.ModerateLiveRequest(text=text[:size])
+        text = text[size:]
+        await asyncio.sleep(0.001)
+    yield moderation_pb2.ModerateLiveRequest(end=moderation_pb2.LiveEnd())

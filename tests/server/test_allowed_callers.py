@@ -74,6 +74,7 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     ),
     # Nothing is sent: grpc.aio loses the status of a stream that ends while it writes.
     "StreamModerate": lambda client: client.stub.StreamModerate().read(),
+    "ModerateLive": lambda client: client.stub.ModerateLive().read(),
     "ServerLive": lambda client: kserve(client).ServerLive(service_pb2.ServerLiveRequest()),
     "ModelInfer": lambda client: kserve(client).ModelInfer(
         service_pb2.ModelInferRequest(model_name="qwen3guard")

@@ -169,7 +169,7 @@ async def test_a_slots_state_is_served_while_it_runs(
 
 
 def test_the_methods_are_those_of_the_apis() -> None:
-    judging = {"Moderate", "BatchModerate", "StreamModerate"}
+    judging = {"Moderate", "BatchModerate", "StreamModerate", "ModerateLive"}
     assert set(moderation.SERVICE.methods_by_name) == judging
     inferring = {name for name in kserve.SERVICE.methods_by_name if name.endswith("Infer")}
     assert judging | inferring == METHODS

@@ -32,6 +32,7 @@ KINDS: list[Any] = [
     pb.ModerateRequest,
     pb.BatchModerateRequest,
     pb.StreamModerateRequest,
+    pb.ModerateLiveRequest,
     service_pb2.ModelInferRequest,
 ]
 NEWER = Field(1000, DELIMITED, b"an attachment")
@@ -285,6 +286,8 @@ def test_a_request_without_faults_is_as_it_was_written(kind: Any, seed: int, cha
         message = pb.ModerateRequest.FromString(encode(asked()))
     elif kind is pb.BatchModerateRequest:
         message.items.append(pb.ModerateRequest.FromString(encode(asked())))
+    elif kind is pb.ModerateLiveRequest:
+        message.start.request.MergeFrom(ask("x"))
     else:
         message.request.MergeFrom(ask("x"))
     rng, changed = random.Random(seed), tree(message)

@@ -12,6 +12,7 @@ import (
 	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,6 +24,131 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Where a beginning may end: never within what a reader sees as one character (a grapheme cluster of
+// Unicode), and never at the last character that has come, which the next one may still change.
+type LiveBoundary int32
+
+const (
+	// After a sentence.
+	LiveBoundary_LIVE_BOUNDARY_UNSPECIFIED LiveBoundary = 0
+	// After a sentence or a line, and so after a list's item. In fenced code and in rows of a table
+	// only after a line.
+	LiveBoundary_LIVE_BOUNDARY_SENTENCE LiveBoundary = 1
+	// After a word.
+	LiveBoundary_LIVE_BOUNDARY_WORD LiveBoundary = 2
+	// After any character.
+	LiveBoundary_LIVE_BOUNDARY_ANY LiveBoundary = 3
+)
+
+// Enum value maps for LiveBoundary.
+var (
+	LiveBoundary_name = map[int32]string{
+		0: "LIVE_BOUNDARY_UNSPECIFIED",
+		1: "LIVE_BOUNDARY_SENTENCE",
+		2: "LIVE_BOUNDARY_WORD",
+		3: "LIVE_BOUNDARY_ANY",
+	}
+	LiveBoundary_value = map[string]int32{
+		"LIVE_BOUNDARY_UNSPECIFIED": 0,
+		"LIVE_BOUNDARY_SENTENCE":    1,
+		"LIVE_BOUNDARY_WORD":        2,
+		"LIVE_BOUNDARY_ANY":         3,
+	}
+)
+
+func (x LiveBoundary) Enum() *LiveBoundary {
+	p := new(LiveBoundary)
+	*p = x
+	return p
+}
+
+func (x LiveBoundary) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LiveBoundary) Descriptor() protoreflect.EnumDescriptor {
+	return file_qwen3guard_v1_moderation_proto_enumTypes[0].Descriptor()
+}
+
+func (LiveBoundary) Type() protoreflect.EnumType {
+	return &file_qwen3guard_v1_moderation_proto_enumTypes[0]
+}
+
+func (x LiveBoundary) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LiveBoundary.Descriptor instead.
+func (LiveBoundary) EnumDescriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{0}
+}
+
+// How far an answer may be shown.
+type LiveState int32
+
+const (
+	// Never sent.
+	LiveState_LIVE_STATE_UNSPECIFIED LiveState = 0
+	// The newest beginning is not blocked: all of it is cleared.
+	LiveState_LIVE_STATE_PASSING LiveState = 1
+	// The newest beginning is blocked: nothing more is cleared until a later one is not.
+	LiveState_LIVE_STATE_HOLDING LiveState = 2
+	// Final: blocked for good. Stop the model; the server reads no more.
+	LiveState_LIVE_STATE_STOPPED LiveState = 3
+	// Final: the whole answer is judged, and all of it is cleared unless the action is BLOCK.
+	LiveState_LIVE_STATE_FINISHED LiveState = 4
+	// Only with `judge_prompt`: the verdict is that of the user's message, and says nothing of the
+	// answer. The call goes on, whatever the action.
+	LiveState_LIVE_STATE_PROMPT LiveState = 5
+)
+
+// Enum value maps for LiveState.
+var (
+	LiveState_name = map[int32]string{
+		0: "LIVE_STATE_UNSPECIFIED",
+		1: "LIVE_STATE_PASSING",
+		2: "LIVE_STATE_HOLDING",
+		3: "LIVE_STATE_STOPPED",
+		4: "LIVE_STATE_FINISHED",
+		5: "LIVE_STATE_PROMPT",
+	}
+	LiveState_value = map[string]int32{
+		"LIVE_STATE_UNSPECIFIED": 0,
+		"LIVE_STATE_PASSING":     1,
+		"LIVE_STATE_HOLDING":     2,
+		"LIVE_STATE_STOPPED":     3,
+		"LIVE_STATE_FINISHED":    4,
+		"LIVE_STATE_PROMPT":      5,
+	}
+)
+
+func (x LiveState) Enum() *LiveState {
+	p := new(LiveState)
+	*p = x
+	return p
+}
+
+func (x LiveState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LiveState) Descriptor() protoreflect.EnumDescriptor {
+	return file_qwen3guard_v1_moderation_proto_enumTypes[1].Descriptor()
+}
+
+func (LiveState) Type() protoreflect.EnumType {
+	return &file_qwen3guard_v1_moderation_proto_enumTypes[1]
+}
+
+func (x LiveState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LiveState.Descriptor instead.
+func (LiveState) EnumDescriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{1}
+}
 
 // One conversation to judge.
 type ModerateRequest struct {
@@ -544,11 +670,533 @@ func (*StreamModerateResponse_Response) isStreamModerateResponse_Outcome() {}
 
 func (*StreamModerateResponse_Error) isStreamModerateResponse_Outcome() {}
 
+// One part of an answer that is judged while it is written.
+type ModerateLiveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The part.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ModerateLiveRequest_Start
+	//	*ModerateLiveRequest_Text
+	//	*ModerateLiveRequest_End
+	Part          isModerateLiveRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModerateLiveRequest) Reset() {
+	*x = ModerateLiveRequest{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModerateLiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModerateLiveRequest) ProtoMessage() {}
+
+func (x *ModerateLiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModerateLiveRequest.ProtoReflect.Descriptor instead.
+func (*ModerateLiveRequest) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ModerateLiveRequest) GetPart() isModerateLiveRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ModerateLiveRequest) GetStart() *LiveStart {
+	if x != nil {
+		if x, ok := x.Part.(*ModerateLiveRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ModerateLiveRequest) GetText() string {
+	if x != nil {
+		if x, ok := x.Part.(*ModerateLiveRequest_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *ModerateLiveRequest) GetEnd() *LiveEnd {
+	if x != nil {
+		if x, ok := x.Part.(*ModerateLiveRequest_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isModerateLiveRequest_Part interface {
+	isModerateLiveRequest_Part()
+}
+
+type ModerateLiveRequest_Start struct {
+	// What the answer is judged by. The first part, and only that.
+	Start *LiveStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ModerateLiveRequest_Text struct {
+	// What the model wrote next: at most 65,536 bytes of UTF-8. It may cut words and what a reader
+	// sees as one character, but no code point. May be empty.
+	Text string `protobuf:"bytes,2,opt,name=text,proto3,oneof"`
+}
+
+type ModerateLiveRequest_End struct {
+	// The answer is whole. The last part.
+	End *LiveEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
+}
+
+func (*ModerateLiveRequest_Start) isModerateLiveRequest_Part() {}
+
+func (*ModerateLiveRequest_Text) isModerateLiveRequest_Part() {}
+
+func (*ModerateLiveRequest_End) isModerateLiveRequest_Part() {}
+
+// What an answer is judged by.
+type LiveStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation before the answer: 1 to 511 messages, the last is the user's. Policy, slot,
+	// routing key and markers as for Moderate; scores come with the verdicts of the user's message
+	// and of the whole answer. Where a content imitates the template's markers, a beginning is judged
+	// only as rendered, and the whole answer as for Moderate; if such contents are refused, the call
+	// ends with INVALID_ARGUMENT.
+	Request *ModerateRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// Whether to judge the user's message too, before the answer: one reply more, LIVE_STATE_PROMPT.
+	JudgePrompt bool `protobuf:"varint,2,opt,name=judge_prompt,json=judgePrompt,proto3" json:"judge_prompt,omitempty"`
+	// When a beginning is judged. Not given: the defaults of LiveCadence.
+	Cadence *LiveCadence `protobuf:"bytes,3,opt,name=cadence,proto3" json:"cadence,omitempty"`
+	// When the server stops the answer. Not given: the defaults of LiveStop.
+	Stop *LiveStop `protobuf:"bytes,4,opt,name=stop,proto3" json:"stop,omitempty"`
+	// For an answer that an earlier call began: the `cleared_bytes` of its last reply. The text parts
+	// then hold the whole answer from its start, and nothing is judged before so many bytes are there.
+	ClearedBytes  uint64 `protobuf:"varint,5,opt,name=cleared_bytes,json=clearedBytes,proto3" json:"cleared_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveStart) Reset() {
+	*x = LiveStart{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveStart) ProtoMessage() {}
+
+func (x *LiveStart) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveStart.ProtoReflect.Descriptor instead.
+func (*LiveStart) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LiveStart) GetRequest() *ModerateRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *LiveStart) GetJudgePrompt() bool {
+	if x != nil {
+		return x.JudgePrompt
+	}
+	return false
+}
+
+func (x *LiveStart) GetCadence() *LiveCadence {
+	if x != nil {
+		return x.Cadence
+	}
+	return nil
+}
+
+func (x *LiveStart) GetStop() *LiveStop {
+	if x != nil {
+		return x.Stop
+	}
+	return nil
+}
+
+func (x *LiveStart) GetClearedBytes() uint64 {
+	if x != nil {
+		return x.ClearedBytes
+	}
+	return 0
+}
+
+// The end of an answer.
+type LiveEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveEnd) Reset() {
+	*x = LiveEnd{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveEnd) ProtoMessage() {}
+
+func (x *LiveEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveEnd.ProtoReflect.Descriptor instead.
+func (*LiveEnd) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{9}
+}
+
+// When a beginning of an answer is due to be judged. Never more often than that; more rarely while
+// the engine is busy.
+type LiveCadence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many tokens of the slot's tokenizer a beginning has more than the one judged before it: 16
+	// to 2,048. 0: 50. Each check computes about 131 tokens more than these.
+	EveryTokens uint32 `protobuf:"varint,1,opt,name=every_tokens,json=everyTokens,proto3" json:"every_tokens,omitempty"`
+	// The same for the first beginning: 1 to 2,048. 0: 20.
+	FirstTokens uint32 `protobuf:"varint,2,opt,name=first_tokens,json=firstTokens,proto3" json:"first_tokens,omitempty"`
+	// Where a beginning may end. Not given: after a sentence.
+	Boundary LiveBoundary `protobuf:"varint,3,opt,name=boundary,proto3,enum=qwen3guard.v1.LiveBoundary" json:"boundary,omitempty"`
+	// How long a beginning that has its tokens waits for its boundary: up to 60 s. Then it ends after
+	// the last word, or within it if that is the only one. Not given: 1 s.
+	LongestHold   *durationpb.Duration `protobuf:"bytes,4,opt,name=longest_hold,json=longestHold,proto3" json:"longest_hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveCadence) Reset() {
+	*x = LiveCadence{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveCadence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveCadence) ProtoMessage() {}
+
+func (x *LiveCadence) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveCadence.ProtoReflect.Descriptor instead.
+func (*LiveCadence) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LiveCadence) GetEveryTokens() uint32 {
+	if x != nil {
+		return x.EveryTokens
+	}
+	return 0
+}
+
+func (x *LiveCadence) GetFirstTokens() uint32 {
+	if x != nil {
+		return x.FirstTokens
+	}
+	return 0
+}
+
+func (x *LiveCadence) GetBoundary() LiveBoundary {
+	if x != nil {
+		return x.Boundary
+	}
+	return LiveBoundary_LIVE_BOUNDARY_UNSPECIFIED
+}
+
+func (x *LiveCadence) GetLongestHold() *durationpb.Duration {
+	if x != nil {
+		return x.LongestHold
+	}
+	return nil
+}
+
+// When an answer is stopped before its end.
+type LiveStop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many beginnings in a row with the action BLOCK stop the answer: up to 100. 0: 2. With 1 the
+	// first one does, which cuts off answers that are allowed as a whole.
+	Confirm uint32 `protobuf:"varint,1,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	// A beginning with the action BLOCK whose probability of Unsafe is this or more stops the answer
+	// by itself: 0 to 1. 0: none does. Each check then costs one more engine call. Rejected if the
+	// slot's engine returns no logits.
+	UnsafeScore float32 `protobuf:"fixed32,2,opt,name=unsafe_score,json=unsafeScore,proto3" json:"unsafe_score,omitempty"`
+	// Never stop: the answer is judged to its end, for logs and evaluation.
+	Never         bool `protobuf:"varint,3,opt,name=never,proto3" json:"never,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveStop) Reset() {
+	*x = LiveStop{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveStop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveStop) ProtoMessage() {}
+
+func (x *LiveStop) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveStop.ProtoReflect.Descriptor instead.
+func (*LiveStop) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LiveStop) GetConfirm() uint32 {
+	if x != nil {
+		return x.Confirm
+	}
+	return 0
+}
+
+func (x *LiveStop) GetUnsafeScore() float32 {
+	if x != nil {
+		return x.UnsafeScore
+	}
+	return 0
+}
+
+func (x *LiveStop) GetNever() bool {
+	if x != nil {
+		return x.Never
+	}
+	return false
+}
+
+// What is known of an answer so far.
+type ModerateLiveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far the answer may be shown.
+	State LiveState `protobuf:"varint,1,opt,name=state,proto3,enum=qwen3guard.v1.LiveState" json:"state,omitempty"`
+	// The length of the newest beginning that was judged, in bytes of UTF-8.
+	JudgedBytes uint64 `protobuf:"varint,2,opt,name=judged_bytes,json=judgedBytes,proto3" json:"judged_bytes,omitempty"`
+	// How much of the answer may be shown, in bytes of UTF-8: the length of the longest beginning that
+	// was judged and not blocked. Never goes back.
+	ClearedBytes uint64 `protobuf:"varint,3,opt,name=cleared_bytes,json=clearedBytes,proto3" json:"cleared_bytes,omitempty"`
+	// The verdict of the judged beginning. Categories and refusal only in a final reply, and for the
+	// user's message.
+	Verdict *Verdict `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// The action that the policy derives from the verdict and its categories. A beginning with REVIEW
+	// is cleared: only BLOCK holds text back.
+	Action Action `protobuf:"varint,5,opt,name=action,proto3,enum=qwen3guard.v1.Action" json:"action,omitempty"`
+	// The model that judged. It may change from reply to reply during a rollout.
+	Model *ModelInfo `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	// Sums over all checks of this call so far; `completion` and `cached` are those of the newest.
+	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The time of each stage of the newest check.
+	Timings *Timings `protobuf:"bytes,8,opt,name=timings,proto3" json:"timings,omitempty"`
+	// How many checks of this call got a verdict so far.
+	Checks uint32 `protobuf:"varint,9,opt,name=checks,proto3" json:"checks,omitempty"`
+	// How long the oldest text that this reply clears had waited in the server. Only where it clears
+	// any.
+	Lag *durationpb.Duration `protobuf:"bytes,10,opt,name=lag,proto3" json:"lag,omitempty"`
+	// Why the newest check gave no verdict, such as RESOURCE_EXHAUSTED or UNAVAILABLE. The text stays
+	// held, and the server tries again. In such a reply there is no verdict and action.
+	NotChecked *status.Status `protobuf:"bytes,11,opt,name=not_checked,json=notChecked,proto3" json:"not_checked,omitempty"`
+	// As in ModerateResponse. Only in a final reply, and for the user's message.
+	Judgements    *Judgements `protobuf:"bytes,12,opt,name=judgements,proto3" json:"judgements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModerateLiveResponse) Reset() {
+	*x = ModerateLiveResponse{}
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModerateLiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModerateLiveResponse) ProtoMessage() {}
+
+func (x *ModerateLiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_moderation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModerateLiveResponse.ProtoReflect.Descriptor instead.
+func (*ModerateLiveResponse) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_moderation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ModerateLiveResponse) GetState() LiveState {
+	if x != nil {
+		return x.State
+	}
+	return LiveState_LIVE_STATE_UNSPECIFIED
+}
+
+func (x *ModerateLiveResponse) GetJudgedBytes() uint64 {
+	if x != nil {
+		return x.JudgedBytes
+	}
+	return 0
+}
+
+func (x *ModerateLiveResponse) GetClearedBytes() uint64 {
+	if x != nil {
+		return x.ClearedBytes
+	}
+	return 0
+}
+
+func (x *ModerateLiveResponse) GetVerdict() *Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *ModerateLiveResponse) GetModel() *ModelInfo {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetTimings() *Timings {
+	if x != nil {
+		return x.Timings
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetChecks() uint32 {
+	if x != nil {
+		return x.Checks
+	}
+	return 0
+}
+
+func (x *ModerateLiveResponse) GetLag() *durationpb.Duration {
+	if x != nil {
+		return x.Lag
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetNotChecked() *status.Status {
+	if x != nil {
+		return x.NotChecked
+	}
+	return nil
+}
+
+func (x *ModerateLiveResponse) GetJudgements() *Judgements {
+	if x != nil {
+		return x.Judgements
+	}
+	return nil
+}
+
 var File_qwen3guard_v1_moderation_proto protoreflect.FileDescriptor
 
 const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\n" +
-	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n" +
+	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n" +
 	"\x0fModerateRequest\x12:\n" +
 	"\fconversation\x18\x01 \x03(\v2\x16.qwen3guard.v1.MessageR\fconversation\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n" +
@@ -582,11 +1230,62 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
 	"\bresponse\x18\x02 \x01(\v2\x1f.qwen3guard.v1.ModerateResponseH\x00R\bresponse\x12*\n" +
 	"\x05error\x18\x03 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\t\n" +
-	"\aoutcome2\x9f\x02\n" +
+	"\aoutcome\"\x91\x01\n" +
+	"\x13ModerateLiveRequest\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x18.qwen3guard.v1.LiveStartH\x00R\x05start\x12\x14\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x12*\n" +
+	"\x03end\x18\x03 \x01(\v2\x16.qwen3guard.v1.LiveEndH\x00R\x03endB\x06\n" +
+	"\x04part\"\xf0\x01\n" +
+	"\tLiveStart\x128\n" +
+	"\arequest\x18\x01 \x01(\v2\x1e.qwen3guard.v1.ModerateRequestR\arequest\x12!\n" +
+	"\fjudge_prompt\x18\x02 \x01(\bR\vjudgePrompt\x124\n" +
+	"\acadence\x18\x03 \x01(\v2\x1a.qwen3guard.v1.LiveCadenceR\acadence\x12+\n" +
+	"\x04stop\x18\x04 \x01(\v2\x17.qwen3guard.v1.LiveStopR\x04stop\x12#\n" +
+	"\rcleared_bytes\x18\x05 \x01(\x04R\fclearedBytes\"\t\n" +
+	"\aLiveEnd\"\xca\x01\n" +
+	"\vLiveCadence\x12!\n" +
+	"\fevery_tokens\x18\x01 \x01(\rR\veveryTokens\x12!\n" +
+	"\ffirst_tokens\x18\x02 \x01(\rR\vfirstTokens\x127\n" +
+	"\bboundary\x18\x03 \x01(\x0e2\x1b.qwen3guard.v1.LiveBoundaryR\bboundary\x12<\n" +
+	"\flongest_hold\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vlongestHold\"]\n" +
+	"\bLiveStop\x12\x18\n" +
+	"\aconfirm\x18\x01 \x01(\rR\aconfirm\x12!\n" +
+	"\funsafe_score\x18\x02 \x01(\x02R\vunsafeScore\x12\x14\n" +
+	"\x05never\x18\x03 \x01(\bR\x05never\"\xb2\x04\n" +
+	"\x14ModerateLiveResponse\x12.\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x18.qwen3guard.v1.LiveStateR\x05state\x12!\n" +
+	"\fjudged_bytes\x18\x02 \x01(\x04R\vjudgedBytes\x12#\n" +
+	"\rcleared_bytes\x18\x03 \x01(\x04R\fclearedBytes\x120\n" +
+	"\averdict\x18\x04 \x01(\v2\x16.qwen3guard.v1.VerdictR\averdict\x12-\n" +
+	"\x06action\x18\x05 \x01(\x0e2\x15.qwen3guard.v1.ActionR\x06action\x12.\n" +
+	"\x05model\x18\x06 \x01(\v2\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n" +
+	"\x05usage\x18\a \x01(\v2\x14.qwen3guard.v1.UsageR\x05usage\x120\n" +
+	"\atimings\x18\b \x01(\v2\x16.qwen3guard.v1.TimingsR\atimings\x12\x16\n" +
+	"\x06checks\x18\t \x01(\rR\x06checks\x12+\n" +
+	"\x03lag\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x03lag\x123\n" +
+	"\vnot_checked\x18\v \x01(\v2\x12.google.rpc.StatusR\n" +
+	"notChecked\x129\n" +
+	"\n" +
+	"judgements\x18\f \x01(\v2\x19.qwen3guard.v1.JudgementsR\n" +
+	"judgements*x\n" +
+	"\fLiveBoundary\x12\x1d\n" +
+	"\x19LIVE_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16LIVE_BOUNDARY_SENTENCE\x10\x01\x12\x16\n" +
+	"\x12LIVE_BOUNDARY_WORD\x10\x02\x12\x15\n" +
+	"\x11LIVE_BOUNDARY_ANY\x10\x03*\x9f\x01\n" +
+	"\tLiveState\x12\x1a\n" +
+	"\x16LIVE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12LIVE_STATE_PASSING\x10\x01\x12\x16\n" +
+	"\x12LIVE_STATE_HOLDING\x10\x02\x12\x16\n" +
+	"\x12LIVE_STATE_STOPPED\x10\x03\x12\x17\n" +
+	"\x13LIVE_STATE_FINISHED\x10\x04\x12\x15\n" +
+	"\x11LIVE_STATE_PROMPT\x10\x052\xfc\x02\n" +
 	"\x11ModerationService\x12K\n" +
 	"\bModerate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n" +
 	"\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12a\n" +
-	"\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x010\x01B9\n" +
+	"\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x010\x01\x12[\n" +
+	"\fModerateLive\x12\".qwen3guard.v1.ModerateLiveRequest\x1a#.qwen3guard.v1.ModerateLiveResponse(\x010\x01B9\n" +
 	"\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3"
 
 var (
@@ -601,54 +1300,82 @@ func file_qwen3guard_v1_moderation_proto_rawDescGZIP() []byte {
 	return file_qwen3guard_v1_moderation_proto_rawDescData
 }
 
-var file_qwen3guard_v1_moderation_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_qwen3guard_v1_moderation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_qwen3guard_v1_moderation_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_qwen3guard_v1_moderation_proto_goTypes = []any{
-	(*ModerateRequest)(nil),        // 0: qwen3guard.v1.ModerateRequest
-	(*ModerateResponse)(nil),       // 1: qwen3guard.v1.ModerateResponse
-	(*BatchModerateRequest)(nil),   // 2: qwen3guard.v1.BatchModerateRequest
-	(*BatchModerateItem)(nil),      // 3: qwen3guard.v1.BatchModerateItem
-	(*BatchModerateResponse)(nil),  // 4: qwen3guard.v1.BatchModerateResponse
-	(*StreamModerateRequest)(nil),  // 5: qwen3guard.v1.StreamModerateRequest
-	(*StreamModerateResponse)(nil), // 6: qwen3guard.v1.StreamModerateResponse
-	(*Message)(nil),                // 7: qwen3guard.v1.Message
-	(*Policy)(nil),                 // 8: qwen3guard.v1.Policy
-	(MarkerTreatment)(0),           // 9: qwen3guard.v1.MarkerTreatment
-	(*Verdict)(nil),                // 10: qwen3guard.v1.Verdict
-	(Action)(0),                    // 11: qwen3guard.v1.Action
-	(*ModelInfo)(nil),              // 12: qwen3guard.v1.ModelInfo
-	(*Usage)(nil),                  // 13: qwen3guard.v1.Usage
-	(*Timings)(nil),                // 14: qwen3guard.v1.Timings
-	(*Judgements)(nil),             // 15: qwen3guard.v1.Judgements
-	(*status.Status)(nil),          // 16: google.rpc.Status
+	(LiveBoundary)(0),              // 0: qwen3guard.v1.LiveBoundary
+	(LiveState)(0),                 // 1: qwen3guard.v1.LiveState
+	(*ModerateRequest)(nil),        // 2: qwen3guard.v1.ModerateRequest
+	(*ModerateResponse)(nil),       // 3: qwen3guard.v1.ModerateResponse
+	(*BatchModerateRequest)(nil),   // 4: qwen3guard.v1.BatchModerateRequest
+	(*BatchModerateItem)(nil),      // 5: qwen3guard.v1.BatchModerateItem
+	(*BatchModerateResponse)(nil),  // 6: qwen3guard.v1.BatchModerateResponse
+	(*StreamModerateRequest)(nil),  // 7: qwen3guard.v1.StreamModerateRequest
+	(*StreamModerateResponse)(nil), // 8: qwen3guard.v1.StreamModerateResponse
+	(*ModerateLiveRequest)(nil),    // 9: qwen3guard.v1.ModerateLiveRequest
+	(*LiveStart)(nil),              // 10: qwen3guard.v1.LiveStart
+	(*LiveEnd)(nil),                // 11: qwen3guard.v1.LiveEnd
+	(*LiveCadence)(nil),            // 12: qwen3guard.v1.LiveCadence
+	(*LiveStop)(nil),               // 13: qwen3guard.v1.LiveStop
+	(*ModerateLiveResponse)(nil),   // 14: qwen3guard.v1.ModerateLiveResponse
+	(*Message)(nil),                // 15: qwen3guard.v1.Message
+	(*Policy)(nil),                 // 16: qwen3guard.v1.Policy
+	(MarkerTreatment)(0),           // 17: qwen3guard.v1.MarkerTreatment
+	(*Verdict)(nil),                // 18: qwen3guard.v1.Verdict
+	(Action)(0),                    // 19: qwen3guard.v1.Action
+	(*ModelInfo)(nil),              // 20: qwen3guard.v1.ModelInfo
+	(*Usage)(nil),                  // 21: qwen3guard.v1.Usage
+	(*Timings)(nil),                // 22: qwen3guard.v1.Timings
+	(*Judgements)(nil),             // 23: qwen3guard.v1.Judgements
+	(*status.Status)(nil),          // 24: google.rpc.Status
+	(*durationpb.Duration)(nil),    // 25: google.protobuf.Duration
 }
 var file_qwen3guard_v1_moderation_proto_depIdxs = []int32{
-	7,  // 0: qwen3guard.v1.ModerateRequest.conversation:type_name -> qwen3guard.v1.Message
-	8,  // 1: qwen3guard.v1.ModerateRequest.policy:type_name -> qwen3guard.v1.Policy
-	9,  // 2: qwen3guard.v1.ModerateRequest.markers:type_name -> qwen3guard.v1.MarkerTreatment
-	10, // 3: qwen3guard.v1.ModerateResponse.verdict:type_name -> qwen3guard.v1.Verdict
-	11, // 4: qwen3guard.v1.ModerateResponse.action:type_name -> qwen3guard.v1.Action
-	12, // 5: qwen3guard.v1.ModerateResponse.model:type_name -> qwen3guard.v1.ModelInfo
-	13, // 6: qwen3guard.v1.ModerateResponse.usage:type_name -> qwen3guard.v1.Usage
-	14, // 7: qwen3guard.v1.ModerateResponse.timings:type_name -> qwen3guard.v1.Timings
-	15, // 8: qwen3guard.v1.ModerateResponse.judgements:type_name -> qwen3guard.v1.Judgements
-	0,  // 9: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
-	1,  // 10: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
-	16, // 11: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
-	3,  // 12: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
-	0,  // 13: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
-	1,  // 14: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
-	16, // 15: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
-	0,  // 16: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
-	2,  // 17: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
-	5,  // 18: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
-	1,  // 19: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
-	4,  // 20: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
-	6,  // 21: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
-	19, // [19:22] is the sub-list for method output_type
-	16, // [16:19] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	15, // 0: qwen3guard.v1.ModerateRequest.conversation:type_name -> qwen3guard.v1.Message
+	16, // 1: qwen3guard.v1.ModerateRequest.policy:type_name -> qwen3guard.v1.Policy
+	17, // 2: qwen3guard.v1.ModerateRequest.markers:type_name -> qwen3guard.v1.MarkerTreatment
+	18, // 3: qwen3guard.v1.ModerateResponse.verdict:type_name -> qwen3guard.v1.Verdict
+	19, // 4: qwen3guard.v1.ModerateResponse.action:type_name -> qwen3guard.v1.Action
+	20, // 5: qwen3guard.v1.ModerateResponse.model:type_name -> qwen3guard.v1.ModelInfo
+	21, // 6: qwen3guard.v1.ModerateResponse.usage:type_name -> qwen3guard.v1.Usage
+	22, // 7: qwen3guard.v1.ModerateResponse.timings:type_name -> qwen3guard.v1.Timings
+	23, // 8: qwen3guard.v1.ModerateResponse.judgements:type_name -> qwen3guard.v1.Judgements
+	2,  // 9: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
+	3,  // 10: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
+	24, // 11: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
+	5,  // 12: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
+	2,  // 13: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
+	3,  // 14: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
+	24, // 15: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
+	10, // 16: qwen3guard.v1.ModerateLiveRequest.start:type_name -> qwen3guard.v1.LiveStart
+	11, // 17: qwen3guard.v1.ModerateLiveRequest.end:type_name -> qwen3guard.v1.LiveEnd
+	2,  // 18: qwen3guard.v1.LiveStart.request:type_name -> qwen3guard.v1.ModerateRequest
+	12, // 19: qwen3guard.v1.LiveStart.cadence:type_name -> qwen3guard.v1.LiveCadence
+	13, // 20: qwen3guard.v1.LiveStart.stop:type_name -> qwen3guard.v1.LiveStop
+	0,  // 21: qwen3guard.v1.LiveCadence.boundary:type_name -> qwen3guard.v1.LiveBoundary
+	25, // 22: qwen3guard.v1.LiveCadence.longest_hold:type_name -> google.protobuf.Duration
+	1,  // 23: qwen3guard.v1.ModerateLiveResponse.state:type_name -> qwen3guard.v1.LiveState
+	18, // 24: qwen3guard.v1.ModerateLiveResponse.verdict:type_name -> qwen3guard.v1.Verdict
+	19, // 25: qwen3guard.v1.ModerateLiveResponse.action:type_name -> qwen3guard.v1.Action
+	20, // 26: qwen3guard.v1.ModerateLiveResponse.model:type_name -> qwen3guard.v1.ModelInfo
+	21, // 27: qwen3guard.v1.ModerateLiveResponse.usage:type_name -> qwen3guard.v1.Usage
+	22, // 28: qwen3guard.v1.ModerateLiveResponse.timings:type_name -> qwen3guard.v1.Timings
+	25, // 29: qwen3guard.v1.ModerateLiveResponse.lag:type_name -> google.protobuf.Duration
+	24, // 30: qwen3guard.v1.ModerateLiveResponse.not_checked:type_name -> google.rpc.Status
+	23, // 31: qwen3guard.v1.ModerateLiveResponse.judgements:type_name -> qwen3guard.v1.Judgements
+	2,  // 32: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
+	4,  // 33: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
+	7,  // 34: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
+	9,  // 35: qwen3guard.v1.ModerationService.ModerateLive:input_type -> qwen3guard.v1.ModerateLiveRequest
+	3,  // 36: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
+	6,  // 37: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
+	8,  // 38: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
+	14, // 39: qwen3guard.v1.ModerationService.ModerateLive:output_type -> qwen3guard.v1.ModerateLiveResponse
+	36, // [36:40] is the sub-list for method output_type
+	32, // [32:36] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_moderation_proto_init() }
@@ -665,18 +1392,24 @@ func file_qwen3guard_v1_moderation_proto_init() {
 		(*StreamModerateResponse_Response)(nil),
 		(*StreamModerateResponse_Error)(nil),
 	}
+	file_qwen3guard_v1_moderation_proto_msgTypes[7].OneofWrappers = []any{
+		(*ModerateLiveRequest_Start)(nil),
+		(*ModerateLiveRequest_Text)(nil),
+		(*ModerateLiveRequest_End)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qwen3guard_v1_moderation_proto_rawDesc), len(file_qwen3guard_v1_moderation_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   7,
+			NumEnums:      2,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_qwen3guard_v1_moderation_proto_goTypes,
 		DependencyIndexes: file_qwen3guard_v1_moderation_proto_depIdxs,
+		EnumInfos:         file_qwen3guard_v1_moderation_proto_enumTypes,
 		MessageInfos:      file_qwen3guard_v1_moderation_proto_msgTypes,
 	}.Build()
 	File_qwen3guard_v1_moderation_proto = out.File

@@ -24,6 +24,7 @@ const (
 	ModerationService_Moderate_FullMethodName       = "/qwen3guard.v1.ModerationService/Moderate"
 	ModerationService_BatchModerate_FullMethodName  = "/qwen3guard.v1.ModerationService/BatchModerate"
 	ModerationService_StreamModerate_FullMethodName = "/qwen3guard.v1.ModerationService/StreamModerate"
+	ModerationService_ModerateLive_FullMethodName   = "/qwen3guard.v1.ModerationService/ModerateLive"
 )
 
 // ModerationServiceClient is the client API for ModerationService service.
@@ -76,6 +77,25 @@ type ModerationServiceClient interface {
 	// every request that it has read and ends the stream with UNAVAILABLE: send the conversations
 	// without an answer again.
 	StreamModerate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamModerateRequest, StreamModerateResponse], error)
+	// Judges one answer of an assistant while it is written. The caller sends `start`, then the
+	// answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+	// answer, one at a time and always the newest that is due, and replies when the state changes or
+	// more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+	// gives for the whole answer; then the server ends the call with OK, and reads no more.
+	//
+	// Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+	// reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+	// the statuses above:
+	//
+	//	INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+	//	                   `end`; the call closed without `end`; an answer that is empty or beyond the
+	//	                   limits of Message.content; scores wanted where the slot has none.
+	//	DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+	//	                   not at its end after 15 minutes.
+	//	UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+	//	                   and `end` had not come. Open another call: `start` with `cleared_bytes`,
+	//	                   then all the text.
+	ModerateLive(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ModerateLiveRequest, ModerateLiveResponse], error)
 }
 
 type moderationServiceClient struct {
@@ -118,6 +138,19 @@ func (c *moderationServiceClient) StreamModerate(ctx context.Context, opts ...gr
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ModerationService_StreamModerateClient = grpc.BidiStreamingClient[StreamModerateRequest, StreamModerateResponse]
+
+func (c *moderationServiceClient) ModerateLive(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ModerateLiveRequest, ModerateLiveResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ModerationService_ServiceDesc.Streams[1], ModerationService_ModerateLive_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ModerateLiveRequest, ModerateLiveResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ModerationService_ModerateLiveClient = grpc.BidiStreamingClient[ModerateLiveRequest, ModerateLiveResponse]
 
 // ModerationServiceServer is the server API for ModerationService service.
 // All implementations must embed UnimplementedModerationServiceServer
@@ -169,6 +202,25 @@ type ModerationServiceServer interface {
 	// every request that it has read and ends the stream with UNAVAILABLE: send the conversations
 	// without an answer again.
 	StreamModerate(grpc.BidiStreamingServer[StreamModerateRequest, StreamModerateResponse]) error
+	// Judges one answer of an assistant while it is written. The caller sends `start`, then the
+	// answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+	// answer, one at a time and always the newest that is due, and replies when the state changes or
+	// more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+	// gives for the whole answer; then the server ends the call with OK, and reads no more.
+	//
+	// Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+	// reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+	// the statuses above:
+	//
+	//	INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+	//	                   `end`; the call closed without `end`; an answer that is empty or beyond the
+	//	                   limits of Message.content; scores wanted where the slot has none.
+	//	DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+	//	                   not at its end after 15 minutes.
+	//	UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+	//	                   and `end` had not come. Open another call: `start` with `cleared_bytes`,
+	//	                   then all the text.
+	ModerateLive(grpc.BidiStreamingServer[ModerateLiveRequest, ModerateLiveResponse]) error
 	mustEmbedUnimplementedModerationServiceServer()
 }
 
@@ -187,6 +239,9 @@ func (UnimplementedModerationServiceServer) BatchModerate(context.Context, *Batc
 }
 func (UnimplementedModerationServiceServer) StreamModerate(grpc.BidiStreamingServer[StreamModerateRequest, StreamModerateResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamModerate not implemented")
+}
+func (UnimplementedModerationServiceServer) ModerateLive(grpc.BidiStreamingServer[ModerateLiveRequest, ModerateLiveResponse]) error {
+	return status.Error(codes.Unimplemented, "method ModerateLive not implemented")
 }
 func (UnimplementedModerationServiceServer) mustEmbedUnimplementedModerationServiceServer() {}
 func (UnimplementedModerationServiceServer) testEmbeddedByValue()                           {}
@@ -252,6 +307,13 @@ func _ModerationService_StreamModerate_Handler(srv interface{}, stream grpc.Serv
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ModerationService_StreamModerateServer = grpc.BidiStreamingServer[StreamModerateRequest, StreamModerateResponse]
 
+func _ModerationService_ModerateLive_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ModerationServiceServer).ModerateLive(&grpc.GenericServerStream[ModerateLiveRequest, ModerateLiveResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ModerationService_ModerateLiveServer = grpc.BidiStreamingServer[ModerateLiveRequest, ModerateLiveResponse]
+
 // ModerationService_ServiceDesc is the grpc.ServiceDesc for ModerationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -272,6 +334,12 @@ var ModerationService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamModerate",
 			Handler:       _ModerationService_StreamModerate_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ModerateLive",
+			Handler:       _ModerationService_ModerateLive_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

@@ -1,4 +1,4 @@
-"""ModerationService: the typed API. Its three calls share one path, with different bounds."""
+"""ModerationService: the typed API. Its calls share one path, with different bounds."""
 
 import asyncio
 from collections import deque
@@ -14,6 +14,8 @@ from guard_server.api import status, validation
 from guard_server.api.calls import Context, answering, caller_of
 from guard_server.api.decoding import Arrived, Received
 from guard_server.api.handlers import generic_handler
+from guard_server.api.live.live_call import LiveCall
+from guard_server.api.live.live_parts import LiveTimes
 from guard_server.api.responses import response
 from guard_server.api.streaming import MAX_IN_FLIGHT, Stream
 from guard_server.drain import Drain
@@ -29,10 +31,13 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"]
 class ModerationService:
     """Answers requests until `drain` has begun."""
 
-    def __init__(self, moderator: Moderator, drain: Drain, remembered_ids: int) -> None:
+    def __init__(
+        self, moderator: Moderator, drain: Drain, remembered_ids: int, live_times: LiveTimes
+    ) -> None:
         """`remembered_ids`: how many answered ids of a stream can't be used again."""
         self._moderator = moderator
         self._remembered_ids = remembered_ids
+        self._live_times = live_times
         self.drain = drain
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -103,6 +108,11 @@ class ModerationService:
 
         decoded = partial(self._moderator.decoded, caller)
         await Stream(context, decoded, begin, self.drain.closed).run()
+
+    @answering
+    async def ModerateLive(self, _requests: object, context: Context) -> None:  # noqa: N802
+        caller = caller_of(context, many=True)
+        await LiveCall(self._moderator, context, caller, self.drain.closed, self._live_times).run()
 
     async def _moderate(
         self,

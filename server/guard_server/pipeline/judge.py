@@ -67,7 +67,8 @@ class Judge:
 
     def _marked(self, slot: Slot, request: ModerationRequest) -> list[MarkedContent]:
         treatment = request.markers or self._markers
-        if treatment is MarkerTreatment.AS_TEXT:
+        as_rendered = request.partial and treatment is MarkerTreatment.JUDGE_PARTS
+        if as_rendered or treatment is MarkerTreatment.AS_TEXT:
             return []
         marked = slot.markers.find(request.messages)
         if marked and treatment is MarkerTreatment.REFUSE:

@@ -13,6 +13,7 @@ from guard_core.errors import (
     Unavailable,
     known_error,
 )
+from guard_core.slot.slot import Slot
 from guard_core.verdict.decoder import Decoded
 from guard_server.pipeline.cache import VerdictCache
 from guard_server.pipeline.judge import Judge
@@ -93,6 +94,13 @@ class Moderator:
         await self._turns.loop.take(caller, size)
         return await self._turns.decoding.run(caller, size, work)
 
+    def slot_for(self, request: ModerationRequest) -> Slot:
+        """The slot that a request would be asked of now.
+
+        Raises SlotNotAllowed, SlotUnknown or Unavailable.
+        """
+        return self._choose(request).slot
+
     async def _within_time(
         self, call: Call, read: Callable[[], ModerationRequest], size: int, *, decoded: bool
     ) -> Moderation:
@@ -111,12 +119,7 @@ class Moderator:
 
     async def _route(self, call: Call, request: ModerationRequest) -> Moderation:
         """Chooses an endpoint, and fails over to another one once."""
-        if request.slot and not self._allow_slot_choice:
-            raise SlotNotAllowed(
-                "Naming a slot is for operators. Leave `slot` empty, or start the server with "
-                "--allow-slot-choice."
-            )
-        endpoint = self._router.choose(request.slot, request.routing_key)
+        endpoint = self._choose(request)
         try:
             return await self._ask(endpoint, call, request)
         except (Unavailable, Overloaded) as error:
@@ -131,6 +134,14 @@ class Moderator:
                 observer.failed_over(endpoint)
             return await self._ask(other, call, request)
 
+    def _choose(self, request: ModerationRequest) -> Endpoint:
+        if request.slot and not self._allow_slot_choice:
+            raise SlotNotAllowed(
+                "Naming a slot is for operators. Leave `slot` empty, or start the server with "
+                "--allow-slot-choice."
+            )
+        return self._router.choose(request.slot, request.routing_key, request.stay)
+
     async def _ask(self, endpoint: Endpoint, call: Call, request: ModerationRequest) -> Moderation:
         """Judges by one endpoint: render, decode, apply the policy."""
         call.endpoint = endpoint
@@ -138,7 +149,8 @@ class Moderator:
         with endpoint.track(call.timeout) as tracked:
             decode = partial(self._decode, endpoint, call, request)
             moderation = await self._judge.judge(slot, request, call.caller, decode, call.timer)
-        self._shadow.offer(request, moderation.verdict, endpoint, tracked.spent_us)
+        if not request.partial:
+            self._shadow.offer(request, moderation.verdict, endpoint, tracked.spent_us)
         return moderation
 
     async def _decode(
@@ -159,7 +171,7 @@ class Moderator:
             call.timer.passed(Stage.ENGINE)
             return decoded
 
-        if self._cache is None:
+        if self._cache is None or request.partial:
             async with permit:
                 return await run(), False
         owner = repr(call.caller.identity) if self._isolate_callers else ""

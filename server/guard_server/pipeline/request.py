@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from guard_core.conversation import Message, Mode, mode_of
+from guard_core.slot.slot import Slot
 from guard_core.verdict.policy import Policy
 from guard_core.verdict.readings import MarkerTreatment
 from guard_server.pipeline.result import StageTimer
@@ -21,6 +22,8 @@ class ModerationRequest:
     slot: str = ""
     routing_key: str = ""
     markers: MarkerTreatment | None = None  # None: the server's setting
+    partial: bool = False  # a beginning of an answer: not cached, shadowed or judged in parts
+    stay: Slot | None = None  # that judged a shorter beginning: preferred while it has traffic
 
     @property
     def mode(self) -> Mode:

@@ -117,20 +117,25 @@ class Router:
             async with asyncio.timeout(longest_s):
                 await self._served.wait()
 
-    def choose(self, name: str, key: str) -> Endpoint:
+    def choose(self, name: str, key: str, stay: Slot | None = None) -> Endpoint:
         """The endpoint of that name if one is given, else by `key`, else by weight.
 
-        Raises SlotUnknown or Unavailable.
+        But that of the slot `stay` while it is ready and has any weight. Raises SlotUnknown or
+        Unavailable.
         """
         if name:
             if name not in self.endpoints:
                 known = ", ".join(sorted(self.endpoints))
                 raise SlotUnknown(f"There is no slot of that name; there are: {known}.")
             return self.endpoints[name]
-        endpoint = _drawn(self._eligible(), key)
-        if endpoint is None:
+        if stay is not None:
+            for endpoint in self._eligible():
+                if endpoint.slot is stay:
+                    return endpoint
+        drawn = _drawn(self._eligible(), key)
+        if drawn is None:
             raise Unavailable("No slot is ready. Try again in a moment.")
-        return endpoint
+        return drawn
 
     def fallback(self, exclude: Endpoint, key: str) -> Endpoint | None:
         """Another ready endpoint with weight, or None."""

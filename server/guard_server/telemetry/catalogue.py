@@ -15,9 +15,8 @@ from guard_server.status_codes import STATUS_CODES
 CACHED = "cache"  # the station of verdicts without an engine call
 MOST_REPLICAS = 64  # of a slot
 CODES = frozenset({"OK", "CANCELLED", *(code.name for code in STATUS_CODES.values())})
-METHODS = frozenset(
-    {"Moderate", "BatchModerate", "StreamModerate", "ModelInfer", "ModelStreamInfer"}
-)
+_MODERATION = ("Moderate", "BatchModerate", "StreamModerate", "ModerateLive")
+METHODS = frozenset({*_MODERATION, "ModelInfer", "ModelStreamInfer"})
 
 
 class Joined(StrEnum):
@@ -74,7 +73,7 @@ _REQUESTS = (
     Described(
         "guard_requests",
         "counter",
-        "Conversations answered or refused. `slot`: that answered, or was asked last.",
+        "Conversations answered, refused or checked live. `slot`: that answered, or asked last.",
         (_METHOD, _CODE, _SEVERITY, _SLOT),
     ),
     Described(

@@ -5,8 +5,10 @@ The moderation service, for callers: a conversation in, a typed verdict out."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from qwen3guard.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -19,6 +21,80 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _LiveBoundary:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LiveBoundaryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LiveBoundary.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIVE_BOUNDARY_UNSPECIFIED: _LiveBoundary.ValueType  # 0
+    """After a sentence."""
+    LIVE_BOUNDARY_SENTENCE: _LiveBoundary.ValueType  # 1
+    """After a sentence or a line, and so after a list's item. In fenced code and in rows of a table
+    only after a line.
+    """
+    LIVE_BOUNDARY_WORD: _LiveBoundary.ValueType  # 2
+    """After a word."""
+    LIVE_BOUNDARY_ANY: _LiveBoundary.ValueType  # 3
+    """After any character."""
+
+class LiveBoundary(_LiveBoundary, metaclass=_LiveBoundaryEnumTypeWrapper):
+    """Where a beginning may end: never within what a reader sees as one character (a grapheme cluster of
+    Unicode), and never at the last character that has come, which the next one may still change.
+    """
+
+LIVE_BOUNDARY_UNSPECIFIED: LiveBoundary.ValueType  # 0
+"""After a sentence."""
+LIVE_BOUNDARY_SENTENCE: LiveBoundary.ValueType  # 1
+"""After a sentence or a line, and so after a list's item. In fenced code and in rows of a table
+only after a line.
+"""
+LIVE_BOUNDARY_WORD: LiveBoundary.ValueType  # 2
+"""After a word."""
+LIVE_BOUNDARY_ANY: LiveBoundary.ValueType  # 3
+"""After any character."""
+Global___LiveBoundary: _TypeAlias = LiveBoundary  # noqa: Y015
+
+class _LiveState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LiveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LiveState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIVE_STATE_UNSPECIFIED: _LiveState.ValueType  # 0
+    """Never sent."""
+    LIVE_STATE_PASSING: _LiveState.ValueType  # 1
+    """The newest beginning is not blocked: all of it is cleared."""
+    LIVE_STATE_HOLDING: _LiveState.ValueType  # 2
+    """The newest beginning is blocked: nothing more is cleared until a later one is not."""
+    LIVE_STATE_STOPPED: _LiveState.ValueType  # 3
+    """Final: blocked for good. Stop the model; the server reads no more."""
+    LIVE_STATE_FINISHED: _LiveState.ValueType  # 4
+    """Final: the whole answer is judged, and all of it is cleared unless the action is BLOCK."""
+    LIVE_STATE_PROMPT: _LiveState.ValueType  # 5
+    """Only with `judge_prompt`: the verdict is that of the user's message, and says nothing of the
+    answer. The call goes on, whatever the action.
+    """
+
+class LiveState(_LiveState, metaclass=_LiveStateEnumTypeWrapper):
+    """How far an answer may be shown."""
+
+LIVE_STATE_UNSPECIFIED: LiveState.ValueType  # 0
+"""Never sent."""
+LIVE_STATE_PASSING: LiveState.ValueType  # 1
+"""The newest beginning is not blocked: all of it is cleared."""
+LIVE_STATE_HOLDING: LiveState.ValueType  # 2
+"""The newest beginning is blocked: nothing more is cleared until a later one is not."""
+LIVE_STATE_STOPPED: LiveState.ValueType  # 3
+"""Final: blocked for good. Stop the model; the server reads no more."""
+LIVE_STATE_FINISHED: LiveState.ValueType  # 4
+"""Final: the whole answer is judged, and all of it is cleared unless the action is BLOCK."""
+LIVE_STATE_PROMPT: LiveState.ValueType  # 5
+"""Only with `judge_prompt`: the verdict is that of the user's message, and says nothing of the
+answer. The call goes on, whatever the action.
+"""
+Global___LiveState: _TypeAlias = LiveState  # noqa: Y015
 
 @_typing.final
 class ModerateRequest(_message.Message):
@@ -275,3 +351,276 @@ class StreamModerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___StreamModerateResponse: _TypeAlias = StreamModerateResponse  # noqa: Y015
+
+@_typing.final
+class ModerateLiveRequest(_message.Message):
+    """One part of an answer that is judged while it is written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What the model wrote next: at most 65,536 bytes of UTF-8. It may cut words and what a reader
+    sees as one character, but no code point. May be empty.
+    """
+    @_builtins.property
+    def start(self) -> Global___LiveStart:
+        """What the answer is judged by. The first part, and only that."""
+
+    @_builtins.property
+    def end(self) -> Global___LiveEnd:
+        """The answer is whole. The last part."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___LiveStart | None = ...,
+        text: _builtins.str = ...,
+        end: Global___LiveEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "part", b"part", "start", b"start", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "part", b"part", "start", b"start", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "text", "end"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ModerateLiveRequest: _TypeAlias = ModerateLiveRequest  # noqa: Y015
+
+@_typing.final
+class LiveStart(_message.Message):
+    """What an answer is judged by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    JUDGE_PROMPT_FIELD_NUMBER: _builtins.int
+    CADENCE_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    CLEARED_BYTES_FIELD_NUMBER: _builtins.int
+    judge_prompt: _builtins.bool
+    """Whether to judge the user's message too, before the answer: one reply more, LIVE_STATE_PROMPT."""
+    cleared_bytes: _builtins.int
+    """For an answer that an earlier call began: the `cleared_bytes` of its last reply. The text parts
+    then hold the whole answer from its start, and nothing is judged before so many bytes are there.
+    """
+    @_builtins.property
+    def request(self) -> Global___ModerateRequest:
+        """The conversation before the answer: 1 to 511 messages, the last is the user's. Policy, slot,
+        routing key and markers as for Moderate; scores come with the verdicts of the user's message
+        and of the whole answer. Where a content imitates the template's markers, a beginning is judged
+        only as rendered, and the whole answer as for Moderate; if such contents are refused, the call
+        ends with INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def cadence(self) -> Global___LiveCadence:
+        """When a beginning is judged. Not given: the defaults of LiveCadence."""
+
+    @_builtins.property
+    def stop(self) -> Global___LiveStop:
+        """When the server stops the answer. Not given: the defaults of LiveStop."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___ModerateRequest | None = ...,
+        judge_prompt: _builtins.bool = ...,
+        cadence: Global___LiveCadence | None = ...,
+        stop: Global___LiveStop | None = ...,
+        cleared_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cadence", b"cadence", "request", b"request", "stop", b"stop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cadence", b"cadence", "cleared_bytes", b"cleared_bytes", "judge_prompt", b"judge_prompt", "request", b"request", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveStart: _TypeAlias = LiveStart  # noqa: Y015
+
+@_typing.final
+class LiveEnd(_message.Message):
+    """The end of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveEnd: _TypeAlias = LiveEnd  # noqa: Y015
+
+@_typing.final
+class LiveCadence(_message.Message):
+    """When a beginning of an answer is due to be judged. Never more often than that; more rarely while
+    the engine is busy.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_TOKENS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_FIELD_NUMBER: _builtins.int
+    BOUNDARY_FIELD_NUMBER: _builtins.int
+    LONGEST_HOLD_FIELD_NUMBER: _builtins.int
+    every_tokens: _builtins.int
+    """How many tokens of the slot's tokenizer a beginning has more than the one judged before it: 16
+    to 2,048. 0: 50. Each check computes about 131 tokens more than these.
+    """
+    first_tokens: _builtins.int
+    """The same for the first beginning: 1 to 2,048. 0: 20."""
+    boundary: Global___LiveBoundary.ValueType
+    """Where a beginning may end. Not given: after a sentence."""
+    @_builtins.property
+    def longest_hold(self) -> _duration_pb2.Duration:
+        """How long a beginning that has its tokens waits for its boundary: up to 60 s. Then it ends after
+        the last word, or within it if that is the only one. Not given: 1 s.
+        """
+
+    def __init__(
+        self,
+        *,
+        every_tokens: _builtins.int = ...,
+        first_tokens: _builtins.int = ...,
+        boundary: Global___LiveBoundary.ValueType = ...,
+        longest_hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["longest_hold", b"longest_hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "every_tokens", b"every_tokens", "first_tokens", b"first_tokens", "longest_hold", b"longest_hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveCadence: _TypeAlias = LiveCadence  # noqa: Y015
+
+@_typing.final
+class LiveStop(_message.Message):
+    """When an answer is stopped before its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIRM_FIELD_NUMBER: _builtins.int
+    UNSAFE_SCORE_FIELD_NUMBER: _builtins.int
+    NEVER_FIELD_NUMBER: _builtins.int
+    confirm: _builtins.int
+    """So many beginnings in a row with the action BLOCK stop the answer: up to 100. 0: 2. With 1 the
+    first one does, which cuts off answers that are allowed as a whole.
+    """
+    unsafe_score: _builtins.float
+    """A beginning with the action BLOCK whose probability of Unsafe is this or more stops the answer
+    by itself: 0 to 1. 0: none does. Each check then costs one more engine call. Rejected if the
+    slot's engine returns no logits.
+    """
+    never: _builtins.bool
+    """Never stop: the answer is judged to its end, for logs and evaluation."""
+    def __init__(
+        self,
+        *,
+        confirm: _builtins.int = ...,
+        unsafe_score: _builtins.float = ...,
+        never: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm", b"confirm", "never", b"never", "unsafe_score", b"unsafe_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveStop: _TypeAlias = LiveStop  # noqa: Y015
+
+@_typing.final
+class ModerateLiveResponse(_message.Message):
+    """What is known of an answer so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    JUDGED_BYTES_FIELD_NUMBER: _builtins.int
+    CLEARED_BYTES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    NOT_CHECKED_FIELD_NUMBER: _builtins.int
+    JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    state: Global___LiveState.ValueType
+    """How far the answer may be shown."""
+    judged_bytes: _builtins.int
+    """The length of the newest beginning that was judged, in bytes of UTF-8."""
+    cleared_bytes: _builtins.int
+    """How much of the answer may be shown, in bytes of UTF-8: the length of the longest beginning that
+    was judged and not blocked. Never goes back.
+    """
+    action: _types_pb2.Action.ValueType
+    """The action that the policy derives from the verdict and its categories. A beginning with REVIEW
+    is cleared: only BLOCK holds text back.
+    """
+    checks: _builtins.int
+    """How many checks of this call got a verdict so far."""
+    @_builtins.property
+    def verdict(self) -> _types_pb2.Verdict:
+        """The verdict of the judged beginning. Categories and refusal only in a final reply, and for the
+        user's message.
+        """
+
+    @_builtins.property
+    def model(self) -> _types_pb2.ModelInfo:
+        """The model that judged. It may change from reply to reply during a rollout."""
+
+    @_builtins.property
+    def usage(self) -> _types_pb2.Usage:
+        """Sums over all checks of this call so far; `completion` and `cached` are those of the newest."""
+
+    @_builtins.property
+    def timings(self) -> _types_pb2.Timings:
+        """The time of each stage of the newest check."""
+
+    @_builtins.property
+    def lag(self) -> _duration_pb2.Duration:
+        """How long the oldest text that this reply clears had waited in the server. Only where it clears
+        any.
+        """
+
+    @_builtins.property
+    def not_checked(self) -> _status_pb2.Status:
+        """Why the newest check gave no verdict, such as RESOURCE_EXHAUSTED or UNAVAILABLE. The text stays
+        held, and the server tries again. In such a reply there is no verdict and action.
+        """
+
+    @_builtins.property
+    def judgements(self) -> _types_pb2.Judgements:
+        """As in ModerateResponse. Only in a final reply, and for the user's message."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___LiveState.ValueType = ...,
+        judged_bytes: _builtins.int = ...,
+        cleared_bytes: _builtins.int = ...,
+        verdict: _types_pb2.Verdict | None = ...,
+        action: _types_pb2.Action.ValueType = ...,
+        model: _types_pb2.ModelInfo | None = ...,
+        usage: _types_pb2.Usage | None = ...,
+        timings: _types_pb2.Timings | None = ...,
+        checks: _builtins.int = ...,
+        lag: _duration_pb2.Duration | None = ...,
+        not_checked: _status_pb2.Status | None = ...,
+        judgements: _types_pb2.Judgements | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "checks", b"checks", "cleared_bytes", b"cleared_bytes", "judged_bytes", b"judged_bytes", "judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "state", b"state", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerateLiveResponse: _TypeAlias = ModerateLiveResponse  # noqa: Y015

@@ -84,6 +84,11 @@ class ModerationServiceStub:
                 request_serializer=qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateRequest.SerializeToString,
                 response_deserializer=qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateResponse.FromString,
                 _registered_method=True)
+        self.ModerateLive = channel.stream_stream(
+                '/qwen3guard.v1.ModerationService/ModerateLive',
+                request_serializer=qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveRequest.SerializeToString,
+                response_deserializer=qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveResponse.FromString,
+                _registered_method=True)
 
 
 class ModerationServiceServicer:
@@ -149,6 +154,30 @@ class ModerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModerateLive(self, request_iterator, context):
+        """Judges one answer of an assistant while it is written. The caller sends `start`, then the
+        answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+        answer, one at a time and always the newest that is due, and replies when the state changes or
+        more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+        gives for the whole answer; then the server ends the call with OK, and reads no more.
+
+        Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+        reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+        the statuses above:
+
+        INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+        `end`; the call closed without `end`; an answer that is empty or beyond the
+        limits of Message.content; scores wanted where the slot has none.
+        DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+        not at its end after 15 minutes.
+        UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+        and `end` had not come. Open another call: `start` with `cleared_bytes`,
+        then all the text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +195,11 @@ def add_ModerationServiceServicer_to_server(servicer, server):
                     servicer.StreamModerate,
                     request_deserializer=qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateRequest.FromString,
                     response_serializer=qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateResponse.SerializeToString,
+            ),
+            'ModerateLive': grpc.stream_stream_rpc_method_handler(
+                    servicer.ModerateLive,
+                    request_deserializer=qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveRequest.FromString,
+                    response_serializer=qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +318,33 @@ class ModerationService:
             '/qwen3guard.v1.ModerationService/StreamModerate',
             qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateRequest.SerializeToString,
             qwen3guard_dot_v1_dot_moderation__pb2.StreamModerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModerateLive(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/qwen3guard.v1.ModerationService/ModerateLive',
+            qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveRequest.SerializeToString,
+            qwen3guard_dot_v1_dot_moderation__pb2.ModerateLiveResponse.FromString,
             options,
             channel_credentials,
             insecure,

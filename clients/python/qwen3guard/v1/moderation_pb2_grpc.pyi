@@ -80,6 +80,26 @@ class ModerationServiceStub:
     every request that it has read and ends the stream with UNAVAILABLE: send the conversations
     without an answer again.
     """
+    ModerateLive: _grpc.StreamStreamMultiCallable[_moderation_pb2.ModerateLiveRequest, _moderation_pb2.ModerateLiveResponse]
+    """Judges one answer of an assistant while it is written. The caller sends `start`, then the
+    answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+    answer, one at a time and always the newest that is due, and replies when the state changes or
+    more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+    gives for the whole answer; then the server ends the call with OK, and reads no more.
+
+    Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+    reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+    the statuses above:
+
+      INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+                         `end`; the call closed without `end`; an answer that is empty or beyond the
+                         limits of Message.content; scores wanted where the slot has none.
+      DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+                         not at its end after 15 minutes.
+      UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+                         and `end` had not come. Open another call: `start` with `cleared_bytes`,
+                         then all the text.
+    """
 
 @_typing.type_check_only
 class ModerationServiceAsyncStub(ModerationServiceStub):
@@ -132,6 +152,26 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
     The server stops reading while 64 requests are in flight in one stream. On shutdown it answers
     every request that it has read and ends the stream with UNAVAILABLE: send the conversations
     without an answer again.
+    """
+    ModerateLive: _aio.StreamStreamMultiCallable[_moderation_pb2.ModerateLiveRequest, _moderation_pb2.ModerateLiveResponse]  # type: ignore[assignment]
+    """Judges one answer of an assistant while it is written. The caller sends `start`, then the
+    answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+    answer, one at a time and always the newest that is due, and replies when the state changes or
+    more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+    gives for the whole answer; then the server ends the call with OK, and reads no more.
+
+    Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+    reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+    the statuses above:
+
+      INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+                         `end`; the call closed without `end`; an answer that is empty or beyond the
+                         limits of Message.content; scores wanted where the slot has none.
+      DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+                         not at its end after 15 minutes.
+      UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+                         and `end` had not come. Open another call: `start` with `cleared_bytes`,
+                         then all the text.
     """
 
 class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -200,6 +240,32 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         The server stops reading while 64 requests are in flight in one stream. On shutdown it answers
         every request that it has read and ends the stream with UNAVAILABLE: send the conversations
         without an answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def ModerateLive(
+        self,
+        request_iterator: _MaybeAsyncIterator[_moderation_pb2.ModerateLiveRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_moderation_pb2.ModerateLiveResponse], _abc.AsyncIterator[_moderation_pb2.ModerateLiveResponse]]:
+        """Judges one answer of an assistant while it is written. The caller sends `start`, then the
+        answer's text as its model writes it, then `end`. Meanwhile the server judges beginnings of the
+        answer, one at a time and always the newest that is due, and replies when the state changes or
+        more text is cleared. The last reply is STOPPED, or FINISHED with the verdict that Moderate
+        gives for the whole answer; then the server ends the call with OK, and reads no more.
+
+        Text is cleared only by a verdict on a beginning that holds it. Every error ends the call or is
+        reported as `not_checked`, and clears nothing; what was cleared before stays cleared. Beside
+        the statuses above:
+
+          INVALID_ARGUMENT   a part out of order: text before `start`, a second `start`, anything after
+                             `end`; the call closed without `end`; an answer that is empty or beyond the
+                             limits of Message.content; scores wanted where the slot has none.
+          DEADLINE_EXCEEDED  no part came for 60 s, no reply could be sent for 60 s, or the answer was
+                             not at its end after 15 minutes.
+          UNAVAILABLE        no engine was ready at `start`, or for 5 s later; or the server is stopping,
+                             and `end` had not come. Open another call: `start` with `cleared_bytes`,
+                             then all the text.
         """
 
 def add_ModerationServiceServicer_to_server(servicer: ModerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

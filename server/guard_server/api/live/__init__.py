@@ -1,0 +1,1 @@
+"""ModerateLive: an answer that is judged while it is written."""
