@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from guard_server.telemetry.catalogue import CATALOGUE, SECTIONS, Described, Joined, Label
+from guard_server.telemetry.catalogue import CATALOGUE, SECTIONS
+from guard_server.telemetry.described import Described, Joined, Label
 
 _HEAD = """\
 <!-- Made by `make schemas` from server/guard_server/telemetry/catalogue.py: change that. -->

@@ -32,6 +32,7 @@ from guard_server.settings import Settings
 from guard_server.telemetry.certificate_metrics import CertificateMetrics
 from guard_server.telemetry.gateway_state import GatewayState
 from guard_server.telemetry.kserve_statistics import KServeStatistics
+from guard_server.telemetry.live_metrics import LiveMetrics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
@@ -116,7 +117,7 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     observers: list[Observer] = [statistics]
     if metrics is not None:
         GatewayState(metrics.registry, router, cache)
-        observers += metrics, ShadowMetrics(metrics.registry)
+        observers += metrics, ShadowMetrics(metrics.registry), LiveMetrics(metrics)
         if certificates:
             CertificateMetrics(metrics.registry, certificates)
     turns = Turns()

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.prompt import Prompt
+from guard_core.verdict.taxonomy import Category, Severity
 from tests.support.gateway import Client, gateway
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine
+from tests.support.stand_ins.scripted_model import Script
 
+VIOLENT = Verdict(Severity.UNSAFE, (Category.VIOLENT,))
 TinyServe = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine]]]
+LiveServe = Callable[..., AbstractAsyncContextManager[tuple[Client, FakeEngine, Script]]]
 
 
 @pytest.fixture
@@ -31,6 +37,26 @@ def tiny_serve(
             await client.until_serving()
             engine.asked.clear()
             yield client, engine
+
+    return serve
+
+
+@pytest.fixture
+def live_serve(tiny_serve: TinyServe, tiny_prompt: Prompt) -> LiveServe:
+    """A gateway whose model finds a conversation violent that has BAD and no GOOD."""
+
+    def judge(conversation: str) -> Verdict | str:
+        if "FAULT" in conversation:
+            return "the engine failed"
+        bad = "BAD" in conversation and "GOOD" not in conversation
+        return VIOLENT if bad else Verdict(Severity.SAFE)
+
+    @asynccontextmanager
+    async def serve(**settings: Any) -> AsyncIterator[tuple[Client, FakeEngine, Script]]:
+        script = Script(tiny_prompt, judge)
+        async with tiny_serve(**settings) as (client, engine):
+            engine.answer = script
+            yield client, engine, script
 
     return serve
 

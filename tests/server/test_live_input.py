@@ -11,7 +11,7 @@ from google.protobuf import duration_pb2
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2 as pb
 from tests.server.conftest import TinyServe
-from tests.server.test_live import FINISHED, PASSING, Live
+from tests.server.live_calls import FINISHED, PASSING, Live
 from tests.support.gateway import Client, ask, fields, rich_status, turns
 
 

@@ -11,7 +11,7 @@ from guard_core.slot.traffic import ShadowTraffic
 from guard_server.app import serving
 from guard_server.settings import Settings
 from guard_server.tuning import Tuning
-from tests.server.test_live import FINE, FINISHED, GOOD, PASSING, Live, length
+from tests.server.live_calls import FINE, FINISHED, GOOD, PASSING, Live, length
 from tests.support.gateway import AT_ONCE, Client, ask, connect, gateway
 from tests.support.stand_ins.fake_engine import Answer, Asked, fake_engine, until
 from tests.support.two_slots import two_slots

@@ -13,7 +13,8 @@ from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import ShadowTraffic
 from guard_server.api import kserve, moderation
 from guard_server.pipeline.cache import ENTRY_BYTES
-from guard_server.telemetry.catalogue import CATALOGUE, METHODS
+from guard_server.telemetry.catalogue import CATALOGUE
+from guard_server.telemetry.metric_labels import METHODS
 from qwen3guard.v1 import moderation_pb2
 from tests.support.gateway import Client, ask
 from tests.support.ports import free_port
@@ -42,6 +43,15 @@ async def fails(client: Client, *contents: str, **fields: str) -> None:
         await client.judge(*contents, **fields)
 
 
+async def judge_live(client: Client, start: moderation_pb2.LiveStart, text: str) -> None:
+    parts = [
+        moderation_pb2.ModerateLiveRequest(start=start),
+        moderation_pb2.ModerateLiveRequest(text=text),
+        moderation_pb2.ModerateLiveRequest(end=moderation_pb2.LiveEnd()),
+    ]
+    assert [reply.state async for reply in client.stub.ModerateLive(parts)]
+
+
 async def make_many_series(two: Two, agree: Agree) -> None:
     """Verdicts, cached ones, failures and shadowed requests, by several methods."""
     everything = ShadowTraffic(slot="green", share=1)
@@ -55,6 +65,8 @@ async def make_many_series(two: Two, agree: Agree) -> None:
     for number in range(20):
         await fails(two.client, "x", slot=f"made-up-{number}")
         await fails(two.client, "", routing_key=f"made up {number}")
+    start = moderation_pb2.LiveStart(request=ask("d"))
+    await judge_live(two.client, start, "An answer.")
     two.blue.answer = lambda _: "no model of that name"
     await fails(two.client, "an error")
     two.blue.answer = lambda asked: asked.draft[1:] if asked.draft else asked.prompt[:1]

@@ -36,6 +36,13 @@ class LiveState(StrEnum):
     FINISHED = "finished"
 
 
+class StopReason(StrEnum):
+    """Why an answer was stopped before its end."""
+
+    CONFIRMED = "confirmed"
+    SCORE = "score"
+
+
 @dataclass(frozen=True, slots=True)
 class Cadence:
     """When a beginning is due."""
@@ -87,6 +94,7 @@ class LiveSession:
         self._look_at = 0  # length from which a boundary is looked for again
         self._blocked = 0  # beginnings in a row
         self.state = LiveState.PASSING
+        self.stop_reason: StopReason | None = None
         self.ended = False
         self.lag_s: float | None = None  # that the oldest text had waited which was cleared last
 
@@ -156,6 +164,15 @@ class LiveSession:
             return None
         return self._due_since + self._cadence.longest_hold_s
 
+    def growth(self, length: int) -> tuple[int, int]:
+        """Tokens of that beginning beyond the one before it, and steps of the cadence among them.
+
+        A step is what makes a beginning due; one or more when a check is due.
+        """
+        needed = self._cadence.every_tokens if self._base else self._cadence.first_tokens
+        tokens = self._tokens(self._text[self._base : length])
+        return tokens, tokens // needed
+
     def skipped(self, length: int) -> None:
         """That beginning got no verdict, and would get none if it were asked for again."""
         self._take_up(length)
@@ -176,8 +193,11 @@ class LiveSession:
             self._blocked += 1
             rule = self._rule
             by_score = unsafe is not None and 0 < rule.unsafe_score <= unsafe
-            stop = not rule.never and (by_score or self._blocked >= rule.confirm)
-            self.state = LiveState.STOPPED if stop else LiveState.HOLDING
+            if not rule.never and (by_score or self._blocked >= rule.confirm):
+                self.state = LiveState.STOPPED
+                self.stop_reason = StopReason.SCORE if by_score else StopReason.CONFIRMED
+            else:
+                self.state = LiveState.HOLDING
             self.lag_s = None
         return before != (self.state, self.cleared_bytes)
 

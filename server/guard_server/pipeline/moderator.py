@@ -49,7 +49,7 @@ class Moderator:
         self._judge = judge
         self._shadow = shadow
         self._cache = cache
-        self._observers = observers
+        self.observers = observers
         self._allow_slot_choice = allow_slot_choice
         self._isolate_callers = isolate_callers
         self._timeout_s = request_timeout_s
@@ -81,7 +81,7 @@ class Moderator:
             known = known_error(error)
             self._failed(call, known)
             raise known from None
-        for observer in self._observers:
+        for observer in self.observers:
             observer.answered(call, moderation)
         return moderation.without_reuse() if self._isolate_callers else moderation
 
@@ -130,7 +130,7 @@ class Moderator:
                 raise
             # The same question gives the same verdict, so it may be asked twice.
             endpoint.stats.failovers += 1
-            for observer in self._observers:
+            for observer in self.observers:
                 observer.failed_over(endpoint)
             return await self._ask(other, call, request)
 
@@ -182,5 +182,5 @@ class Moderator:
         return decoded, cached
 
     def _failed(self, call: Call, error: GuardError | None) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             observer.failed(call, error)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from guard_core.errors import GuardError
 from guard_core.verdict.taxonomy import Severity
+from guard_server.pipeline.live_events import CheckKind, LiveStep
 from guard_server.pipeline.request import Call
 from guard_server.pipeline.result import Moderation
 from guard_server.routing.endpoint import Endpoint
@@ -40,3 +41,15 @@ class Observer:
 
     def shadow_failed(self, slot: str) -> None:
         """A shadow gave no verdict."""
+
+    def live_opened(self) -> None:
+        """A ModerateLive call began."""
+
+    def live_closed(self, held_by: str | None) -> None:
+        """It ended, however. `held_by`: the slot whose verdict held text without a final one."""
+
+    def live_judged(self, slot: str, step: LiveStep) -> None:
+        """A check of it gave a verdict."""
+
+    def live_failed(self, slot: str, kind: CheckKind, error: GuardError | None) -> None:
+        """A check of it gave none. None: it was cancelled."""

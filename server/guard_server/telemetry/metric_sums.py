@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
 
-from guard_server.telemetry.catalogue import CATALOGUE, Joined
+from guard_server.telemetry.catalogue import CATALOGUE
+from guard_server.telemetry.described import Joined
 
 _JOINED: dict[Joined, Callable[[float, float], float]] = {
     Joined.SUM: add,

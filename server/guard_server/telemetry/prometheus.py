@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, start_http_server
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.registry import Collector
 
 from guard_core.errors import GuardError, Overloaded, VerdictUngrammatical
@@ -16,41 +14,9 @@ from guard_server.pipeline.request import Call
 from guard_server.pipeline.result import Moderation, Stage
 from guard_server.routing.endpoint import Endpoint
 from guard_server.status_codes import STATUS_CODES
-from guard_server.telemetry.catalogue import CACHED, CATALOGUE
-
-_US = 1e-6
-# From a cached verdict to a large model on a busy CPU, in seconds.
-_BUCKETS = (
-    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1, 2.5, 5, 10, 30),
-)
-_Kind = TypeVar("_Kind", bound=MetricWrapperBase)
-
-
-class _Series(dict[tuple[str, ...], _Kind]):
-    """A metric's series by their labels: labels() takes a lock and checks them each time."""
-
-    def __init__(self, metric: _Kind) -> None:
-        super().__init__()
-        self._metric = metric
-
-    def __missing__(self, labels: tuple[str, ...]) -> _Kind:
-        found = self[labels] = self._metric.labels(*labels)
-        return found
-
-
-def _counter(name: str, registry: CollectorRegistry) -> _Series[Counter]:
-    """By its name in the catalogue, as below."""
-    return _Series(Counter(name, CATALOGUE[name].text, _labels(name), registry=registry))
-
-
-def _histogram(name: str, registry: CollectorRegistry) -> _Series[Histogram]:
-    text, labels = CATALOGUE[name].text, _labels(name)
-    return _Series(Histogram(name, text, labels, buckets=_BUCKETS, registry=registry))
-
-
-def _labels(name: str) -> list[str]:
-    return [label.name for label in CATALOGUE[name].labels]
+from guard_server.telemetry import series
+from guard_server.telemetry.metric_labels import CACHED
+from guard_server.telemetry.series import US
 
 
 class Metrics(Observer, Collector):
@@ -58,11 +24,11 @@ class Metrics(Observer, Collector):
 
     def __init__(self, slots: Callable[[], Iterable[str]] = tuple) -> None:
         """`slots` gives the names of those that run."""
-        self._slots = slots
+        self.slots = slots
         self.registry = CollectorRegistry()
         self.registry.register(self)  # before the counters: see `collect`
-        counter = partial(_counter, registry=self.registry)
-        histogram = partial(_histogram, registry=self.registry)
+        counter = partial(series.counter, registry=self.registry)
+        histogram = partial(series.histogram, registry=self.registry)
         self._requests = counter("guard_requests")
         self._seconds = histogram("guard_request_seconds")
         self._stages = histogram("guard_station_seconds")
@@ -78,11 +44,11 @@ class Metrics(Observer, Collector):
     def answered(self, call: Call, moderation: Moderation) -> None:
         slot, usage = moderation.slot.name, moderation.usage
         self._requests[call.method, "OK", moderation.verdict.severity, slot].inc()
-        self._seconds[call.method, "OK", slot].observe(call.timer.total * _US)
+        self._seconds[call.method, "OK", slot].observe(call.timer.total * US)
         for stage, spent in call.timer.stages.items():
             waited_elsewhere = moderation.cached and stage is Stage.ENGINE
             station = CACHED if waited_elsewhere else stage
-            self._stages[station, slot].observe(spent * _US)
+            self._stages[station, slot].observe(spent * US)
         if moderation.cached:
             self._cached[slot,].inc()
             return
@@ -97,7 +63,7 @@ class Metrics(Observer, Collector):
         code = STATUS_CODES[type(error)] if error else grpc.StatusCode.CANCELLED
         slot = call.endpoint.slot.name if call.endpoint else ""
         self._requests[call.method, code.name, "", slot].inc()
-        self._seconds[call.method, code.name, slot].observe(call.timer.total * _US)
+        self._seconds[call.method, code.name, slot].observe(call.timer.total * US)
         if slot and isinstance(error, Overloaded):
             self._rejected[slot,].inc()
         if slot and isinstance(error, VerdictUngrammatical):
@@ -108,7 +74,7 @@ class Metrics(Observer, Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Makes the counters of each slot's faults: one that is not there can't be seen to grow."""
-        for slot in list(self._slots()):
+        for slot in list(self.slots()):
             for counter in (self._rejected, self._ungrammatical, self._failovers):
                 counter[slot,].inc(0)
         return ()
@@ -119,8 +85,8 @@ class ShadowMetrics(Observer):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """`registry` is that of Metrics."""
-        counter = partial(_counter, registry=registry)
-        self._seconds = _histogram("guard_shadow_seconds", registry)
+        counter = partial(series.counter, registry=registry)
+        self._seconds = series.histogram("guard_shadow_seconds", registry)
         self._compared = counter("guard_shadow_verdicts")
         self._agreed = counter("guard_shadow_agreed_verdicts")
         self._dropped = counter("guard_shadow_dropped")
@@ -129,8 +95,8 @@ class ShadowMetrics(Observer):
     def shadowed(self, slot: str, comparison: Comparison) -> None:
         self._compared[slot, comparison.severity, comparison.shadow_severity].inc()
         self._agreed[slot,].inc(comparison.agreed)
-        self._seconds[slot, "shadow"].observe(comparison.shadow_us * _US)
-        self._seconds[slot, "answer"].observe(comparison.answer_us * _US)
+        self._seconds[slot, "shadow"].observe(comparison.shadow_us * US)
+        self._seconds[slot, "answer"].observe(comparison.answer_us * US)
 
     def shadow_dropped(self, slot: str) -> None:
         self._dropped[slot,].inc()

@@ -6,7 +6,8 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from guard_server.routing.endpoint import Endpoint
-from guard_server.telemetry.catalogue import CATALOGUE, MOST_REPLICAS
+from guard_server.telemetry.catalogue import CATALOGUE
+from guard_server.telemetry.metric_labels import MOST_REPLICAS
 
 _GAUGES = (
     *("guard_replica_ready", "guard_replica_in_flight", "guard_replica_limit"),

@@ -19,6 +19,8 @@ from guard_core.slot.slot import Slot
 from guard_server.api.calls import Context
 from guard_server.api.live.live_messages import LivePlan, LiveReplies, read_start
 from guard_server.api.live.live_parts import LiveParts, LiveTimes, invalid, now
+from guard_server.api.live.live_report import LiveReport
+from guard_server.pipeline.live_events import CheckKind
 from guard_server.pipeline.moderator import Moderator
 from guard_server.pipeline.request import ModerationRequest
 from guard_server.pipeline.result import Moderation
@@ -46,7 +48,9 @@ class LiveCall:
         self._context = context
         self._caller = caller
         self._times = times
-        self._parts = LiveParts(context, partial(moderator.decoded, caller), self._begin, closed, times)
+        self._report = LiveReport(moderator.observers)
+        decoded = partial(moderator.decoded, caller)
+        self._parts = LiveParts(context, decoded, self._begin, closed, times)
         self._plan: LivePlan
         self._slot: Slot  # that gave the last verdict, or would give the first
         self._pause_until = 0.0  # before that no beginning is asked for
@@ -55,23 +59,30 @@ class LiveCall:
 
     async def run(self) -> None:
         """Ends when the answer is stopped or finished. Raises what else ends the call."""
-        async with self._parts:
-            session = await self._parts.session()
-            replies = LiveReplies(session)
-            if self._plan.judge_prompt:
-                judged = await self._patiently(self._plan.conversation)
-                await self._write(replies.of_prompt(replies.count(judged)))
-            while not session.ended:
-                self._parts.check_open()
-                length = session.due(now()) if now() >= self._pause_until else None
-                if length is None:
-                    paused = now() < self._pause_until
-                    await self._parts.wait(self._pause_until if paused else session.look_again_at)
-                elif await self._check(session, replies, length):
-                    return
-            judged = await self._patiently(self._request(session.text()))
-            session.finished(judged.action, now())
-            await self._write(replies.of_answer(replies.count(judged)))
+        with self._report:
+            async with self._parts:
+                await self._judge_answer(await self._parts.session())
+
+    async def _judge_answer(self, session: LiveSession) -> None:
+        replies = LiveReplies(session)
+        if self._plan.judge_prompt:
+            judged = await self._patiently(self._plan.conversation, CheckKind.PROMPT)
+            self._report.judged_prompt(judged)
+            await self._write(replies.of_prompt(replies.count(judged)))
+        while not session.ended:
+            self._parts.check_open()
+            length = session.due(now()) if now() >= self._pause_until else None
+            if length is None:
+                paused = now() < self._pause_until
+                await self._parts.wait(self._pause_until if paused else session.look_again_at)
+            elif await self._check(session, replies, length):
+                return
+        text = session.text()
+        judged = await self._patiently(self._request(text), CheckKind.FINAL)
+        tokens, _ = session.growth(len(text))
+        session.finished(judged.action, now())
+        self._report.judged(judged, session, tokens, 0)
+        await self._write(replies.of_answer(replies.count(judged)))
 
     def _begin(self, start: pb.LiveStart) -> LiveSession:
         self._plan = read_start(start)
@@ -85,7 +96,9 @@ class LiveCall:
         by_score = bool(self._plan.rule.unsafe_score)
         request = self._request(session.text(length))
         try:
-            judged = await self._ask(replace(request, partial=True, with_scores=by_score))
+            judged = await self._ask(
+                replace(request, partial=True, with_scores=by_score), CheckKind.PARTIAL
+            )
         except _PASSING_ERRORS as error:
             self._pause(error)
             if not isinstance(error, Overloaded | Unavailable):
@@ -99,20 +112,23 @@ class LiveCall:
         unsafe = judged.scores[2] if judged.scores else None
         self._reported = None
         answer = replies.count(judged)
-        if session.judged(length, judged.action, unsafe, now()):
+        tokens, steps = session.growth(length)
+        changed = session.judged(length, judged.action, unsafe, now())
+        self._report.judged(judged, session, tokens, steps - 1)
+        if changed:
             await self._write(replies.of_answer(answer))
         return session.state is LiveState.STOPPED
 
-    async def _patiently(self, request: ModerationRequest) -> Moderation:
+    async def _patiently(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
         """A verdict, also if the engine is away for a moment."""
         while True:
             try:
-                return await self._ask(request)
+                return await self._ask(request, kind)
             except Unavailable as error:
                 self._pause(error)
                 await asyncio.sleep(_AWAY_S)
 
-    async def _ask(self, request: ModerationRequest) -> Moderation:
+    async def _ask(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
         """One check. Raises what ends the reading meanwhile, unless that is the caller's end."""
         size = sum(len(message.content.encode()) for message in request.messages)
         asking = asyncio.create_task(
@@ -126,6 +142,12 @@ class LiveCall:
             if not asking.done():
                 reading.result()
             judged = await asking
+        except GuardError as error:
+            self._report.failed(kind, self._slot.name, error if asking.done() else None)
+            raise
+        except asyncio.CancelledError:
+            self._report.failed(kind, self._slot.name, None)
+            raise
         finally:
             asking.cancel()
         self._slot = judged.slot

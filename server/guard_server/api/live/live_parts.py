@@ -41,7 +41,8 @@ class LiveParts:
     ) -> None:
         """`decoded` decodes a part in its caller's turn; `begin` makes the session of a start.
 
-         `closed`: set when the server stops."""
+        `closed`: set when the server stops.
+        """
         self._context = context
         self._decoded = decoded
         self._begin = begin
