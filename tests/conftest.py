@@ -98,7 +98,8 @@ def agree(tiny_prompt: Prompt) -> Callable[[Asked], Answer]:
     """An engine that agrees to every draft: Safe."""
 
     def answer(asked: Asked) -> Answer:
-        return asked.draft[:-1]  # its end token is never returned
+        ended = asked.draft[-1:] == [asked.end_id]
+        return asked.draft[:-1] if ended else asked.draft  # no end token is ever returned
 
     return answer
 

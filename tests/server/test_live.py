@@ -3,6 +3,7 @@
 import asyncio
 
 import grpc
+import pytest
 
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2 as pb
@@ -77,7 +78,48 @@ async def test_two_blocked_beginnings_stop_the_answer_with_the_whole_verdict(
         assert stopped.verdict.categories == [VIOLENCE]
         assert stopped.verdict.refusal == types_pb2.REFUSAL_NO
         await live.closed()
-        assert len(script.judged) == 3
+        # The severity of three beginnings, and the whole verdict of the last one.
+        assert len(script.judged) == 4
+        assert script.judged[-1] == script.judged[-2]
+
+
+async def test_a_beginning_takes_one_engine_call_whatever_it_is(live_serve: LiveServe) -> None:
+    async with live_serve() as (client, engine, _):
+        live = Live(client)
+        await live.begin()
+        for text, state in ((FINE, PASSING), (BAD, HOLDING), (GOOD, PASSING)):
+            await live.say(f"{text}x ")
+            reply = await live.next()
+            assert reply.state == state
+            assert reply.usage.engine_calls == reply.checks == len(engine.drafts())
+            assert not reply.usage.completion
+        assert len(engine.asked) == 3
+        live.call.cancel()
+
+
+async def test_rules_on_categories_have_whole_verdicts_of_beginnings(live_serve: LiveServe) -> None:
+    rule = types_pb2.CategoryRule(category=VIOLENCE, action=types_pb2.ACTION_BLOCK)
+    async with live_serve() as (client, engine, _):
+        live = Live(client, request=ask("Q", policy=types_pb2.Policy(category_rules=[rule])))
+        await live.begin()
+        await live.say(f"{BAD}x")
+        assert (await live.next()).usage.engine_calls == len(engine.asked) == 2
+        live.call.cancel()
+
+
+@pytest.mark.parametrize(("of_drafts", "calls"), [(True, 1), (False, 2)])
+async def test_scores_come_with_the_draft_where_the_engine_gives_them(
+    live_serve: LiveServe, of_drafts: bool, calls: int
+) -> None:
+    async with live_serve() as (client, engine, _):
+        engine.vocabulary, engine.logits_of_drafts = VOCABULARY, of_drafts
+        live = Live(client, stop=pb.LiveStop(unsafe_score=0.9))
+        await live.begin()
+        await live.say(f"{BAD}x")
+        reply = await live.next()
+        assert reply.usage.engine_calls == len(engine.asked) == calls
+        assert reply.verdict.scores.unsafe > reply.verdict.scores.safe
+        live.call.cancel()
 
 
 async def test_one_that_is_never_stopped_is_blocked_at_its_end(live_serve: LiveServe) -> None:

@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import duration_pb2
 
+from guard_core.verdict.grammar import Verdict
+from guard_core.verdict.prompt import Prompt
+from guard_core.verdict.taxonomy import Severity
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2 as pb
 from tests.server.conftest import TinyServe
-from tests.server.live_calls import FINISHED, PASSING, Live
-from tests.support.gateway import Client, ask, fields, rich_status, turns
+from tests.server.live_calls import FINE, FINISHED, PASSING, Live
+from tests.support.gateway import Client, ask, fields, gateway, rich_status, turns
+from tests.support.slots import tiny_files, write_slot
+from tests.support.stand_ins.fake_engine import fake_engine
+from tests.support.stand_ins.scripted_model import Script
 
 
 def parts(*given: pb.LiveStart | str | None) -> Iterator[pb.ModerateLiveRequest]:
@@ -131,3 +138,25 @@ async def test_a_caller_that_is_silent_or_too_long_is_ended(tiny_serve: TinyServ
         talking = asyncio.create_task(talk())
         assert "no end after 0.7 s" in str((await live.error()).details())
         talking.cancel()
+
+
+async def test_a_slot_with_neither_logits_nor_drafts_judges_without_scores(
+    tmp_path: Path, tiny_prompt: Prompt
+) -> None:
+    ends = (tiny_prompt.added_tokens["<|im_end|>"], tiny_prompt.added_tokens["<|endoftext|>"])
+    slot = tmp_path / "blue"
+    write_slot(slot, *tiny_files(), ends, max_draft_tokens=0, generation_logits=False)
+    model = Script(tiny_prompt, lambda _: Verdict(Severity.SAFE))
+    async with fake_engine(model) as engine, gateway(slot, engine.port) as client:
+        await client.until_serving()
+        live = Live(client, stop=pb.LiveStop(unsafe_score=0.5))
+        await live.begin()
+        error = await live.error()
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert fields(rich_status(error)) == ["start.stop.unsafe_score"]
+        live = Live(client)
+        await live.begin()
+        await live.say(f"{FINE}x")
+        reply = await live.next()
+        assert (reply.state, reply.usage.engine_calls, reply.usage.draft_tokens) == (PASSING, 1, 0)
+        live.call.cancel()

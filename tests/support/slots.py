@@ -24,6 +24,7 @@ def write_slot(
     *,
     max_draft_tokens: int = 24,
     max_in_flight: int = 32,
+    generation_logits: bool = True,
 ) -> Manifest:
     """A slot's gateway side: manifest, template and tokenizer."""
     directory.mkdir(parents=True)
@@ -41,7 +42,7 @@ def write_slot(
             kv_block_tokens=32,
         ),
         tokens=Tokens(end_ids=end_ids),
-        generation_logits=True,
+        generation_logits=generation_logits,
         files={name: file for name, file in files.items() if file is not None},
     )
     manifest.save(directory)

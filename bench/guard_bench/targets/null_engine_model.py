@@ -42,8 +42,9 @@ class TritonPythonModel:
                 sender.send(pb_utils.InferenceResponse([]), flags=_final())
                 continue
             draft = _value(request, "draft_input_ids")
-            # All of the draft but its end token, which is never returned.
-            ids = self._none if draft is None else draft[:, :-1]
+            ids = self._none if draft is None else draft
+            if ids.size and ids[0, -1] == _value(request, "end_id")[0, 0]:
+                ids = ids[:, :-1]  # it is never returned
             if self._pace:
                 self._pace.begin(request.request_id(), _Later(self._answer, sender, ids))
             else:

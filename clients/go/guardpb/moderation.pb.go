@@ -904,7 +904,7 @@ func (*LiveEnd) Descriptor() ([]byte, []int) {
 type LiveCadence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many tokens of the slot's tokenizer a beginning has more than the one judged before it: 16
-	// to 2,048. 0: 50. Each check computes about 131 tokens more than these.
+	// to 2,048. 0: 50. Each check computes about 122 tokens more than these.
 	EveryTokens uint32 `protobuf:"varint,1,opt,name=every_tokens,json=everyTokens,proto3" json:"every_tokens,omitempty"`
 	// The same for the first beginning: 1 to 2,048. 0: 20.
 	FirstTokens uint32 `protobuf:"varint,2,opt,name=first_tokens,json=firstTokens,proto3" json:"first_tokens,omitempty"`
@@ -982,8 +982,8 @@ type LiveStop struct {
 	// first one does, which cuts off answers that are allowed as a whole.
 	Confirm uint32 `protobuf:"varint,1,opt,name=confirm,proto3" json:"confirm,omitempty"`
 	// A beginning with the action BLOCK whose probability of Unsafe is this or more stops the answer
-	// by itself: 0 to 1. 0: none does. Each check then costs one more engine call. Rejected if the
-	// slot's engine returns no logits.
+	// by itself: 0 to 1. 0: none does. Each check then costs one more engine call where the engine's
+	// answers to drafts have no logits. Rejected if the slot's engine returns none at all.
 	UnsafeScore float32 `protobuf:"fixed32,2,opt,name=unsafe_score,json=unsafeScore,proto3" json:"unsafe_score,omitempty"`
 	// Never stop: the answer is judged to its end, for logs and evaluation.
 	Never         bool `protobuf:"varint,3,opt,name=never,proto3" json:"never,omitempty"`
@@ -1060,7 +1060,8 @@ type ModerateLiveResponse struct {
 	Action Action `protobuf:"varint,5,opt,name=action,proto3,enum=qwen3guard.v1.Action" json:"action,omitempty"`
 	// The model that judged. It may change from reply to reply during a rollout.
 	Model *ModelInfo `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
-	// Sums over all checks of this call so far; `completion` and `cached` are those of the newest.
+	// Sums over all checks of this call so far; `cached` is that of the newest, and so is `completion`
+	// in a final reply, and for the user's message.
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The time of each stage of the newest check.
 	Timings *Timings `protobuf:"bytes,8,opt,name=timings,proto3" json:"timings,omitempty"`

@@ -177,6 +177,15 @@ class LiveSession:
         """That beginning got no verdict, and would get none if it were asked for again."""
         self._take_up(length)
 
+    def would_stop(self, unsafe: float | None) -> StopReason | None:
+        """Why one more blocked beginning stops the answer, if it does. `unsafe` as in `judged`."""
+        rule = self._rule
+        if rule.never:
+            return None
+        if unsafe is not None and 0 < rule.unsafe_score <= unsafe:
+            return StopReason.SCORE
+        return StopReason.CONFIRMED if self._blocked + 1 >= rule.confirm else None
+
     def judged(self, length: int, action: Action, unsafe: float | None, now: float) -> bool:
         """Takes the action on a beginning, and its probability of Unsafe if that is known.
 
@@ -190,14 +199,9 @@ class LiveSession:
             self.state = LiveState.PASSING
             self._clear(now)
         else:
+            self.stop_reason = self.would_stop(unsafe)
+            self.state = LiveState.STOPPED if self.stop_reason else LiveState.HOLDING
             self._blocked += 1
-            rule = self._rule
-            by_score = unsafe is not None and 0 < rule.unsafe_score <= unsafe
-            if not rule.never and (by_score or self._blocked >= rule.confirm):
-                self.state = LiveState.STOPPED
-                self.stop_reason = StopReason.SCORE if by_score else StopReason.CONFIRMED
-            else:
-                self.state = LiveState.HOLDING
             self.lag_s = None
         return before != (self.state, self.cleared_bytes)
 

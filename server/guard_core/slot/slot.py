@@ -12,6 +12,7 @@ from guard_core.errors import RequestInvalid, Violation
 from guard_core.slot.slot_files import SlotFiles
 from guard_core.verdict.decoder import Decoded, DecodingLimits, VerdictDecoder
 from guard_core.verdict.markers import Markers
+from guard_core.verdict.severity_decoder import SeverityDecoder
 
 WARM_UP = (
     (Message(Role.USER, "Hello!"),),
@@ -43,18 +44,20 @@ class Slot:
         self.fingerprint = manifest.fingerprint
         self.prompt = files.prompt
         self.markers = Markers(self.prompt)
+        decoding = DecodingLimits(
+            max_input_tokens=limits.max_input_tokens,
+            max_output_tokens=limits.max_output_tokens,
+            max_draft_tokens=limits.max_draft_tokens,
+            kv_block_tokens=limits.kv_block_tokens,
+        )
         self.decoder = VerdictDecoder(
             self.prompt,
-            DecodingLimits(
-                max_input_tokens=limits.max_input_tokens,
-                max_output_tokens=limits.max_output_tokens,
-                max_draft_tokens=limits.max_draft_tokens,
-                kv_block_tokens=limits.kv_block_tokens,
-            ),
+            decoding,
             manifest.tokens.end_ids,
             has_logits=manifest.generation_logits,
             strict_completion=strict_completion,
         )
+        self.severity_decoder = SeverityDecoder(self.decoder, decoding)
         # They are rendered here, so that a template that can't is refused.
         self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in WARM_UP]
 

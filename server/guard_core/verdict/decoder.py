@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 import numpy as np
+import numpy.typing as npt
 
 from guard_core.conversation import Mode
 from guard_core.engine.tensors import Generated, Generation, TokenSource
@@ -95,11 +96,16 @@ class VerdictDecoder:
         self._end_ids = tuple(end_ids)
         self._prompt = prompt
         self._strict = strict_completion
-        self._labels = LabelTokens.of(prompt)
-        self.offers_scores = has_logits and self._labels.severities_differ
+        self.labels = LabelTokens.of(prompt)
+        self.offers_scores = has_logits and self.labels.severities_differ
         self._drafts = {mode: self._draft(mode) for mode in Mode}
-        draft_room = max(len(self._labels.severity_key), *map(len, self._drafts.values()))
+        draft_room = max(len(self.labels.severity_key), *map(len, self._drafts.values()))
         self.max_prompt_tokens = limits.max_input_tokens - draft_room
+
+    @property
+    def end_id(self) -> int:
+        """The token id that is sent as the one that ends an output."""
+        return self._end_ids[0]
 
     async def decode(
         self, engine: TokenSource, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
@@ -117,7 +123,7 @@ class VerdictDecoder:
         verdict = parse(self._prompt.decode(ids[:end]), mode)
         scores = None
         if with_scores and self.offers_scores:
-            scores = await self._scores(engine, prompt)
+            scores = await self.scores(engine, prompt)
             usage.engine_calls += 1
         return Decoded(verdict, usage, scores)
 
@@ -131,11 +137,11 @@ class VerdictDecoder:
         asked = Generation(prompt, self._end_ids[0], len(draft) + 1, draft)
         answer = await self._ask(engine, usage, asked)
         ids = answer.ids
-        if _agreement(ids, draft) == len(ids):
+        if agreement(ids, draft) == len(ids):
             ids = self._with_end(ids)
         usage.draft_tokens = len(draft)
-        usage.accepted_draft_tokens = _agreement(ids, draft)
-        match outcome(ids, draft, self._end_ids, self._labels, mode):
+        usage.accepted_draft_tokens = agreement(ids, draft)
+        match outcome(ids, draft, self._end_ids, self.labels, mode):
             case DraftOutcome.COMPLETE if not self._strict:
                 usage.grammar_complete = True
             case DraftOutcome.COMPLETE | DraftOutcome.AGAIN:
@@ -144,23 +150,20 @@ class VerdictDecoder:
                 pass
         return ids
 
-    async def _scores(self, engine: TokenSource, prompt: Sequence[int]) -> Scores:
+    async def scores(self, engine: TokenSource, prompt: Sequence[int]) -> Scores:
+        """One engine call, where the slot offers scores. Raises as `decode`."""
         asked = Generation(
-            [*prompt, *self._labels.severity_key], self._end_ids[0], max_tokens=1, logits=True
+            [*prompt, *self.labels.severity_key], self._end_ids[0], max_tokens=1, logits=True
         )
         answer = await engine.generate(asked)
         if answer.logits is None or not len(answer.logits):
             raise EngineFailed("The engine returned no logits, although its manifest offers them.")
-        first = [self._labels.severities[name][0] for name in self._labels.severities]
-        logits = answer.logits[0, first].astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        safe, controversial, unsafe = (weights / weights.sum()).tolist()
-        return safe, controversial, unsafe
+        return severity_scores(answer.logits[0], self.labels)
 
     def _draft(self, mode: Mode) -> tuple[int, ...]:
-        draft = (*self._labels.likeliest[mode], self._end_ids[0])
+        draft = (*self.labels.likeliest[mode], self._end_ids[0])
         fits = len(draft) <= self._limits.max_draft_tokens
-        return draft if fits and self._labels.all_differ else ()
+        return draft if fits and self.labels.all_differ else ()
 
     async def _greedy(
         self,
@@ -216,7 +219,17 @@ def _whole_verdicts(draft: Sequence[int], labels: LabelTokens) -> set[tuple[int,
     return {(*before, *ids) for ids in labels.refusals.values()}
 
 
-def _agreement(ids: Sequence[int], draft: Sequence[int]) -> int:
+def severity_scores(logits: npt.NDArray[np.float32], labels: LabelTokens) -> Scores:
+    """The softmax over the severities' first tokens; `logits` [vocabulary]: of the label."""
+    first = [labels.severities[name][0] for name in labels.severities]
+    chosen = logits[first].astype(np.float64)
+    weights = np.exp(chosen - chosen.max())
+    safe, controversial, unsafe = (weights / weights.sum()).tolist()
+    return safe, controversial, unsafe
+
+
+def agreement(ids: Sequence[int], draft: Sequence[int]) -> int:
+    """How many of the draft's tokens the model wrote."""
     pairs = enumerate(zip(ids, draft, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(ids), len(draft)))
 

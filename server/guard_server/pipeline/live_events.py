@@ -11,7 +11,7 @@ class CheckKind(StrEnum):
 
     PROMPT = "prompt"  # the user's message
     PARTIAL = "partial"  # a beginning of the answer
-    FINAL = "final"  # the whole answer
+    FINAL = "final"  # the whole answer, or the beginning that stops it
 
 
 class HoldEnd(StrEnum):

@@ -165,9 +165,14 @@ class Moderator:
 
         async def run() -> Decoded:
             call.timer.passed(Stage.QUEUE)
-            decoded = await slot.decoder.decode(
-                engine, prompt, request.mode, with_scores=with_scores
-            )
+            if request.severity_only:
+                decoded = await slot.severity_decoder.decode(
+                    engine, prompt, with_scores=with_scores
+                )
+            else:
+                decoded = await slot.decoder.decode(
+                    engine, prompt, request.mode, with_scores=with_scores
+                )
             call.timer.passed(Stage.ENGINE)
             return decoded
 

@@ -23,6 +23,7 @@ class ModerationRequest:
     routing_key: str = ""
     markers: MarkerTreatment | None = None  # None: the server's setting
     partial: bool = False  # a beginning of an answer: not cached, shadowed or judged in parts
+    severity_only: bool = False  # of a beginning: no categories and refusal
     stay: Slot | None = None  # that judged a shorter beginning: preferred while it has traffic
 
     @property

@@ -472,7 +472,7 @@ class LiveCadence(_message.Message):
     LONGEST_HOLD_FIELD_NUMBER: _builtins.int
     every_tokens: _builtins.int
     """How many tokens of the slot's tokenizer a beginning has more than the one judged before it: 16
-    to 2,048. 0: 50. Each check computes about 131 tokens more than these.
+    to 2,048. 0: 50. Each check computes about 122 tokens more than these.
     """
     first_tokens: _builtins.int
     """The same for the first beginning: 1 to 2,048. 0: 20."""
@@ -515,8 +515,8 @@ class LiveStop(_message.Message):
     """
     unsafe_score: _builtins.float
     """A beginning with the action BLOCK whose probability of Unsafe is this or more stops the answer
-    by itself: 0 to 1. 0: none does. Each check then costs one more engine call. Rejected if the
-    slot's engine returns no logits.
+    by itself: 0 to 1. 0: none does. Each check then costs one more engine call where the engine's
+    answers to drafts have no logits. Rejected if the slot's engine returns none at all.
     """
     never: _builtins.bool
     """Never stop: the answer is judged to its end, for logs and evaluation."""
@@ -579,7 +579,9 @@ class ModerateLiveResponse(_message.Message):
 
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
-        """Sums over all checks of this call so far; `completion` and `cached` are those of the newest."""
+        """Sums over all checks of this call so far; `cached` is that of the newest, and so is `completion`
+        in a final reply, and for the user's message.
+        """
 
     @_builtins.property
     def timings(self) -> _types_pb2.Timings:

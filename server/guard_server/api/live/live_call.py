@@ -16,6 +16,7 @@ from guard_core.errors import (
 )
 from guard_core.live.live_session import LiveSession, LiveState
 from guard_core.slot.slot import Slot
+from guard_core.verdict.policy import Action
 from guard_server.api.calls import Context
 from guard_server.api.live.live_messages import LivePlan, LiveReplies, read_start
 from guard_server.api.live.live_parts import LiveParts, LiveTimes, invalid, now
@@ -67,7 +68,7 @@ class LiveCall:
         replies = LiveReplies(session)
         if self._plan.judge_prompt:
             judged = await self._patiently(self._plan.conversation, CheckKind.PROMPT)
-            self._report.judged_prompt(judged)
+            self._report.judged_beside(CheckKind.PROMPT, judged)
             await self._write(replies.of_prompt(replies.count(judged)))
         while not session.ended:
             self._parts.check_open()
@@ -93,12 +94,8 @@ class LiveCall:
 
     async def _check(self, session: LiveSession, replies: LiveReplies, length: int) -> bool:
         """Judges a beginning. Whether that stops the answer."""
-        by_score = bool(self._plan.rule.unsafe_score)
-        request = self._request(session.text(length))
         try:
-            judged = await self._ask(
-                replace(request, partial=True, with_scores=by_score), CheckKind.PARTIAL
-            )
+            judged, unsafe = await self._judge_beginning(session, replies, length)
         except _PASSING_ERRORS as error:
             self._pause(error)
             if not isinstance(error, Overloaded | Unavailable):
@@ -107,9 +104,6 @@ class LiveCall:
                 self._reported = type(error)
                 await self._write(replies.not_checked(error))
             return False
-        if by_score and judged.scores is None:
-            raise _no_scores(judged.slot)
-        unsafe = judged.scores[2] if judged.scores else None
         self._reported = None
         answer = replies.count(judged)
         tokens, steps = session.growth(length)
@@ -118,6 +112,32 @@ class LiveCall:
         if changed:
             await self._write(replies.of_answer(answer))
         return session.state is LiveState.STOPPED
+
+    async def _judge_beginning(
+        self, session: LiveSession, replies: LiveReplies, length: int
+    ) -> tuple[Moderation, float | None]:
+        """The verdict of a beginning, and its probability of Unsafe if the stop rule asks for it.
+
+        Of a verdict that is not sent as the last one only the severity is asked for, unless the
+        policy derives actions from categories.
+        """
+        plan = self._plan
+        by_score = bool(plan.rule.unsafe_score)
+        beginning = replace(self._request(session.text(length)), partial=True)
+        severity_only = not plan.conversation.policy.category_rules
+        judged = await self._ask(
+            replace(beginning, with_scores=by_score, severity_only=severity_only),
+            CheckKind.PARTIAL,
+        )
+        if by_score and judged.scores is None:
+            raise _no_scores(judged.slot)
+        unsafe = judged.scores[2] if judged.scores else None
+        if severity_only and judged.action is Action.BLOCK and session.would_stop(unsafe):
+            replies.count(judged)
+            self._report.judged_beside(CheckKind.PARTIAL, judged)
+            with_scores = by_score or plan.conversation.with_scores
+            judged = await self._ask(replace(beginning, with_scores=with_scores), CheckKind.FINAL)
+        return judged, unsafe
 
     async def _patiently(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
         """A verdict, also if the engine is away for a moment."""

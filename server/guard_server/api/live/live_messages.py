@@ -112,6 +112,8 @@ class LiveReplies:
         if session.state not in _FINAL:
             del reply.verdict.categories[:]
             reply.verdict.ClearField("refusal")
+            reply.verdict.mode = types_pb2.MODE_RESPONSE
+            reply.usage.ClearField("completion")
         if session.lag_s is not None:
             reply.lag.CopyFrom(_duration(session.lag_s))
         return reply

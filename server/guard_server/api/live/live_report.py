@@ -10,6 +10,8 @@ from guard_server.pipeline.live_events import CheckKind, HoldEnd, LiveStep
 from guard_server.pipeline.observer import Observer
 from guard_server.pipeline.result import Moderation
 
+_FINAL = (LiveState.STOPPED, LiveState.FINISHED)
+
 
 class LiveReport:
     """Use it as a context manager around the call."""
@@ -36,9 +38,9 @@ class LiveReport:
         for observer in self._observers:
             observer.live_failed(slot, kind, error)
 
-    def judged_prompt(self, moderation: Moderation) -> None:
-        """The user's message has its verdict."""
-        self._tell(moderation, LiveStep(CheckKind.PROMPT, 0, _computed(moderation), 0, None))
+    def judged_beside(self, kind: CheckKind, moderation: Moderation) -> None:
+        """A verdict that the session does not take: of the prompt, or followed by a whole one."""
+        self._tell(moderation, LiveStep(kind, 0, _computed(moderation), 0, None))
 
     def judged(
         self, moderation: Moderation, session: LiveSession, tokens: int, coalesced: int
@@ -48,7 +50,7 @@ class LiveReport:
         blocked = moderation.action is Action.BLOCK
         was_passing = self._state is LiveState.PASSING
         step = LiveStep(
-            CheckKind.FINAL if final else CheckKind.PARTIAL,
+            CheckKind.FINAL if session.state in _FINAL else CheckKind.PARTIAL,
             tokens,
             _computed(moderation),
             coalesced,
