@@ -46,6 +46,8 @@ type testCase struct {
 	Metadata    map[string]string
 	Expect      []map[string]any
 	Order       []int
+	Start       json.RawMessage
+	Texts       []string
 	Ends        map[string]any
 }
 
@@ -106,6 +108,10 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	for key, value := range c.Metadata {
 		ctx = metadata.AppendToOutgoingContext(ctx, key, value)
 	}
+	if c.Call == "live" {
+		c.live(ctx, t, client)
+		return
+	}
 	requests := make([]*guardpb.ModerateRequest, len(c.Requests))
 	for i, raw := range c.Requests {
 		if requests[i], err = request(raw); err != nil {
@@ -116,15 +122,7 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	if err == nil {
 		outcomes, err = c.call(ctx, client, requests)
 	}
-	if c.Ends != nil {
-		var failed *guard.Error
-		if !errors.As(err, &failed) {
-			t.Fatalf("the call ended with %v", err)
-		}
-		check(t, "ends", c.Ends, describe(failed))
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	c.checkEnd(t, err)
 	for i, index := range c.Order {
 		if i >= len(outcomes) || outcomes[i].Index != index {
 			t.Fatalf("outcomes came in the order %v", outcomes)
@@ -139,6 +137,19 @@ func (c *testCase) run(t *testing.T, p *plan) {
 	}
 	for i, expected := range c.Expect {
 		check(t, fmt.Sprint(i), expected, outcome(t, outcomes[i]))
+	}
+}
+
+func (c *testCase) checkEnd(t *testing.T, err error) {
+	t.Helper()
+	if c.Ends != nil {
+		var failed *guard.Error
+		if !errors.As(err, &failed) {
+			t.Fatalf("the call ended with %v", err)
+		}
+		check(t, "ends", c.Ends, describe(failed))
+	} else if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -85,8 +85,9 @@ func (s *stream) run(ctx context.Context) error {
 	}
 }
 
-type received struct {
-	answer *guardpb.StreamModerateResponse
+// received is what one read of a call gave.
+type received[A any] struct {
+	answer A
 	err    error
 }
 
@@ -101,8 +102,11 @@ func (s *stream) connected(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var call guardpb.ModerationService_StreamModerateClient // nil until there is a connection
-	calls, answers := make(chan guardpb.ModerationService_StreamModerateClient), make(chan received)
-	go receive(ctx, s.client.service, calls, answers)
+	calls, answers := make(chan guardpb.ModerationService_StreamModerateClient), make(chan received[*guardpb.StreamModerateResponse])
+	open := func(ctx context.Context) (guardpb.ModerationService_StreamModerateClient, error) {
+		return s.client.service.StreamModerate(ctx)
+	}
+	go receive(ctx, open, calls, answers)
 	for {
 		maySend := call != nil && s.pause == nil && len(s.inFlight) < window
 		for ; maySend && len(s.unsent) > 0; maySend = len(s.inFlight) < window {
@@ -150,11 +154,11 @@ func (s *stream) connected(ctx context.Context) error {
 }
 
 // receive opens a call and reads its answers, until it fails or the context ends.
-func receive(
-	ctx context.Context, service guardpb.ModerationServiceClient,
-	calls chan<- guardpb.ModerationService_StreamModerateClient, answers chan<- received,
+func receive[C interface{ Recv() (A, error) }, A any](
+	ctx context.Context, open func(context.Context) (C, error),
+	calls chan<- C, answers chan<- received[A],
 ) {
-	call, err := service.StreamModerate(ctx)
+	call, err := open(ctx)
 	if err == nil {
 		select {
 		case calls <- call:
@@ -163,12 +167,12 @@ func receive(
 		}
 	}
 	for {
-		var answer *guardpb.StreamModerateResponse
+		var answer A
 		if err == nil {
 			answer, err = call.Recv()
 		}
 		select {
-		case answers <- received{answer, err}:
+		case answers <- received[A]{answer, err}:
 		case <-ctx.Done():
 			return
 		}

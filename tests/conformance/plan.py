@@ -18,16 +18,20 @@ _TIMEOUT_S = 60.0
 def cases(folder: Path = CASES) -> list[dict[str, Any]]:
     """Every case of a folder with every key, in a fixed order.
 
-    name, server; call: moderate, batch or stream; tls: whether the client uses it; metadata: what
-    goes with the call; requests: ModerateRequest in JSON, its wire bytes as a string in base64, or
-    a chat program's list of messages; timeout_s of a moderate or batch; item_timeout_s of a
-    stream's request, 0 if none; cancel_after_s, 0 if not;
+    name, server; call: moderate, batch, stream or live; tls: whether the client uses it; metadata:
+    what goes with the call; requests: ModerateRequest in JSON, its wire bytes as a string in
+    base64, or a chat program's list of messages; timeout_s of a moderate or batch; item_timeout_s
+    of a stream's request, 0 if none; cancel_after_s, 0 if not;
     token_kib: size of the token that each call carries, 0 if none; quiet_s: a stream's last request
     comes so many seconds after the others;
     leave_after: leave the stream after so many outcomes, 0 if not; expect: for each request what
     its outcome holds, {"response": part, "printed": its action as text} or {"error": part}, where
     null is absent, "*" anything that is present and "a|b" either, and an error's message holds what
     it "says"; order: the indexes of the first outcomes; ends: the error of the whole call, or null.
+
+    Of a live call: start: LiveStart in JSON; texts: parts of the answer, each of which comes after
+    the event of the one before, and the end after that of the last; expect: for each event its
+    text and a part of its reply, {"text": text, "reply": part}.
     """
     default = {
         "requests": [],
@@ -40,6 +44,8 @@ def cases(folder: Path = CASES) -> list[dict[str, Any]]:
         "quiet_s": 0,
         "expect": [],
         "order": [],
+        "start": {},
+        "texts": [],
         "ends": None,
     }
     found = [

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 
+from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1.moderation_pb2 import ModerateRequest
-from qwen3guard_client import Action, AsyncClient, Client, GuardError, Outcome, request
+from qwen3guard_client import Action, AsyncClient, Client, GuardError, LiveEvent, Outcome, request
 
 Case = dict[str, Any]
 PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-8"))
@@ -47,6 +49,37 @@ def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outco
                 stream.close()
                 break
         return outcomes
+
+
+def sync_live(case: Case, target: str, events: list[LiveEvent]) -> None:
+    """Adds the events as they come. Each text comes after the event of the one before."""
+    next_text = threading.Semaphore()
+
+    def texts() -> Iterator[str]:
+        for text in case["texts"]:
+            next_text.acquire()
+            yield text
+        next_text.acquire()
+
+    with Client(target, **connection(case)) as client:
+        for event in client.live(ParseDict(case["start"], pb.LiveStart()), texts()):
+            events.append(event)
+            next_text.release()
+
+
+async def aio_live(case: Case, target: str, events: list[LiveEvent]) -> None:
+    next_text = asyncio.Semaphore()
+
+    async def texts() -> AsyncIterator[str]:
+        for text in case["texts"]:
+            await next_text.acquire()
+            yield text
+        await next_text.acquire()
+
+    async with AsyncClient(target, **connection(case)) as client:
+        async for event in client.live(ParseDict(case["start"], pb.LiveStart()), texts()):
+            events.append(event)
+            next_text.release()
 
 
 def late(case: Case, requests: list[ModerateRequest]) -> Iterator[ModerateRequest]:
@@ -81,6 +114,7 @@ async def aio(case: Case, target: str, requests: list[ModerateRequest]) -> list[
         return outcomes
 
 
+Live = Callable[[Case, str, list[LiveEvent]], Awaitable[None]]
 Call = Callable[[Case, str, list[ModerateRequest]], Awaitable[list[Outcome]]]
 
 
@@ -93,16 +127,26 @@ def read(asked: Any) -> ModerateRequest:
     return ParseDict(asked, ModerateRequest())
 
 
-async def run(case: Case, target: str, call: Call) -> None:
+async def run(case: Case, target: str, call: Call, live: Live) -> None:
     outcomes: list[Outcome] = []
+    events: list[LiveEvent] = []
     try:
-        outcomes = await call(case, target, [read(asked) for asked in case["requests"]])
+        if case["call"] == "live":
+            await live(case, target, events)
+        else:
+            outcomes = await call(case, target, [read(asked) for asked in case["requests"]])
         ended = None
     except GuardError as error:
         ended = described(error)
     except TimeoutError:
         ended = {"code": "CANCELLED"}
     check("ends", case["ends"], ended)
+    if case["call"] == "live":
+        came = [{"text": event.text, "reply": MessageToDict(event.reply)} for event in events]
+        assert len(came) == len(case["expect"]), f"{len(came)} events: {came}"
+        for number, (expected, event) in enumerate(zip(case["expect"], came, strict=True)):
+            check(str(number), expected, event)
+        return
     order = [outcome.index for outcome in outcomes]
     assert order[: len(case["order"])] == case["order"], f"came in the order {order}"
     if case["leave_after"]:
@@ -150,13 +194,17 @@ async def main(kind: str) -> int:
     async def threads(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:
         return await asyncio.to_thread(sync, case, target, requests)
 
+    async def thread_live(case: Case, target: str, events: list[LiveEvent]) -> None:
+        await asyncio.to_thread(sync_live, case, target, events)
+
+    calls = (aio, aio_live) if kind == "aio" else (threads, thread_live)
     passed = []
     for case in PLAN["cases"]:
         if kind == "sync" and case["cancel_after_s"]:
             print(f"skip  {case['name']}: a thread can't be cancelled")
             continue
         try:
-            await run(case, PLAN["servers"][case["server"]], aio if kind == "aio" else threads)
+            await run(case, PLAN["servers"][case["server"]], *calls)
         except Exception:
             print(f"FAIL  {case['name']}\n{traceback.format_exc()}")
         else:

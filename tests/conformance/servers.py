@@ -56,14 +56,19 @@ class FaultEngine:
 
     def answer(self, asked: Asked) -> Answer:
         text = _TOKENIZER.decode(asked.prompt, skip_special_tokens=False)
-        found = _ORDER.search(text)
+        is_answer = "LAST ASSISTANT" in text
+        orders = list(_ORDER.finditer(text))
+        found = orders[-is_answer] if orders else None  # the last one, as an answer may grow
         verb, rest = (found[1] or found[3], found[2] or "") if found else ("agrees", "")
+        agreed = asked.draft[:-1] if asked.draft[-1:] == [_END] else asked.draft
         match verb:
             case "agrees":
-                return asked.draft[:-1]
+                return agreed
             case "writes":
                 severity, categories = rest.split("; ")
                 lines = f"Safety: {severity}\nCategories: {categories}"
+                if is_answer:
+                    lines += "\nRefusal: No"
                 ids = _TOKENIZER.encode(lines, add_special_tokens=False).ids
                 return writes([*ids, _END], end_id=_END)(asked)
             case "fails":
@@ -73,16 +78,16 @@ class FaultEngine:
                 return None
             case "is":  # full N times, or full for N second
                 full = self._is_full(text, *rest.split()[1:])
-                return "Maximum queue size of 8 has been reached" if full else asked.draft[:-1]
+                return "Maximum queue size of 8 has been reached" if full else agreed
             case "server":  # is killed
                 if not self.on_kill:
-                    return asked.draft[:-1]
+                    return agreed
                 self.on_kill()
                 return None
             case "traffic":  # goes to the other slot
                 if self.on_swap:
                     self.on_swap()
-                return asked.draft[:-1]
+                return agreed
         raise AssertionError(f"no such order: {found}")
 
     def _is_full(self, text: str, *how_long: str) -> bool:
@@ -116,7 +121,7 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         steady = await stack.enter_async_context(gateway(slot, engine.port))
         await steady.until_serving()
         servers = {"faults": steady.port}
-        killed = ("killed once", "killed in a stream")
+        killed = ("killed once", "killed in a stream", "killed in an answer")
         ports = (stack.enter_async_context(_killable(slot, steady.port, directory)) for _ in killed)
         servers |= zip(killed, await asyncio.gather(*ports), strict=True)
         servers["swapped"] = await stack.enter_async_context(_swapped(directory / "two"))

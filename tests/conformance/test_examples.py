@@ -15,10 +15,11 @@ import pytest
 from tests.conformance.test_clients import CLIENTS, PROJECT
 from tests.support.serving import Served
 
+_JAVA = "java/src/test/java/qwen3guard/example"
 EXAMPLES = {
-    "go": "go/example/main.go",
-    "java": "java/src/test/java/qwen3guard/example/Example.java",
-    "python": "python/example.py",
+    "go": ("go/example/main.go", "go/example/live/main.go"),
+    "java": (f"{_JAVA}/Example.java", f"{_JAVA}/LiveExample.java"),
+    "python": ("python/example.py", "python/live_example.py"),
 }
 PROGRAMS = {"go": ["go"], "java": ["mvn", "javac"], "python": []}
 FROM_NOTHING = "## From an empty folder"
@@ -163,21 +164,24 @@ async def test_a_service_with_an_older_grpcio_makes_its_stubs_as_the_readme_says
 
 
 @pytest.mark.parametrize("language", EXAMPLES)
-async def test_an_example_prints_what_its_readme_shows(
+async def test_examples_print_what_their_readme_shows(
     language: str, followed: Followed, wheel: Path, needs: Callable[..., None]
 ) -> None:
     needs(*PROGRAMS[language])
-    [block] = [
+    found = [
         block
         for block in blocks((CLIENTS / language / "README.md").read_text(encoding="utf-8"))
         if block.startswith("$ ")
     ]
-    command, *shown = block.splitlines()
-    command = command.removeprefix("$ ").replace(".venv/bin/python", "PYTHONPATH=WHEEL python")
-    command = f'cd "$CHECKOUT"\n{command.replace("WHEEL", str(wheel))}'
-    assert await followed.run(language, command) == shown
+    assert len(found) == len(EXAMPLES[language])
+    for block in found:
+        command, *shown = block.splitlines()
+        command = command.removeprefix("$ ").replace(".venv/bin/python", "PYTHONPATH=WHEEL python")
+        command = f'cd "$CHECKOUT"\n{command.replace("WHEEL", str(wheel))}'
+        assert await followed.run(language, command) == shown
 
 
 @pytest.mark.parametrize("language", EXAMPLES)
-def test_an_example_is_short(language: str) -> None:
-    assert len((CLIENTS / EXAMPLES[language]).read_text().splitlines()) < 40
+def test_examples_are_short(language: str) -> None:
+    for path in EXAMPLES[language]:
+        assert len((CLIENTS / path).read_text().splitlines()) < 40

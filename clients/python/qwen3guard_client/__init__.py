@@ -34,6 +34,7 @@ from qwen3guard_client._errors import (
     Unavailable,
     Violation,
 )
+from qwen3guard_client._live import LiveEvent
 from qwen3guard_client._requests import Outcome, request
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "DeadlineExceeded",
     "GuardError",
     "InvalidRequest",
+    "LiveEvent",
     "Message",
     "Mode",
     "ModerateRequest",

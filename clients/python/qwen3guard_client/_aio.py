@@ -9,6 +9,7 @@ import grpc
 
 from qwen3guard.v1.moderation_pb2 import BatchModerateRequest, ModerateResponse
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
+from qwen3guard_client._aio_live import AsyncLive
 from qwen3guard_client._aio_stream import AsyncStream
 from qwen3guard_client._channel import (
     DEFAULT_TIMEOUT_S,
@@ -18,10 +19,12 @@ from qwen3guard_client._channel import (
     arguments,
 )
 from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._live import LiveAnswer, LiveEvent
 from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
 from qwen3guard_client._security import Security
 
 if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2 import LiveStart
     from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
 
 T = TypeVar("T")
@@ -94,6 +97,13 @@ class AsyncClient:
         """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
         stream = AsyncStream(self._stub, self._metadata, self._security, timeout)
         return stream.outcomes(given)
+
+    def live(
+        self, given: "Given | LiveStart", texts: Iterable[str] | AsyncIterable[str]
+    ) -> AsyncGenerator[LiveEvent, None]:
+        """As Client.live. Leave it early by `aclose`, which abandons the answer."""
+        live = AsyncLive(self._stub, self._metadata, self._security, LiveAnswer(given))
+        return live.events(texts)
 
     async def _with_retries(
         self, call: Callable[[float], Awaitable[T]], timeout: float | None

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
@@ -17,9 +17,14 @@ from qwen3guard_client._channel import (
     arguments,
 )
 from qwen3guard_client._errors import from_rpc
+from qwen3guard_client._live import LiveAnswer, LiveEvent
 from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
 from qwen3guard_client._security import Security
 from qwen3guard_client._stream import ThreadStream
+from qwen3guard_client._thread_live import ThreadLive
+
+if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2 import LiveStart
 
 T = TypeVar("T")
 
@@ -107,6 +112,22 @@ class Client:
         """
         stream = ThreadStream(self._stub, self._metadata, self._security, timeout)
         return stream.outcomes(map(checked, given))
+
+    def live(
+        self, given: "Given | LiveStart", texts: Iterable[str]
+    ) -> Generator[LiveEvent, None, None]:
+        """Judges an answer while it is written.
+
+        `given`: the conversation before the answer, or a LiveStart with all settings. `texts`: the
+        answer as its model writes it; a thread reads it, and no further once the answer is stopped.
+
+        Yields what is cleared and held, and last the verdict of the whole answer or of the
+        beginning that stopped it. If its server stops or dies, another one takes the answer up.
+        Whoever shows only the events' `text` shows nothing that was not judged. Closing the
+        iterator abandons the answer.
+        """
+        live = ThreadLive(self._stub, self._metadata, self._security, LiveAnswer(given))
+        return live.events(texts)
 
     def _with_retries(self, call: Callable[[float], T], timeout: float | None) -> T:
         budget = RetryBudget(self._timeout if timeout is None else timeout)

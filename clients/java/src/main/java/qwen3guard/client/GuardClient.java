@@ -24,6 +24,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import qwen3guard.v1.BatchModerateItem;
 import qwen3guard.v1.BatchModerateRequest;
+import qwen3guard.v1.LiveStart;
 import qwen3guard.v1.ModerateRequest;
 import qwen3guard.v1.ModerateResponse;
 import qwen3guard.v1.ModerationServiceGrpc;
@@ -176,6 +177,11 @@ public final class GuardClient implements AutoCloseable {
    */
   public GuardStream stream(Duration itemTimeout) {
     return new GuardStream(channel, security, Optional.of(itemTimeout));
+  }
+
+  /** Judges an answer while it is written. The start has the conversation before it. */
+  public LiveGuard live(LiveStart start) {
+    return new LiveGuard(channel, security, start);
   }
 
   /** Ends the connection once its calls in flight are done, or after five seconds. */

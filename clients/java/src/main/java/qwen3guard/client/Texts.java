@@ -12,7 +12,7 @@ import qwen3guard.v1.ModerateRequest;
 
 /** Finds strings that are no text: protobuf would send half a surrogate pair as a question mark. */
 final class Texts {
-  private static final String HALF = "holds half a surrogate pair, which is no text.";
+  static final String HALF = "holds half a surrogate pair, which is no text.";
 
   private Texts() {}
 
