@@ -6,7 +6,8 @@
 
 The last message is the one that is judged. Labels are optional here: `severity` for `messages`,
 `prompt_label` and `response_label` for a prompt and its response, `refusal` for a response, and
-`categories` for what is labelled harmful. `language` and `kind` describe the row.
+`categories` for what is labelled harmful. `language` and `kind` describe the row, and `onset` says
+where an unsafe response becomes so.
 """
 
 import hashlib
@@ -39,6 +40,7 @@ class Example:
     refusal: bool | None = None
     language: str | None = None
     kind: str | None = None
+    onset: int | None = None  # characters of a response before its first unsafe part
 
     @property
     def mode(self) -> Mode:
@@ -88,6 +90,7 @@ class Row(Record):
     categories: _Categories | None = None
     language: str | None = None
     kind: str | None = None
+    onset: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -187,6 +190,7 @@ class Row(Record):
             refusal=None if refusal is None else REFUSALS[refusal],
             language=self.language,
             kind=self.kind,
+            onset=self.onset if messages[-1].role is Role.ASSISTANT else None,
         )
 
 

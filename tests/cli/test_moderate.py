@@ -152,3 +152,29 @@ async def test_no_content_is_logged(served: Served, client: Client) -> None:
     triton_log = served.run / "triton-blue.log"
     assert marker not in served.said()
     assert marker not in triton_log.read_text()
+
+
+def test_an_answer_is_typed_and_judged_meanwhile(served: Served, tmp_path: Path) -> None:
+    answer = tmp_path / "answer.txt"
+    answer.write_text(
+        "Put the eggs into boiling water. Then wait for eight minutes, and cool them."
+    )
+    given = ("How do I boil an egg?", "--live", str(answer), "--rate", "400")
+    done = moderate(served, *given)
+    assert done.returncode == 0, done.stderr
+    assert "Finished: 76 of 76 bytes cleared" in done.stdout
+    replies = [json.loads(line) for line in moderate(served, *given, "--json").stdout.splitlines()]
+    assert replies[-1]["state"] == "LIVE_STATE_FINISHED"
+    assert int(replies[-1]["cleared_bytes"]) == 76
+
+
+def test_only_one_prompt_has_an_answer_that_is_typed(served: Served, tmp_path: Path) -> None:
+    answer = tmp_path / "answer.txt"
+    answer.write_bytes(b"\xff")
+    done = moderate(served, "Q", "--response", "A", "--live", str(answer))
+    assert (done.returncode, "--live needs one prompt" in done.stderr) == (2, True)
+    done = moderate(served, "Q", "--live", str(answer))
+    assert (done.returncode, "is not UTF-8" in done.stderr) == (2, True)
+    answer.write_bytes(b"")
+    done = moderate(served, "Q", "--live", str(answer))
+    assert (done.returncode, "an empty answer" in done.stderr) == (1, True)

@@ -244,3 +244,26 @@ def test_what_cannot_be_evaluated_names_the_next_step(
     damaged = run(served, tmp_path, own[0])
     assert damaged.returncode == 1
     assert "answers.jsonl, line 1" in damaged.stderr
+
+
+def test_responses_are_typed_and_judged_while_they_are_written(
+    served: Served, own: list[Path], tmp_path: Path
+) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy.json"
+    done = run(served, out, *own, "--live", "--live-rate", "400", "--json", copy)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((out / "live.json").read_bytes())
+    assert json.loads(copy.read_bytes()) == figures
+    responses = [row for path in own for row in lines(path) if row.get("response_label")]
+    assert figures["answers"] == figures["allowed"] + figures["blocked"] == len(responses) > 0
+    assert figures["checks_per_1000_tokens"] > 0
+    assert figures["computed_per_1000_tokens"] > 1_000
+    assert (out / "cleared.png").stat().st_size > 10_000
+    assert "retracted, % of the allowed" in done.stdout
+
+
+def test_live_needs_responses(served: Served, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Q", "prompt_label": "safe"}\n')
+    done = run(served, tmp_path / "out", prompts, "--live")
+    assert (done.returncode, "no labelled response" in done.stderr) == (1, True)

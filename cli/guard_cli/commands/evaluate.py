@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,8 +29,12 @@ from guard_eval.datasets import DataSet, load_labelled
 from guard_eval.errors import DataInvalid, EvaluationFailed
 from guard_eval.evaluation import Evaluation
 from guard_eval.evaluation import evaluate as run_evaluation
+from guard_eval.live.live_figures import live_figures
+from guard_eval.live.live_runs import LiveRun, run_live
 from guard_eval.report import make_report
 from qwen3guard_client import AsyncClient
+
+_PARTS = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def evaluate(
@@ -57,6 +62,13 @@ def evaluate(
     paper: Annotated[
         bool, typer.Option("--paper", help="Show the Qwen3Guard paper's tables beside it.")
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Type the responses, and judge them while they are written."),
+    ] = False,
+    live_rate: Annotated[
+        float, typer.Option(help="Characters a second that --live types.", min=1)
+    ] = 200,
     json: JsonOption = None,
     tls_ca: CaOption = None,
     tls_cert: CertOption = None,
@@ -76,10 +88,13 @@ def evaluate(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
 
+    if live:
+        _live(sets, target, trusted, slot, live_rate, in_flight, out, json=json)
+        return
+
     async def run() -> Evaluation:
-        parts = TextColumn("Judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         async with connect(AsyncClient, target, trusted) as client:
-            with Progress(*parts, console=Console(stderr=True), transient=True) as display:
+            with Progress(*_PARTS, console=Console(stderr=True), transient=True) as display:
                 task = display.add_task("", total=None)
                 return await run_evaluation(
                     sets,
@@ -105,6 +120,49 @@ def evaluate(
             f"Without a verdict, and counted as judged wrongly: {reasons}. The same command asks "
             "them again."
         )
+
+
+def _live(
+    sets: Sequence[DataSet],
+    target: str,
+    trusted: grpc.ChannelCredentials | None,
+    slot: str,
+    rate: float,
+    in_flight: int,
+    out: Path,
+    *,
+    json: Path | None,
+) -> None:
+    # matplotlib takes a while to load, and other commands need none.
+    from guard_eval.live.live_plot import draw_cleared  # noqa: PLC0415
+
+    async def run() -> list[LiveRun]:
+        examples = [example for one in sets for example in one.examples]
+        async with connect(AsyncClient, target, trusted) as client:
+            with Progress(*_PARTS, console=Console(stderr=True), transient=True) as display:
+                task = display.add_task("", total=len(examples))
+                return await run_live(
+                    examples,
+                    client,
+                    slot=slot,
+                    rate=rate,
+                    in_flight=in_flight,
+                    done=lambda: display.advance(task),
+                )
+
+    try:
+        runs = asyncio.run(run())
+    except* EvaluationFailed as failed:
+        fail(str(failed.exceptions[0]))
+    figures = live_figures(runs)
+    with writing(out):
+        draw_cleared(runs, out / "cleared.png")
+        text = figures.model_dump_json(indent=2) + "\n"
+        for path in (out / "live.json", *([json] if json else [])):
+            path.write_text(text, encoding="utf-8")
+    console = Console()
+    console.print(figures.grid().table())
+    console.print(f"Plot: {shown(out / 'cleared.png')}", highlight=False, soft_wrap=True)
 
 
 def _report(

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from guard_cli.connection import connect, credentials
 from guard_cli.controversial import ControversialOption
+from guard_cli.live_view import type_answer
 from guard_cli.options import (
     DEFAULT_TARGET,
     CaOption,
@@ -31,7 +32,7 @@ from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
 from guard_eval.service import to_contract
 from qwen3guard.v1 import types_pb2
-from qwen3guard.v1.moderation_pb2 import ModerateRequest, StreamModerateResponse
+from qwen3guard.v1.moderation_pb2 import LiveStart, ModerateRequest, StreamModerateResponse
 from qwen3guard_client import Client, GuardError, Unavailable, request
 
 _EXIT_CODES = {
@@ -59,6 +60,17 @@ def moderate(
             dir_okay=False,
         ),
     ] = None,
+    live: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with the answer to the prompt: it is typed, and judged meanwhile.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(help="Characters a second that --live types.", min=1)
+    ] = 200,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="The input is JSON Lines.")] = False,
     ignore: IgnoreOption = None,
     controversial: Annotated[
@@ -71,7 +83,7 @@ def moderate(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Judge a prompt, a response, or many conversations.
+    """Judge a prompt, a response, an answer while it is typed, or many conversations.
 
     Exit code: 0 allow, 3 review, 4 block (the strictest of all); 1 if one could not be judged.
     """
@@ -86,19 +98,56 @@ def moderate(
         asked.policy.controversial = controversial.treatment
         asked.with_scores = scores
     with connect(Client, target, credentials(tls_ca, tls_cert, tls_key)) as client:
+        if live is not None:
+            raise typer.Exit(_type(client, requests, live, rate, target, json=json))
         answers = _judge(client, requests, target)
+    _show([name for name, _ in named], requests, answers, json=json)
+    raise typer.Exit(_exit_code(answers))
+
+
+def _show(
+    names: Sequence[str],
+    requests: Sequence[ModerateRequest],
+    answers: Sequence[StreamModerateResponse],
+    *,
+    json: bool,
+) -> None:
     if json:
-        for (name, _), answer in zip(named, answers, strict=True):
+        for name, answer in zip(names, answers, strict=True):
             answer.id = name
             compact = MessageToJson(answer, preserving_proto_field_name=True, indent=None)
             sys.stdout.write(compact + "\n")
-    else:
-        out = Console()
-        out.print(_table(requests, answers))
-        for (name, _), answer in zip(named, answers, strict=True):
-            if answer.HasField("error"):
-                out.print(f"[magenta]none[/]  {escape(f'{name}: {answer.error.message}')}")
-    raise typer.Exit(_exit_code(answers))
+        return
+    out = Console()
+    out.print(_table(requests, answers))
+    for name, answer in zip(names, answers, strict=True):
+        if answer.HasField("error"):
+            out.print(f"[magenta]none[/]  {escape(f'{name}: {answer.error.message}')}")
+
+
+def _type(
+    client: Client,
+    requests: Sequence[ModerateRequest],
+    file: Path,
+    rate: float,
+    target: str,
+    *,
+    json: bool,
+) -> int:
+    """Judges the file's text as the answer to the one prompt; gives the exit code."""
+    if len(requests) != 1 or requests[0].conversation[-1].role != types_pb2.ROLE_USER:
+        fail("--live needs one prompt, without --response: the answer is in its file.", code=2)
+    try:
+        answer = file.read_text(encoding="utf-8")
+    except UnicodeError:
+        fail(f"{file} is not UTF-8. Send text, not binary data.", code=2)
+    try:
+        last = type_answer(client, LiveStart(request=requests[0]), answer, rate, json=json)
+    except GuardError as error:
+        if isinstance(error, Unavailable):
+            fail(f"No server answers at {target} ({error}). Start one: `make serve`.")
+        fail(str(error))
+    return _EXIT_CODES[last.action]
 
 
 def _judge(
