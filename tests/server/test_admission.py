@@ -302,7 +302,7 @@ async def test_turns_are_shared_by_cost_which_is_one_unless_it_is_given() -> Non
         [begun] = [one for one in waiting if one[1].done()]
         waiting.remove(begun)
         order += begun[0]
-    assert order == "abcd" "abc" "d" "abcabc" "dd"
+    assert order == "abcdabcdabcabcdd"
 
 
 async def mean_s(limiter: ConcurrencyLimiter) -> float:
