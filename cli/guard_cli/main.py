@@ -19,7 +19,7 @@ COMMANDS = {
         "Run only a slot's Triton, until Ctrl-C or SIGTERM; `python -m guard_server` is the rest.",
     ),
     "moderate": LazyCommand(
-        "moderate:moderate", "Judge a prompt, a response, or many conversations."
+        "moderate:moderate", "Judge a prompt, a response (also live), or many conversations."
     ),
     "eval": LazyCommand(
         "evaluate:evaluate",

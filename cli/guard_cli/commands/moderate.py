@@ -83,7 +83,7 @@ def moderate(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
 ) -> None:
-    """Judge a prompt, a response, an answer while it is typed, or many conversations.
+    """Judge a prompt, a response (also live), or many conversations.
 
     Exit code: 0 allow, 3 review, 4 block (the strictest of all); 1 if one could not be judged.
     """
