@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guard_core.engine.client import EngineClient
 from guard_core.errors import SlotUnknown, TrafficInvalid, Unavailable
 from guard_core.slot.slot_files import SlotFiles
-from guard_core.slot.traffic import Traffic
+from guard_core.slot.traffic import Traffic, TritonList
 from guard_server.routing.router import Router
 from tests.server.conftest import TinyServe
 from tests.support.gateway import fields, rich_status
@@ -78,20 +80,6 @@ def chosen(router: Router) -> dict[str, str]:
     return {key: router.choose("", key).slot.name for key in KEYS}
 
 
-def test_a_slot_is_chosen_by_its_name_whatever_its_weight(router: Router) -> None:
-    with weighted(router, 1, 0, 0, ready=(True, True, False)):
-        for name in NAMES:
-            assert router.choose(name, "").slot.name == name
-        with pytest.raises(SlotUnknown, match="blue, green, red"):
-            router.choose("black", "")
-
-
-def test_every_gateway_chooses_the_same_slot_for_a_key(router: Router) -> None:
-    with weighted(router, 5, 3, 2):
-        found = "".join(name[0] for name in chosen(router).values())
-    assert found.startswith(OWNERS)
-
-
 async def test_changes_are_followed_one_by_one_and_what_is_wrong_changes_nothing(
     file: TrafficFile, tmp_path: Path
 ) -> None:
@@ -139,6 +127,20 @@ async def test_changes_are_followed_one_by_one_and_what_is_wrong_changes_nothing
     assert followed == ["all"]
 
 
+def test_a_slot_is_chosen_by_its_name_whatever_its_weight(router: Router) -> None:
+    with weighted(router, 1, 0, 0, ready=(True, True, False)):
+        for name in NAMES:
+            assert router.choose(name, "").slot.name == name
+        with pytest.raises(SlotUnknown, match="blue, green, red"):
+            router.choose("black", "")
+
+
+def test_every_gateway_chooses_the_same_slot_for_a_key(router: Router) -> None:
+    with weighted(router, 5, 3, 2):
+        found = "".join(name[0] for name in chosen(router).values())
+    assert found.startswith(OWNERS)
+
+
 async def test_a_router_that_ends_leaves_no_slot_waiting_for_its_last_request(
     file: TrafficFile,
 ) -> None:
@@ -177,6 +179,25 @@ async def test_each_process_takes_its_share_of_every_slots_limit(file: TrafficFi
 
         await router.follow(changes())
         assert limits(router) == [8, 8, 9]
+
+
+async def test_every_triton_is_connected_to_with_new_certificates(
+    file: TrafficFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[EngineClient] = []
+
+    def renew(engine: EngineClient) -> None:
+        renewed.append(engine)
+
+    monkeypatch.setattr(EngineClient, "renew", renew)
+    two = file.slots["red"].model_copy(update={"triton": TritonList(list=("[::1]:1", "[::1]:2"))})
+    traffic = Traffic.of(0, {**file.slots, "red": two})
+    async with router_of(replace(file, traffic=traffic)) as router:
+        router.renew()
+        sets = [endpoint.replicas.replicas for endpoint in router.endpoints.values()]
+        engines = [replica.engine for replicas in sets for replica in replicas.values()]
+    assert len(renewed) == len(engines) == 4
+    assert {*renewed} == {*engines}
 
 
 async def test_a_router_waits_for_the_first_ready_slot_as_long_as_it_may(
