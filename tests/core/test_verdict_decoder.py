@@ -75,6 +75,7 @@ def test_a_draft_is_sent_where_the_engine_takes_one_so_long(tiny_prompt: Prompt)
     for most, room in ((0, key), (short - 1, key), (short, short), (long - 1, short), (long, long)):
         made = decoder(tiny_prompt, max_draft_tokens=most)
         assert made.max_prompt_tokens == INPUT - room
+        assert made.end_id == END
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,21 @@ def test_a_slot_is_chosen_by_its_name_whatever_its_weight(router: Router) -> Non
             router.choose("black", "")
 
 
+def test_who_stays_keeps_its_slot_while_that_is_ready_and_has_weight(router: Router) -> None:
+    with weighted(router, 5, 3, 2):
+        owner = router.choose("", "tenant-0")
+        for name in NAMES:
+            slot = router.endpoints[name].slot
+            assert router.choose("", "tenant-0", stay=slot).slot is slot
+    others = [name for name in NAMES if name != owner.slot.name]
+    for shares, ready in (((5, 0, 0), (True,) * 3), ((5, 3, 2), (True, False, False))):
+        with weighted(router, *shares, ready=ready):
+            for name in others:
+                slot = router.endpoints[name].slot
+                kept = name == "blue"
+                assert (router.choose("", "tenant-0", stay=slot).slot is slot) == kept
+
+
 def test_every_gateway_chooses_the_same_slot_for_a_key(router: Router) -> None:
     with weighted(router, 5, 3, 2):
         found = "".join(name[0] for name in chosen(router).values())
