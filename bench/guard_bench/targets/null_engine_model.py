@@ -43,7 +43,7 @@ class TritonPythonModel:
                 continue
             draft = _value(request, "draft_input_ids")
             ids = self._none if draft is None else draft
-            if ids.size and ids[0, -1] == _value(request, "end_id")[0, 0]:
+            if ids.size and ids[0, -1] == _value(request, "end_id").item():
                 ids = ids[:, :-1]  # it is never returned
             if self._pace:
                 self._pace.begin(request.request_id(), _Later(self._answer, sender, ids))
