@@ -34,6 +34,7 @@ PREVIOUS = Path(__file__).with_name("previous")
 NO_PROXY = dict.fromkeys(
     ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
 )
+_LONGEST_S = 600  # the quiet streams take 200 s
 NOT_IN_THREADS = {"the caller cancels a call"}
 # They need fields that the frozen contract lacks.
 NOT_FROZEN = {
@@ -51,9 +52,10 @@ async def run(command: list[str], directory: Path, written: Path, python: str = 
         *command, cwd=directory, env=environment | NO_PROXY, start_new_session=True
     )
     try:
-        assert await process.wait() == 0
+        async with asyncio.timeout(_LONGEST_S):
+            assert await process.wait() == 0
     finally:
-        if process.returncode is None:  # this test is cut off
+        if process.returncode is None:  # it hangs, or this test is cut off
             os.killpg(process.pid, signal.SIGKILL)
 
 

@@ -144,19 +144,19 @@ public final class GuardStream implements AutoCloseable {
   private void broken(Connection broken, GuardException error) {
     List<Item> unanswered;
     boolean retry;
-    Duration backoff;
+    int failed;
     synchronized (this) {
       if (connection == broken) {
         connection = null;
       }
       unanswered = List.copyOf(broken.inFlight.values());
       broken.inFlight.clear();
-      backoff = Retry.jittered(RECONNECT_BACKOFF.multipliedBy(1L << failures));
-      failures++;
-      retry = error.code() == Status.Code.UNAVAILABLE && failures < Retry.MAX_ATTEMPTS;
+      failed = ++failures;
+      retry = error.code() == Status.Code.UNAVAILABLE && failed < Retry.MAX_ATTEMPTS;
     }
-    if (retry) {
-      Retry.later(backoff, () -> unanswered.forEach(this::send));
+    if (retry) { // only then is the wait a number that a duration can be
+      Duration backoff = RECONNECT_BACKOFF.multipliedBy(1L << (failed - 1));
+      Retry.later(Retry.jittered(backoff), () -> unanswered.forEach(this::send));
     } else {
       security.explain(error, explained -> unanswered.forEach(item -> fail(item, explained)));
     }

@@ -16,6 +16,8 @@ import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledIfEnvironmentVariable;
 import qwen3guard.v1.ModerateRequest;
@@ -41,7 +43,7 @@ class EdgesTest {
             Requests.prompt("How do I boil an egg?"),
             Requests.prompt(HALF),
             Requests.prompt("And two?"));
-    try (GuardClient client = GuardClient.builder(engine()).insecure().build()) {
+    try (GuardClient client = GuardClient.builder(server("engine")).insecure().build()) {
       List<Outcome> outcomes = client.batch(requests);
       assertNotNull(outcomes.get(0).response());
       check("conversation[0].content", outcomes.get(1).error());
@@ -64,7 +66,7 @@ class EdgesTest {
     Metadata headers = new Metadata();
     headers.put(Metadata.Key.of("x-trace", Metadata.ASCII_STRING_MARSHALLER), "7");
     try (GuardClient client =
-        GuardClient.builder(engine())
+        GuardClient.builder(server("engine"))
             .insecure()
             .intercept(MetadataUtils.newAttachHeadersInterceptor(headers))
             .build()) {
@@ -78,7 +80,7 @@ class EdgesTest {
   @Test
   @EnabledIfEnvironmentVariable(named = "GUARD_CONFORMANCE", matches = ".+")
   void aMessageOfNoRoleIsRefusedByName() throws Exception {
-    try (GuardClient client = GuardClient.builder(engine()).insecure().build()) {
+    try (GuardClient client = GuardClient.builder(server("engine")).insecure().build()) {
       refusedFor(
           "conversation[1].role",
           client,
@@ -116,6 +118,21 @@ class EdgesTest {
     }
   }
 
+  @Test
+  @EnabledIfEnvironmentVariable(named = "GUARD_CONFORMANCE", matches = ".+")
+  void aStreamThatIsRefusedEachTimeFailsEachRequest() throws Exception {
+    String target = server("refuses streams");
+    try (GuardClient client = GuardClient.builder(target).insecure().build();
+        GuardStream stream = client.stream()) {
+      for (int number = 0; number < 70; number++) {
+        var reply = stream.moderate(Requests.prompt("How do I boil an egg?"));
+        var failed = assertThrows(ExecutionException.class, () -> reply.get(20, TimeUnit.SECONDS));
+        var error = (GuardException) failed.getCause();
+        assertEquals(Status.Code.PERMISSION_DENIED, error.code());
+      }
+    }
+  }
+
   private static void refusedFor(String field, GuardClient client, ModerateRequest request) {
     check(field, assertThrows(GuardException.class, () -> client.moderate(request)));
   }
@@ -126,12 +143,12 @@ class EdgesTest {
     assertFalse(error.outage());
   }
 
-  private static String engine() throws Exception {
+  private static String server(String name) throws Exception {
     String plan = Files.readString(Path.of(System.getenv("GUARD_CONFORMANCE")));
     return JsonParser.parseString(plan)
         .getAsJsonObject()
         .getAsJsonObject("servers")
-        .get("engine")
+        .get(name)
         .getAsString();
   }
 }
