@@ -77,7 +77,7 @@ func (l *live) run(ctx context.Context) error {
 		var delay time.Duration
 		switch {
 		case failed.Code == codes.Unavailable:
-			delay = jittered(reconnectBackoff << (l.failures - 1))
+			delay = afterBroken(l.failures)
 		case overloaded(failed):
 			delay = afterOverload(failed, l.failures)
 		}

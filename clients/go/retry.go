@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	maxAttempts  = 5
-	longestPause = 2 * time.Second // unless the server says more; as after UNAVAILABLE
+	maxAttempts      = 5
+	reconnectBackoff = 100 * time.Millisecond
+	longestPause     = 2 * time.Second // unless the server says more; as after UNAVAILABLE
 )
 
 // withRetries makes a call and repeats it while the server is overloaded, until the deadline.
@@ -46,6 +47,11 @@ func overloaded(err *Error) bool {
 func afterOverload(err *Error, attempts int) time.Duration {
 	doubled := min(err.RetryAfter<<(attempts-1), longestPause)
 	return jittered(max(err.RetryAfter, doubled))
+}
+
+// afterBroken returns how long to wait after so many connections in a row that broke.
+func afterBroken(failures int) time.Duration {
+	return jittered(reconnectBackoff << (failures - 1))
 }
 
 // jittered returns one to two times the delay, so that callers do not all retry at once.

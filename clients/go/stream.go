@@ -13,10 +13,7 @@ import (
 	"qwen3guard.internal/clients/go/guardpb"
 )
 
-const (
-	window           = 64 // requests in flight in one stream; the server reads no more
-	reconnectBackoff = 100 * time.Millisecond
-)
+const window = 64 // requests in flight in one stream; the server reads no more
 
 // Stream judges the requests of a channel until the channel is closed. It sends them over one
 // stream, with up to 64 in flight, and yields outcomes as they come, each with its request's index.
@@ -76,7 +73,7 @@ func (s *stream) run(ctx context.Context) error {
 		failed := asError(err)
 		s.failures++
 		if failed.Code != codes.Unavailable || s.failures == maxAttempts ||
-			!s.wait(ctx, jittered(reconnectBackoff<<(s.failures-1))) {
+			!s.wait(ctx, afterBroken(s.failures)) {
 			return s.client.security.explained(ctx, failed)
 		}
 		if s.stopped {

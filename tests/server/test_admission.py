@@ -1,4 +1,4 @@
-"""Admission in numbers: how many start, how many queue, and what a rejected caller is told.
+"""Admission in numbers: how many start, how many queue, and what a rejected caller is answered.
 
 The clock stands still but where a test moves it, so what is expected is exact.
 """

@@ -2,25 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeAlias
 
-import grpc
-
-from qwen3guard.v1 import moderation_pb2 as pb  # its live messages: an older contract lacks them
+from qwen3guard_client._aio_call import carried
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._ended import Ended
-from qwen3guard_client._errors import GuardError, ended_early, from_rpc
+from qwen3guard_client._errors import GuardError
 from qwen3guard_client._live import LiveAnswer, LiveEvent, ending
 from qwen3guard_client._security import Security
 
 if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2 import ModerateLiveRequest, ModerateLiveResponse
     from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceAsyncStub
 
 Texts = Iterable[str] | AsyncIterable[str]
-_Call = grpc.aio.StreamStreamCall["pb.ModerateLiveRequest", "pb.ModerateLiveResponse"]
 # An error is the connection's end. None: the caller's own iterable failed.
-_Inbox = asyncio.Queue["pb.ModerateLiveResponse | GuardError | None"]
+_Inbox: TypeAlias = "asyncio.Queue[ModerateLiveResponse | GuardError | None]"
 
 
 class AsyncLive:
@@ -38,7 +35,8 @@ class AsyncLive:
         self._security = security
         self._answer = answer
         self._ended = False
-        self._outbox = asyncio.Queue["pb.ModerateLiveRequest | None"]()  # None: nothing follows
+        self._outbox: asyncio.Queue[ModerateLiveRequest | None]  # None: nothing follows
+        self._outbox = asyncio.Queue()
         self._inbox: _Inbox = asyncio.Queue()
 
     async def events(self, texts: Texts) -> AsyncGenerator[LiveEvent, None]:
@@ -91,8 +89,7 @@ class AsyncLive:
         elif pump.done():
             await pump
         call = self._stub.ModerateLive(metadata=self._metadata)
-        reading = _read(call, Ended(call), inbox)
-        tasks = [asyncio.create_task(each) for each in (_write(call, outbox), reading)]
+        tasks = carried(call, outbox, inbox)
         try:
             while True:
                 reply = await inbox.get()
@@ -109,23 +106,3 @@ class AsyncLive:
             for task in tasks:
                 task.cancel()
             call.cancel()
-
-
-async def _write(call: _Call, outbox: "asyncio.Queue[pb.ModerateLiveRequest | None]") -> None:
-    # The reading side reports why a call can't be written to.
-    with suppress(grpc.RpcError, asyncio.InvalidStateError):
-        while (message := await outbox.get()) is not None:
-            await call.write(message)
-        await call.done_writing()
-
-
-async def _read(call: _Call, ended: Ended, inbox: _Inbox) -> None:
-    try:
-        async for reply in call:
-            inbox.put_nowait(reply)
-        failed = ended_early()
-    except grpc.aio.AioRpcError as error:
-        first = ended.status(error)
-        ok = first.code() is grpc.StatusCode.OK
-        failed = ended_early() if ok else from_rpc(first)
-    inbox.put_nowait(failed)

@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-import grpc
-
 from qwen3guard.v1.moderation_pb2 import StreamModerateRequest, StreamModerateResponse
+from qwen3guard_client._aio_call import carried
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._ended import Ended
-from qwen3guard_client._errors import GuardError, ended_early, from_rpc
+from qwen3guard_client._errors import GuardError
 from qwen3guard_client._flight import WINDOW, Flight, Resend
 from qwen3guard_client._requests import Given, Outcome, checked
 from qwen3guard_client._security import Security
@@ -22,7 +20,6 @@ _Given = Iterable[Given] | AsyncIterable[Given]
 _Outbox = asyncio.Queue[StreamModerateRequest | None]  # None: the end
 # An error is the connection's end. None: look whether all is done.
 _Inbox = asyncio.Queue[StreamModerateResponse | GuardError | None]
-_Call = grpc.aio.StreamStreamCall[StreamModerateRequest, StreamModerateResponse]
 
 
 class AsyncStream:
@@ -81,8 +78,7 @@ class AsyncStream:
         for message in self._flight.left_behind():
             outbox.put_nowait(message)
         call = self._stub.StreamModerate(metadata=self._metadata)
-        reading = _read(call, Ended(call), inbox)
-        tasks = [asyncio.create_task(each) for each in (_write(call, outbox), reading)]
+        tasks = carried(call, outbox, inbox)
         try:
             while not self._done():
                 for outcome in self._flight.overdue():
@@ -143,23 +139,3 @@ async def _each(given: _Given) -> AsyncIterator[Given]:
     else:
         for request in given:
             yield request
-
-
-async def _write(call: _Call, outbox: _Outbox) -> None:
-    # The reading side reports why a call can't be written to.
-    with suppress(grpc.RpcError, asyncio.InvalidStateError):
-        while (message := await outbox.get()) is not None:
-            await call.write(message)
-        await call.done_writing()
-
-
-async def _read(call: _Call, ended: Ended, inbox: _Inbox) -> None:
-    try:
-        async for answer in call:
-            inbox.put_nowait(answer)
-        failed = ended_early()
-    except grpc.aio.AioRpcError as error:
-        first = ended.status(error)
-        ok = first.code() is grpc.StatusCode.OK
-        failed = ended_early() if ok else from_rpc(first)
-    inbox.put_nowait(failed)

@@ -11,6 +11,7 @@ from qwen3guard_client._security import address_of
 
 DEFAULT_TIMEOUT_S = 10.0
 MAX_ATTEMPTS = 5
+_RECONNECT_BACKOFF_S = 0.1
 _LONGEST_PAUSE_S = 2.0  # unless the server says more; as after UNAVAILABLE
 
 ChannelOptions = Sequence[tuple[str, str | int]]
@@ -65,6 +66,11 @@ def after_overload(retry_after: float, attempts: int) -> float:
     """
     doubled = min(retry_after * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
     return jittered(max(retry_after, doubled))
+
+
+def after_broken(failures: int) -> float:
+    """Seconds to wait after so many connections in a row that broke."""
+    return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (failures - 1))
 
 
 class RetryBudget:

@@ -9,7 +9,7 @@ from qwen3guard.v1.moderation_pb2 import (
     StreamModerateRequest,
     StreamModerateResponse,
 )
-from qwen3guard_client._channel import MAX_ATTEMPTS, after_overload, jittered
+from qwen3guard_client._channel import MAX_ATTEMPTS, after_broken, after_overload
 from qwen3guard_client._errors import (
     DeadlineExceeded,
     GuardError,
@@ -20,7 +20,6 @@ from qwen3guard_client._errors import (
 from qwen3guard_client._requests import Checked, Outcome
 
 WINDOW = 64  # in flight in one stream: the server reads no further
-_RECONNECT_BACKOFF_S = 0.1
 
 
 @dataclass
@@ -123,7 +122,7 @@ class Flight:
         self._failures += 1
         if not isinstance(error, Unavailable) or self._failures == MAX_ATTEMPTS:
             raise error
-        return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (self._failures - 1))
+        return after_broken(self._failures)
 
     def abandoned(self) -> int:
         """Forgets what is overdue and was in flight on a connection that broke; says how many."""

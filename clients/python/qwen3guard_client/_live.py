@@ -7,7 +7,7 @@ import grpc
 
 from qwen3guard.v1 import moderation_pb2 as pb  # its live messages: an older contract lacks them
 from qwen3guard.v1.types_pb2 import Action
-from qwen3guard_client._channel import MAX_ATTEMPTS, after_overload, jittered
+from qwen3guard_client._channel import MAX_ATTEMPTS, after_broken, after_overload
 from qwen3guard_client._errors import GuardError, InvalidRequest, Overloaded, Unavailable, Violation
 from qwen3guard_client._requests import Given, as_request
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from qwen3guard.v1.moderation_pb2 import LiveStart, ModerateLiveRequest, ModerateLiveResponse
 
 _PART_CHARACTERS = 16_384  # of at most 4 bytes: a part has 65,536 bytes
-_RECONNECT_BACKOFF_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class LiveAnswer:
             if isinstance(error, Overloaded) and error.retry_after:
                 return after_overload(error.retry_after, self._failures)
             if isinstance(error, Unavailable):
-                return jittered(_RECONNECT_BACKOFF_S * 2.0 ** (self._failures - 1))
+                return after_broken(self._failures)
         raise error
 
 

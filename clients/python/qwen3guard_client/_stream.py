@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
 
 import grpc
 
@@ -15,6 +16,7 @@ from qwen3guard_client._flight import WINDOW, Flight, Resend
 from qwen3guard_client._requests import Checked, Outcome
 from qwen3guard_client._security import Security
 
+A = TypeVar("A")  # an answer's message
 _Outbox = queue.SimpleQueue[StreamModerateRequest | None]  # None: the end
 # An error is the connection's end. None: look whether all is done.
 _Inbox = queue.SimpleQueue[StreamModerateResponse | GuardError | None]
@@ -78,7 +80,7 @@ class ThreadStream:
             for message in self._flight.left_behind():
                 outbox.put(message)
         call = self._stub.StreamModerate(iter(outbox.get, None), metadata=self._metadata)
-        threading.Thread(target=_read, args=[call, inbox], daemon=True).start()
+        threading.Thread(target=read, args=[call, inbox], daemon=True).start()
         try:
             while not self._done():
                 yield from self._overdue()
@@ -144,7 +146,8 @@ class ThreadStream:
             return self._exhausted and self._flight.empty
 
 
-def _read(call: Iterable[StreamModerateResponse], inbox: _Inbox) -> None:
+def read(call: Iterable[A], inbox: "queue.SimpleQueue[A | GuardError | None]") -> None:
+    """Puts what comes into `inbox`; last the error with which the connection ended, never None."""
     try:
         for answer in call:
             inbox.put(answer)

@@ -4,19 +4,24 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
-import grpc
-
-from qwen3guard.v1 import moderation_pb2 as pb  # its live messages: an older contract lacks them
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client._channel import Metadata
-from qwen3guard_client._errors import GuardError, ended_early, from_rpc
+from qwen3guard_client._errors import GuardError
 from qwen3guard_client._live import LiveAnswer, LiveEvent, ending
 from qwen3guard_client._security import Security
+from qwen3guard_client._stream import read
 
-_Outbox = queue.SimpleQueue["pb.ModerateLiveRequest | None"]  # None: nothing follows
+if TYPE_CHECKING:
+    from qwen3guard.v1.moderation_pb2 import ModerateLiveRequest, ModerateLiveResponse
+
+if TYPE_CHECKING:
+    pass
+
+_Outbox: TypeAlias = "queue.SimpleQueue[ModerateLiveRequest | None]"  # None: nothing follows
 # An error is the connection's end. None: the caller's own iterable failed.
-_Inbox = queue.SimpleQueue["pb.ModerateLiveResponse | GuardError | None"]
+_Inbox: TypeAlias = "queue.SimpleQueue[ModerateLiveResponse | GuardError | None]"
 
 
 class ThreadLive:
@@ -80,7 +85,7 @@ class ThreadLive:
             if self._failed:
                 raise self._failed
         call = self._stub.ModerateLive(iter(outbox.get, None), metadata=self._metadata)
-        threading.Thread(target=_read, args=[call, inbox], daemon=True).start()
+        threading.Thread(target=read, args=[call, inbox], daemon=True).start()
         try:
             while True:
                 reply = inbox.get()
@@ -97,13 +102,3 @@ class ThreadLive:
         finally:
             outbox.put(None)
             call.cancel()
-
-
-def _read(call: "Iterable[pb.ModerateLiveResponse]", inbox: _Inbox) -> None:
-    try:
-        for reply in call:
-            inbox.put(reply)
-    except grpc.RpcError as error:
-        inbox.put(from_rpc(error))
-    else:
-        inbox.put(ended_early())

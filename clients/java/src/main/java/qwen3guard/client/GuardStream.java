@@ -29,7 +29,6 @@ import qwen3guard.v1.StreamModerateResponse;
  */
 public final class GuardStream implements AutoCloseable {
   private static final int WINDOW = 64; // requests in flight; the server reads no more
-  private static final Duration RECONNECT_BACKOFF = Duration.ofMillis(100);
 
   private final ModerationServiceGrpc.ModerationServiceStub stub;
   private final Security security;
@@ -155,8 +154,7 @@ public final class GuardStream implements AutoCloseable {
       retry = error.code() == Status.Code.UNAVAILABLE && failed < Retry.MAX_ATTEMPTS;
     }
     if (retry) { // only then is the wait a number that a duration can be
-      Duration backoff = RECONNECT_BACKOFF.multipliedBy(1L << (failed - 1));
-      Retry.later(Retry.jittered(backoff), () -> unanswered.forEach(this::send));
+      Retry.later(Retry.afterBroken(failed), () -> unanswered.forEach(this::send));
     } else {
       security.explain(error, explained -> unanswered.forEach(item -> fail(item, explained)));
     }

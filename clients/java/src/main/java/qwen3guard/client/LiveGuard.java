@@ -27,7 +27,6 @@ import qwen3guard.v1.ModerationServiceGrpc;
  */
 public final class LiveGuard implements Iterable<LiveEvent>, AutoCloseable {
   private static final int PART_CHARACTERS = 16_384; // a message has at most 65,536 bytes
-  private static final Duration RECONNECT_BACKOFF = Duration.ofMillis(100);
 
   private final ModerationServiceGrpc.ModerationServiceStub stub;
   private final Security security;
@@ -171,10 +170,7 @@ public final class LiveGuard implements Iterable<LiveEvent>, AutoCloseable {
     failures++;
     boolean away = error.code() == Status.Code.UNAVAILABLE;
     if ((away || error.overloaded()) && failures < Retry.MAX_ATTEMPTS) {
-      Duration delay =
-          away
-              ? Retry.jittered(RECONNECT_BACKOFF.multipliedBy(1L << (failures - 1)))
-              : Retry.afterOverload(error, failures);
+      Duration delay = away ? Retry.afterBroken(failures) : Retry.afterOverload(error, failures);
       Retry.later(delay, this::connect);
     } else {
       security.explain(error, this::fail);

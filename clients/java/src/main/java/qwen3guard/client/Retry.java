@@ -18,6 +18,8 @@ import java.util.function.Supplier;
 final class Retry<T> {
   static final int MAX_ATTEMPTS = 5;
 
+  private static final Duration RECONNECT_BACKOFF = Duration.ofMillis(100);
+
   /** Unless the server says more; as after UNAVAILABLE. */
   private static final Duration LONGEST_PAUSE = Duration.ofSeconds(2);
 
@@ -55,8 +57,13 @@ final class Retry<T> {
     return jittered(said.compareTo(capped) > 0 ? said : capped);
   }
 
+  /** Returns how long to wait after so many connections in a row that broke, of MAX_ATTEMPTS. */
+  static Duration afterBroken(int failures) {
+    return jittered(RECONNECT_BACKOFF.multipliedBy(1L << (failures - 1)));
+  }
+
   /** Returns one to two times the delay, so that callers do not all retry at once. */
-  static Duration jittered(Duration delay) {
+  private static Duration jittered(Duration delay) {
     return delay.plusNanos(ThreadLocalRandom.current().nextLong(delay.toNanos() + 1));
   }
 
