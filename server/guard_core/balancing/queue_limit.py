@@ -31,7 +31,7 @@ class QueueLimit:
 
     def pause_s(self, seconds: float) -> float:
         """So long nothing is sent after a request that took `seconds`; 0 unless below one."""
-        return seconds * (1 / self.limit - 1) if self.limit < 1 else 0.0
+        return pause_s(self.limit, seconds)
 
     def answered(
         self, *, queue_s: float, step_s: float, sent_at: float, in_flight: int, now: float
@@ -50,3 +50,8 @@ class QueueLimit:
         elif queue_s <= max(_LONG_S / 2, _SHORT_STEPS * self.step_s) and in_flight + 1 > self.limit:
             growth = 1 / self.limit if self.limit >= 1 else _GROWTH_BELOW_ONE * self.limit
             self.limit = min(self.most, self.limit + growth)
+
+
+def pause_s(limit: float, seconds: float) -> float:
+    """How long after a request that took `seconds` the next one begins; 0 unless below one."""
+    return seconds * (1 / limit - 1) if limit < 1 else 0.0

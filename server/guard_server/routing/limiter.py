@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 
+from guard_core.balancing.queue_limit import pause_s
 from guard_core.errors import Overloaded
 from guard_server.routing.caller import Caller
 from guard_server.routing.fair_queue import FairQueue, Turn
@@ -82,10 +83,9 @@ class ConcurrencyLimiter:
         self.in_flight -= 1
         if seconds is not None:
             self._mean_s += (seconds - self._mean_s) * (_WEIGHT if self._mean_s else 1)
-            if self.limit < 1:
+            if pause := pause_s(self.limit, seconds):
                 self._pauses += 1
-                pause_s = seconds * (1 / self.limit - 1)  # as QueueLimit.pause_s
-                asyncio.get_running_loop().call_later(pause_s, self._end_pause)
+                asyncio.get_running_loop().call_later(pause, self._end_pause)
         self._start_queued()
 
     @property
