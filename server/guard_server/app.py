@@ -29,7 +29,7 @@ from guard_server.receiving import Receiving
 from guard_server.refusing import UnknownMethods
 from guard_server.routing.router import Router
 from guard_server.settings import Settings
-from guard_server.telemetry.certificate_metrics import CertificateMetrics
+from guard_server.telemetry.certificate_metrics import LISTENER, TRITON, add_certificate_metrics
 from guard_server.telemetry.gateway_state import GatewayState
 from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.live_metrics import LiveMetrics
@@ -119,7 +119,9 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         GatewayState(metrics.registry, router, cache)
         observers += metrics, ShadowMetrics(metrics.registry), LiveMetrics(metrics)
         if certificates:
-            CertificateMetrics(metrics.registry, certificates)
+            add_certificate_metrics(metrics.registry, LISTENER, certificates)
+        if triton_certificates:
+            add_certificate_metrics(metrics.registry, TRITON, triton_certificates)
     turns = Turns()
     judge = Judge(settings.markers, turns.texts)
     shadow = Shadow(router, judge, observers, settings.request_timeout_s)

@@ -24,7 +24,10 @@ from tests.support.two_slots import Two, slots_of, two_slots
 
 PROJECT = Path(__file__).parents[2]
 UNHEALTHY = "Failed to process the request(s), message: Stub process 'x' is not healthy."
-ONLY_WITH_TLS = {"guard_certificate_days_left", "guard_certificate_faults"}
+ONLY_WITH_TLS = {
+    *("guard_certificate_days_left", "guard_certificate_faults"),
+    *("guard_triton_certificate_days_left", "guard_triton_certificate_faults"),
+}
 ENDS = ("_total", "_created", "_bucket", "_sum", "_count")
 Agree = Callable[[Asked], Answer]
 WriteSlot = Callable[..., Path]

@@ -142,6 +142,17 @@ _SHADOWS = (
         "guard_shadow_failures", "counter", "Requests that the shadow could not judge.", (SLOT,)
     ),
 )
+
+
+def _of_certificate(begins: str, which: str) -> Sequence[Described]:
+    days = f"Until the certificate {which} expires."
+    faults = f"Gateway processes that can't use the files of the certificate {which}"
+    return (
+        Described(f"{begins}_days_left", "gauge", days, joined=Joined.LEAST),
+        Described(f"{begins}_faults", "gauge", f"{faults}: they keep the last good one."),
+    )
+
+
 _STATE = (
     Described(
         "guard_slot_ready",
@@ -190,17 +201,8 @@ _STATE = (
         "counter",
         "Verdicts dropped for newer ones because the cache was full.",
     ),
-    Described(
-        "guard_certificate_days_left",
-        "gauge",
-        "Until the certificate that is served expires.",
-        joined=Joined.LEAST,
-    ),
-    Described(
-        "guard_certificate_faults",
-        "gauge",
-        "Gateway processes whose certificate files can't be used: they serve older ones.",
-    ),
+    *_of_certificate("guard_certificate", "of the listener"),
+    *_of_certificate("guard_triton_certificate", "shown to Tritons"),
 )
 _REPLICAS = (
     Described(
