@@ -1,6 +1,7 @@
 """`python -m guard_server`: the gateway alone, set by GUARD_* variables (see settings.py)."""
 
 import asyncio
+import gc
 import os
 import sys
 
@@ -23,6 +24,10 @@ def main() -> int:
         for name, problem in problems(error):
             logger.error(f"GUARD_{name.upper()}: {problem}" if name else problem)
         return 2
+    # A full garbage collection stops the event loop while it goes through all objects: for 40 ms of
+    # processor time with the 75,000 that the imports made and that stay, for 5 ms without them.
+    # Large batches whose items are all refused had one made each time.
+    gc.freeze()
     try:
         asyncio.run(app.run(settings))
     except (SlotInvalid, TrafficInvalid, CertificateInvalid, OSError) as error:

@@ -1,8 +1,11 @@
 """Several gateway processes: one traffic file, one port, one engine's limit."""
 
 import asyncio
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -161,3 +164,18 @@ async def test_the_limit_can_fall_and_rise() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert limiter.has_capacity
     assert 7 not in taken
+
+
+def test_a_garbage_collection_leaves_out_what_the_imports_made(tmp_path: Path) -> None:
+    run = "import runpy; runpy.run_module('guard_server', run_name='__main__')"
+    count = "import atexit, gc; atexit.register(lambda: print('left:', len(gc.get_objects())))"
+    no_slot = {"GUARD_SLOT": str(tmp_path), "GUARD_TRITON": "127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{count}; {run}"],
+        env={**os.environ, **no_slot},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert int(done.stdout.rpartition("left:")[2]) < 10_000  # of 80,000: 5 ms, not 40
