@@ -26,7 +26,7 @@ def main() -> int:
         return 2
     # A full garbage collection stops the event loop while it goes through all objects: for 40 ms of
     # processor time with the 75,000 that the imports made and that stay, for 5 ms without them.
-    # Large batches whose items are all refused had one made each time.
+    # Large batches whose items are all refused have such collections made.
     gc.freeze()
     try:
         asyncio.run(app.run(settings))

@@ -24,7 +24,7 @@ Served = tuple[TlsFiles, Client, FakeEngine, int]
 async def served(
     tmp_path: Path, write_tiny_slot: Callable[..., Path], agree: Callable[[Asked], Answer]
 ) -> AsyncIterator[Served]:
-    """The gateway's files, a caller, a Triton that wants their authority's certificates, metrics."""
+    """The gateway's files, a caller, a Triton that wants certificates of both, metrics' port."""
     files = tls_files(tmp_path)
     own = files.authority.issue_cert("127.0.0.1")
     pair = (own.private_key_pem.bytes(), chain(own))

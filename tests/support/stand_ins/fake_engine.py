@@ -51,6 +51,7 @@ class FakeEngine:
     reloads: list[str] = field(default_factory=list)
     delay_s: float = 0
     load_s: float = 0  # so long it takes to load the model again
+    loading: bool = False  # it was asked to
     hold: asyncio.Event | None = None  # until it is set nothing at all is answered: a hang
     fingerprint: str | None = None  # of the slot that its configuration names
     credentials: grpc.ServerCredentials | None = None  # without them it is plain text
@@ -103,6 +104,7 @@ class FakeEngine:
         return b""
 
     async def _load(self, _request: bytes, _context: object) -> bytes:
+        self.loading = True
         await asyncio.sleep(self.load_s)
         self.reloads.append("load")
         return b""
