@@ -23,6 +23,7 @@ from guard_bench.chaos.setups import Served, SetUp, set_ups
 from guard_bench.loadgen.call import LoadCall
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.loadgen.open_loop import open_loop
+from guard_bench.page import write_between
 
 _IN_FLIGHT = 16
 _LOAD = 0.5  # of the capacity
@@ -152,13 +153,8 @@ def _result(
 def write(page: Path, results: Sequence[FaultResult], command: str) -> None:
     """Puts the table where the page has room for it."""
     facts = host.describe()
-    before, _, rest = page.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    text = (
-        f"{_BEGIN}\n\nOn {facts['cpu']}, {facts['cores']} cores shared with the load, by "
-        f"`{command}`:\n\n{table(results)}\n\n{_END}"
-    )
-    page.write_text(f"{before}{text}{after}")
+    machine = f"On {facts['cpu']}, {facts['cores']} cores shared with the load"
+    write_between(page, _BEGIN, _END, f"{machine}, by `{command}`:\n\n{table(results)}")
 
 
 def main() -> int:

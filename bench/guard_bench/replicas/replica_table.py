@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from guard_bench import host
+from guard_bench.page import write_between
 from guard_bench.replicas.outcome import ReplicaOutcome
 from guard_bench.replicas.replica_bench import CAPACITY, LIMIT
 
@@ -29,10 +30,8 @@ def show_replicas(outcomes: Sequence[ReplicaOutcome], console: Console) -> None:
 
 def write_page(outcomes: Sequence[ReplicaOutcome], page: Path) -> None:
     """Replaces the table between the page's two marks. Raises OSError."""
-    before, _, rest = page.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
     table = "\n".join(_markdown(outcomes))
-    page.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_machine()}\n\n{_END}{after}")
+    write_between(page, _BEGIN, _END, f"{table}\n\n{_machine()}")
 
 
 def _markdown(outcomes: Sequence[ReplicaOutcome]) -> Iterator[str]:

@@ -6,14 +6,13 @@ The victim's quiet figures are measured while the attacker sends the same to a s
 import asyncio
 import json
 import math
-import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,19 @@ class AttackSource:
 
     address: str
     connections: int  # at most
+    short: str  # the name, where there is little room
     certificate: bool = False  # the victim and the attacker have one each
 
 
 SOURCES = {
-    "another address": AttackSource("127.0.0.2", 256),
-    "the same address": AttackSource("127.0.0.1", 1),
-    "another certificate": AttackSource("127.0.0.1", 256, certificate=True),
+    "another address": AttackSource("127.0.0.2", 256, "address"),
+    "the same address": AttackSource("127.0.0.1", 1, "same"),
+    "another certificate": AttackSource("127.0.0.1", 256, "certificate", certificate=True),
 }
 CAPACITY = 300.0  # of the null engine, verdicts a second
 _MAX_IN_FLIGHT = 8
 _BEGUN_S = 2.0  # until an attack is under way
+_LEAST_S = 3.0  # that it is measured, also where all calls are answered sooner
 _CHECK_EACH_S = 0.05
 _CALL_S = 10.0  # the victim's deadline
 _VICTIM = "victim"
@@ -68,7 +69,7 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One attack from one source; each figure is the median of the rounds, or the worst."""
+    """One attack from one source: of all calls in all rounds."""
 
     attack: str
     source: str
@@ -76,7 +77,21 @@ class Outcome:
     attacked: Victim
     attackers_statuses: dict[str, int]
     p99_ratio: float
-    """The attacked victim's to the quiet one's, in the same round."""
+    """The attacked victim's to the quiet one's."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the rounds saw so far."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+    slowest_check_s: float = 0.0
+    resident_mib: float = 0.0
+
+    def victim(self) -> Victim:
+        p50_s, p99_s = (_rank(sorted(self.latencies), share) for share in (0.5, 0.99))
+        return Victim(dict(self.statuses), p50_s, p99_s, self.slowest_check_s, self.resident_mib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +103,17 @@ class _Attacked:
     victims: grpc.ChannelCredentials | None
 
 
-def measure(run: GatewayRun, attacks: Sequence[str]) -> list[Outcome]:
-    """Attacks from each source in turn; each pair has a gateway of its own."""
+def measure(run: GatewayRun, attacks: Sequence[str], calls: int) -> list[Outcome]:
+    """Attacks from each source in turn; each pair has a gateway of its own.
+
+    The victim makes so many calls a round, quiet and attacked, unless `run.seconds` end before.
+    """
     outcomes = []
     with run.null_engine(_MAX_IN_FLIGHT, CAPACITY) as (slot, triton), _sink(run) as sink:
         for attack in attacks:
             for name, source in SOURCES.items():
                 with _gateway(run, slot, triton, source) as target:
-                    outcomes.append(_outcome(run, attack, name, target, sink))
+                    outcomes.append(_outcome(run, attack, name, target, sink, calls))
     return outcomes
 
 
@@ -114,63 +132,52 @@ def _gateway(run: GatewayRun, slot: Path, triton: str, source: AttackSource) -> 
         yield _Attacked(process, certificates, victims)
 
 
-def _outcome(run: GatewayRun, attack: str, source: str, target: _Attacked, sink: str) -> Outcome:
-    quiet, attacked, statuses = [], [], Counter[str]()
+def _outcome(
+    run: GatewayRun, attack: str, source: str, target: _Attacked, sink: str, calls: int
+) -> Outcome:
+    quiet, attacked, statuses = _Seen(), _Seen(), Counter[str]()
     for number in range(run.rounds):
         run.progress(f"round {number + 1}: {attack}, from {source}")
         with _attacking(attack, sink, source, None):
-            quiet.append(asyncio.run(_victim(target, run.seconds)))
+            asyncio.run(_victim(target, calls, run.seconds, quiet))
         with _attacking(attack, target.process.target, source, target.certificates) as ended:
-            attacked.append(asyncio.run(_victim(target, run.seconds)))
+            asyncio.run(_victim(target, calls, run.seconds, attacked))
         statuses.update(ended)
-    pairs = zip(attacked, quiet, strict=True)
-    ratio = statistics.median(one.p99_s / other.p99_s for one, other in pairs)
-    return Outcome(attack, source, _all(quiet), _all(attacked), dict(statuses), ratio)
+    one, other = attacked.victim(), quiet.victim()
+    return Outcome(attack, source, other, one, dict(statuses), one.p99_s / other.p99_s)
 
 
-async def _victim(target: _Attacked, seconds: float) -> Victim:
-    statuses, latencies = Counter[str](), list[float]()
-    end = time.monotonic() + seconds
+async def _victim(target: _Attacked, most: int, seconds: float, seen: _Seen) -> None:
+    begun = time.monotonic()
+    end, soonest = begun + seconds, begun + min(seconds, _LEAST_S)
     calls, address = moderate([VICTIMS_PROMPT]), target.process.target
     async with sending(address, calls, timeout_s=_CALL_S, credentials=target.victims) as send:
         await send(0)  # connects
-        watching = asyncio.create_task(_watch(target, end))
-        while time.monotonic() < end:
-            begun = time.monotonic()
+        watching = asyncio.create_task(_watch(target, seen))
+        count = 0
+        while (now := time.monotonic()) < (end if count < most else soonest):
             status = (await send(0)).status
-            statuses[status] += 1
-            latencies += [time.monotonic() - begun] if status == OK else []
-    latencies.sort()
-    p50_s, p99_s = (_rank(latencies, share) for share in (0.5, 0.99))
-    return Victim(dict(statuses), p50_s, p99_s, *await watching)
+            seen.statuses[status] += 1
+            seen.latencies += [time.monotonic() - now] if status == OK else []
+            count += 1
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _watch(target: _Attacked, end: float) -> tuple[float, float]:
-    """The slowest health check in seconds, and the gateway's memory at most in MiB."""
-    slowest = resident = 0.0
+async def _watch(target: _Attacked, seen: _Seen) -> None:
+    """Checks health, and reads the gateway's memory, until cancelled."""
     async with connection(target.process.target, target.victims) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < end:
+        while True:
             begun = time.monotonic()
-            with suppress(grpc.aio.AioRpcError):
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
-            slowest = max(slowest, time.monotonic() - begun)
-            resident = max(resident, host.rss_mib(target.process.pid))
+            try:
+                with suppress(grpc.aio.AioRpcError):
+                    await health.Check(health_pb2.HealthCheckRequest(), timeout=_CALL_S)
+            finally:  # one that is not answered yet counts for as long as it waited
+                slowest = max(seen.slowest_check_s, time.monotonic() - begun)
+                seen.slowest_check_s = slowest
+            seen.resident_mib = max(seen.resident_mib, host.rss_mib(target.process.pid))
             await asyncio.sleep(_CHECK_EACH_S)
-    return slowest, resident
-
-
-def _all(rounds: Sequence[Victim]) -> Victim:
-    statuses = Counter[str]()
-    for one in rounds:
-        statuses.update(one.statuses)
-    return Victim(
-        dict(statuses),
-        statistics.median(one.p50_s for one in rounds),
-        statistics.median(one.p99_s for one in rounds),
-        max(one.slowest_check_s for one in rounds),
-        max(one.resident_mib for one in rounds),
-    )
 
 
 def _rank(ordered: Sequence[float], share: float) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from guard_bench.page import write_between
 from guard_bench.simulation.simulated_gateway import at_random, expected_time, two_choices
 from guard_bench.simulation.simulation import SimulatedCase, simulate
 
@@ -99,9 +100,7 @@ def main() -> int:
     given = options.parse_args()
     tables = "\n".join((*picking_table(), "", *limits_table()))
     if given.page:
-        before, _, rest = given.page.read_text().partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        given.page.write_text(f"{before}{_BEGIN}\n\n{tables}\n\n{_END}{after}")
+        write_between(given.page, _BEGIN, _END, tables)
     sys.stdout.write(f"{tables}\n")
     return 0
 
