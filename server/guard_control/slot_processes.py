@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guard_control.events import Events
+from guard_control.host import shared_memory
 from guard_control.host.ownership import PortClaim, PortTaken
 from guard_control.kept_triton import KeptTriton
 from guard_control.triton_process import TritonFailed, TritonProcess
@@ -80,15 +81,18 @@ class SlotProcesses:
         first_port: int,
         events: Events,
         *,
+        memory: Path = shared_memory.DIRECTORY,
         replicas: int = 1,
         out_s: float = 10.0,
     ) -> None:
-        """`run`: the directory for Tritons' logs. The first slot's Triton has the number
-        `first_port` in its socket's name and takes the next port for metrics, the next Triton the
-        two after these, and so on. `replicas`: Tritons of each slot; on GPUs, each has its own.
-        `out_s`: see KeptTriton.
+        """`run`: the directory for Tritons' logs. `memory`: see TritonProcess.
+
+        The first slot's Triton has the number `first_port` in its socket's name and takes the next
+        port for metrics, the next Triton the two after these, and so on. `replicas`: Tritons of
+        each slot; on GPUs, each has its own. `out_s`: see KeptTriton.
         """
         self._run = run
+        self._memory = memory
         self._first_port = first_port
         self._events = events
         self._replicas = replicas
@@ -169,6 +173,7 @@ class SlotProcesses:
             grpc_port=port,
             metrics_port=port + 1,
             log=self._run / log,
+            memory=self._memory,
             socket=None if number else socket,
             environment=environment,
         )

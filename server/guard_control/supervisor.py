@@ -100,7 +100,7 @@ async def supervising(
             update={"traffic": memory / traffic.FILE_NAME, "status": memory / "gateways"}
         )
         events = Events()
-        slots = SlotProcesses(run, triton_port, events, replicas=replicas)
+        slots = SlotProcesses(run, triton_port, events, memory=memory, replicas=replicas)
         gateways = Workers(workers, settings, events)
         try:
             first = await _start_slots(slots, initial)

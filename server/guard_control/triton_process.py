@@ -60,14 +60,17 @@ class TritonProcess:
         grpc_port: int,
         metrics_port: int,
         log: Path,
+        memory: Path = shared_memory.DIRECTORY,
         socket: Path | None = None,
         environment: Mapping[str, str] | None = None,
         container: Container = Container(),  # noqa: B008 - it is frozen
     ) -> None:
         """`slot`: a built slot's directory. `log`: the file for Triton's output.
 
-        `grpc_port`: the number at the end of its socket's name. `socket`: the rest of that name;
-        by default it is in memory, where only this user finds it. `environment` is added to ours.
+        `memory`: a directory in memory. What is made again after a death belongs into one that no
+        other user may enter: in /dev/shm itself, anyone could take the name in between.
+        `grpc_port`: the number at the end of its socket's name. `socket`: the rest of that name; by
+        default it is in `memory`. `environment` is added to ours.
         """
         self.metrics_url = f"http://{_HOST}:{metrics_port}/metrics"
         self._container, self._environment = container, dict(environment or {})
@@ -79,7 +82,7 @@ class TritonProcess:
         self._has_stub = False
         # Links with plain names: Triton gives a stub its paths without quotes, and can't read those
         # that are not ASCII. In memory, so that a full disk stops no start.
-        self._links = shared_memory.DIRECTORY / f"{self._shared_memory}links"
+        self._links = memory / f"{self._shared_memory}links"
         # Triton puts a colon and its port behind every address.
         self._address = f"unix:{socket or self._links / _SOCKET}"
         self.target = f"{self._address}:{grpc_port}"
@@ -140,6 +143,7 @@ class TritonProcess:
                 process.wait()
             with contextlib.suppress(ProcessLookupError):  # the backend's stubs, if they are left
                 os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(self._links, ignore_errors=True)
         shared_memory.remove(self._shared_memory)
 
     @property
@@ -171,7 +175,6 @@ class TritonProcess:
             raise TritonFailed(f"Port {port} can't be used for Triton's metrics. {error}") from None
 
     def _make_links(self, *, gpu: bool) -> None:
-        shutil.rmtree(self._links, ignore_errors=True)
         self._links.mkdir(mode=0o700)
         (self._links / _SLOT).symlink_to(self._slot, target_is_directory=True)
         if not gpu:

@@ -107,6 +107,22 @@ def test_nothing_that_another_user_can_make_takes_a_port() -> None:
     made.unlink()
 
 
+def test_nothing_that_another_user_can_make_keeps_a_server_from_its_memory() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another user's file")
+    # By the process's number alone, and by all that is seen of the names before.
+    begins = shared_memory.DIRECTORY / f"qwen3guard_{os.getpid()}_"
+    with shared_memory.directory() as before:
+        guesses = [Path(f"{begins}{number}_run") for number in range(100)] + [before]
+        for guess in guesses:
+            guess.mkdir(exist_ok=True)
+            os.chown(guess, 65534, 65534)
+        with shared_memory.directory() as made:
+            assert made not in guesses
+    for guess in guesses[:-1]:
+        guess.rmdir()
+
+
 def test_a_killed_servers_claim_is_void() -> None:
     """Also where its number is another process's by now."""
     port = free_port()

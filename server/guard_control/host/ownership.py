@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,10 +87,7 @@ class PortClaim:
 
     def _claim(self, number: int) -> None:
         # One's own comes first: of two servers at a time, both may be refused, but never neither.
-        name = (
-            f"{shared_memory.new_prefix()}{secrets.token_hex(8)}_port{number}"  # no guess hits it
-        )
-        path = shared_memory.DIRECTORY / name
+        path = shared_memory.DIRECTORY / f"{shared_memory.new_prefix()}port{number}"
         self._files[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._files[path], fcntl.LOCK_EX)
         others = shared_memory.own_files(f"port{number}")

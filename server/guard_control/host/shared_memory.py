@@ -4,8 +4,8 @@ They are in /dev/shm, which a Triton needs anyway: a full disk stops neither a s
 """
 
 import contextlib
-import itertools
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -16,12 +16,10 @@ DIRECTORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts 
 _NAME = "qwen3guard"
 _RUN = "run"  # the end of a server's directory's name
 
-_counter = itertools.count()
-
 
 def new_prefix() -> str:
-    """The start of names that this process alone uses, once."""
-    return f"{_NAME}_{os.getpid()}_{next(_counter)}_"
+    """The start of names that are used once, and that no other user can guess and take first."""
+    return f"{_NAME}_{os.getpid()}_{secrets.token_hex(8)}_"
 
 
 def remove(prefix: str) -> None:
