@@ -61,6 +61,24 @@ async def test_what_is_ready_meanwhile_goes_on_between_two_requests() -> None:
     assert await longest_wait() < 0.05  # all of them take 0.1 s
 
 
+async def test_anothers_costly_turns_are_few_beside_a_verdicts_many_steps() -> None:
+    turns, begun = LoopTurns(), 0
+
+    async def costly() -> None:
+        nonlocal begun
+        await turns.take(MANY)
+        begun += 1
+        work(0.002)
+
+    many = [asyncio.create_task(costly()) for _ in range(30)]
+    while begun < 5:
+        await asyncio.sleep(0)
+    for _ in range(20):  # a verdict's way through the event loop
+        await asyncio.sleep(0)
+    assert begun <= 5 + 5  # not one at each step
+    await asyncio.gather(*many)
+
+
 async def test_nothing_waits_where_nothing_else_is() -> None:
     turns = LoopTurns()
     for _ in range(3):
