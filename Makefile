@@ -69,7 +69,7 @@ clients-test: $(VENV)/.dev proto-check ## Test the clients' conformance, example
 fuzz: $(VENV)/.dev ## Send 200,000 random requests of every method, and judge 66,666 random answers live
 	@GUARD_FUZZ_INPUTS=200000 $(BIN)/python -m pytest -q -s tests/server/test_fuzz.py tests/control/test_fuzz.py tests/core/test_live_session.py
 
-mutants: $(VENV)/.dev $(VENV)-mutants/.ready ## Change the code in one way at a time: the tests must fail (an hour; OPTIONS="--percent 10")
+mutants: $(VENV)/.dev $(VENV)-mutants/.ready ## Change the code in one way at a time: the tests must fail (20 minutes; OPTIONS="--percent 10")
 	@$(VENV)-mutants/bin/python tools/mutants.py $(OPTIONS)
 
 lint: $(VENV)/.dev ## Run ruff and mypy --strict
