@@ -82,6 +82,7 @@ class _Later:
             error = pb_utils.TritonError("stopped", pb_utils.TritonError.CANCELLED)
             self._sender.send(pb_utils.InferenceResponse(error=error), flags=_final())
         else:
+            begun = max(begun, self._arrived)  # a place that was free earlier may be found late
             self._answer(self._sender, self._ids, self._arrived, begun)
 
 
