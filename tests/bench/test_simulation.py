@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from guard_bench.simulation.scaling_cases import limits_table, picking_table
+from guard_bench.simulation.scaling_cases import PICKING, limits_table, picking_table
 from guard_bench.simulation.simulated_gateway import at_random, two_choices
 from guard_bench.simulation.simulation import Simulated, SimulatedCase, simulate
 
@@ -37,6 +37,14 @@ def test_a_slow_replica_costs_less_than_with_two_choices() -> None:
     assert simulate(slow).quantile(0.99) < simulate(replace(slow, policy=two_choices)).quantile(
         0.99
     )
+
+
+def test_a_null_engine_at_a_fifth_of_the_speed_costs_less_than_twice_the_even_sets_p99() -> None:
+    """It is asked less than once in a hundred times, since each of its answers takes five times."""
+    even, slow = PICKING[-2:]
+    even_p99 = simulate(even).quantile(0.99)
+    assert simulate(slow).quantile(0.99) < 2 * even_p99
+    assert simulate(replace(slow, policy=two_choices)).quantile(0.99) > 4 * even_p99
 
 
 @pytest.mark.parametrize("event", ["kill", "hang"])

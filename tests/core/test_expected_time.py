@@ -29,7 +29,7 @@ def replicas(count: int) -> list[Stub]:
     """All of them answer in 10 microseconds a token, and did so just now."""
     made = [Stub(f"10.0.0.{number}:8001") for number in range(count)]
     for one in made:
-        one.load.answered(0.001, 100, NOW)
+        one.load.answered(0.001, 100, 0, NOW)
     return made
 
 
@@ -82,7 +82,7 @@ def test_a_replica_whose_limit_is_below_one_is_passed_over_while_it_pauses(key: 
     among = replicas(2)
     paused, other = among
     paused.load.queue_limit.limit = 0.25
-    paused.load.answered(1.0, 200, NOW)
+    paused.load.answered(1.0, 200, 0, NOW)
     assert chosen(among, Work(key, 200, 0), NOW + 2.9) is other
     assert paused.load.has_capacity(NOW + 3)
     paused.load.begin(1)
@@ -97,13 +97,12 @@ def test_no_candidate_would_answer_sooner_by_more_than_the_affinity(
     among = replicas(2)  # both are candidates
     for one in among:
         one.load.begin(random.randrange(20_000))
-        one.load.answered(random.uniform(0.001, 0.1), random.randrange(1, 2000), NOW)
+        one.load.answered(random.uniform(0.001, 0.1), random.randrange(1, 2000), 0, NOW)
     work = Work(key, tokens, int(share * tokens))
     best, need = pick(among, work, NOW, random)
     other = next(one for one in among if one is not best)
     mean = sum(one.load.seconds_per_token for one in among) / 2
-    score = (best.load.tokens + need) * best.load.pace(mean, NOW)
-    assert score <= 1.5 * (other.load.tokens + tokens) * other.load.pace(mean, NOW)
+    assert best.load.expected_s(need, mean, NOW) <= 1.5 * other.load.expected_s(tokens, mean, NOW)
     assert need in {tokens, max(1, tokens - work.reusable)}
 
 
@@ -123,7 +122,7 @@ def test_a_replica_that_is_slow_or_answers_nothing_gets_little(key: int) -> None
     among = replicas(4)
     slow = among[0]
     for _ in range(50):
-        slow.load.answered(0.005, 100, NOW)  # a fifth of the others' speed
+        slow.load.answered(0.005, 100, 0, NOW)  # a fifth of the others' speed
     assert chosen(among, Work(key, 200, 0)) is not slow
     hung = among[1]
     hung.load.begin(20_000)
@@ -133,11 +132,46 @@ def test_a_replica_that_is_slow_or_answers_nothing_gets_little(key: int) -> None
 def test_a_replica_that_was_slow_long_ago_is_asked_again() -> None:
     among = replicas(2)
     slow = among[0]
-    slow.load.answered(10, 100, NOW)
+    slow.load.answered(10, 100, 0, NOW)
     works = [Work(key, 200, 0) for key in range(0, 2**64, 2**56)]
     found = {now: [chosen(among, work, now) is slow for work in works] for now in (NOW, NOW + 90)}
     assert not any(found[NOW])
     assert 0.3 < sum(found[NOW + 90]) / len(works) < 0.7
+
+
+@given(key=keys, seed=st.integers())
+def test_a_slow_replica_is_left_alone_while_the_others_do_what_they_usually_do(
+    key: int, seed: int
+) -> None:
+    """Engines that compute many at a time answer no later for what they usually have."""
+    among = replicas(4)
+    slow, others = among[0], among[1:]
+    for _ in range(50):
+        slow.load.answered(1.0, 200, 0, NOW)
+        for one in others:
+            one.load.answered(0.2, 200, 1000, NOW)
+    for one in others:
+        one.load.begin(1000)
+    assert chosen(among, Work(key, 200, 0), seed=seed) is not slow
+    for one in others:
+        one.load.begin(9000)
+    drawn = [chosen(among, Work(key, 200, 0), seed=seed + more) for more in range(64)]
+    assert slow in drawn
+
+
+@given(usual=st.integers(0, 8192), before=st.integers(0, 16384), need=st.integers(1, 8192))
+def test_less_than_usual_is_answered_no_sooner_and_more_is_answered_later(
+    usual: int, before: int, need: int
+) -> None:
+    load = Stub("a:1").load
+    load.answered(0.2, 200, usual, NOW)
+    load.begin(before)
+    found = load.expected_s(need, load.seconds_per_token, NOW)
+    least = need * load.seconds_per_token
+    if before <= usual:
+        assert found == pytest.approx(least)
+    else:
+        assert found == pytest.approx(least * (before + need) / (usual + need))
 
 
 def test_a_new_replica_starts_slowly() -> None:
@@ -160,6 +194,45 @@ def test_nothing_is_known_of_replicas_that_never_answered() -> None:
     among = [Stub("a:1"), Stub("b:1"), Stub("c:1")]
     found = {chosen(among, Work(key, 1, 1)).name for key in range(0, 2**64, 2**58)}
     assert found == {"a:1", "b:1", "c:1"}
+
+
+@given(seconds=st.lists(st.floats(0.001, 10), min_size=1, max_size=20))
+def test_a_replica_may_be_silent_for_twice_its_slowest_answer(seconds: list[float]) -> None:
+    load = Stub("a:1").load
+    assert load.patience() == 0.8
+    for each in seconds:
+        load.answered(each, 200, 0, NOW)
+    assert load.patience() >= max(0.8, 2 * seconds[-1])
+    assert load.patience() <= max(0.8, 2 * max(seconds))
+
+
+def test_what_its_warm_up_took_is_known_before_it_has_answered_anything() -> None:
+    """Else one whose answers take a second would be ejected before the first one."""
+    load = Stub("a:1").load
+    load.warmed_up(1.0)
+    assert load.patience() == 2.0
+
+
+def test_a_prompt_far_longer_than_the_others_may_take_longer_in_proportion() -> None:
+    """Else one such prompt ejects one replica after the other."""
+    load = Stub("a:1").load
+    load.answered(0.5, 100, 0, NOW)
+    for tokens, patience in ((400, 1.0), (8000, 20.0)):
+        load.begin(tokens)
+        assert load.patience() == pytest.approx(patience)
+    load.end(8000)
+    assert load.patience() == pytest.approx(1.0)
+
+
+@given(data=st.data())
+def test_no_request_in_flight_is_longer_than_the_longest(data: st.DataObject) -> None:
+    load, in_flight = Stub("a:1").load, list[int]()
+    for size in data.draw(st.lists(st.integers(1, 8192), max_size=30)):
+        load.begin(size)
+        in_flight.append(size)
+        if data.draw(st.booleans()):
+            load.end(in_flight.pop(data.draw(st.integers(0, len(in_flight) - 1))))
+        assert max(in_flight, default=0) <= load.longest <= sum(in_flight)
 
 
 @given(tokens=st.lists(st.integers(1, 8192), max_size=30))
@@ -192,11 +265,11 @@ def test_a_retry_budget_covers_one_lost_replica_and_a_fifth_of_the_requests_afte
 @pytest.mark.parametrize("fast", [0.001, 0.1])
 def test_a_pace_rises_faster_than_it_falls(fast: float) -> None:
     load = Stub("a:1").load
-    load.answered(fast, 100, NOW)
+    load.answered(fast, 100, 0, NOW)
     first = load.seconds_per_token
-    load.answered(2 * fast, 100, NOW)
+    load.answered(2 * fast, 100, 0, NOW)
     rise = load.seconds_per_token - first
-    load.answered(fast, 100, NOW)
+    load.answered(fast, 100, 0, NOW)
     fall = first + rise - load.seconds_per_token
     assert rise == pytest.approx(0.3 * first)
     assert fall == pytest.approx(0.1 * rise)

@@ -13,7 +13,7 @@ STEP_S = 0.25
 def answering(seconds: float, tokens: int = 200) -> ReplicaLoad:
     load = ReplicaLoad.of("10.0.0.1:8001", QueueLimit(64, 64))
     for _ in range(50):
-        load.answered(seconds, tokens, 0)
+        load.answered(seconds, tokens, 0, 0)
     return load
 
 

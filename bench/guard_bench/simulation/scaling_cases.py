@@ -19,6 +19,19 @@ _END = "<!-- scaling: end -->"
 _MIXED = (0.5, 0.5, 0.75, 1.0, 1.0, 1.25, 1.5, 1.5)
 _POLICIES = {"expected time": expected_time, "two choices": two_choices, "random": at_random}
 
+_NULL = SimulatedCase(
+    "null engines, four equal ones",
+    gateways=2,
+    rate=80,
+    speeds=(1.0,) * 4,
+    turns=1,
+    seconds=40,
+    limit=8,
+    step_s=0.2,
+    null_engines=True,
+    settle_s=15,
+)
+
 PICKING = (
     SimulatedCase("chats, 300/s each", gateways=8, rate=2400),
     SimulatedCase("chats, 500/s each", gateways=8, rate=4000),
@@ -32,8 +45,11 @@ PICKING = (
     SimulatedCase(
         "chats, 64 replicas, 32 gateways", gateways=32, rate=19200, speeds=(1.0,) * 64, seconds=2.5
     ),
+    _NULL,
+    replace(_NULL, name="null engines, one at 20%", speeds=(1.0, 1.0, 1.0, 0.2)),
 )
-"""Eight replicas of 600 requests/s and eight gateways, unless the name says otherwise."""
+"""Eight replicas of 600 requests/s and eight gateways, unless the name says otherwise; then those
+of `guard bench replicas slow`: null engines at half load."""
 
 _OVERLOAD = SimulatedCase(
     "steps of 10 ms",

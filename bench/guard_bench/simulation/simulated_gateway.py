@@ -95,13 +95,17 @@ class SimulatedGateway:
         work = Work(key, request.tokens, request.earlier_tokens)
         one, tokens = self.policy(ready, work, now, self.draw)
         self._budget.requested(sum(each.load.limit for each in ready))
-        one.load.begin(tokens)
-        call = EngineCall(request, now, lambda call: self._answered(one, call, tokens, retry=retry))
+        ahead = one.load.begin(tokens)
+        call = EngineCall(
+            request, now, lambda call: self._answered(one, call, tokens, ahead, retry=retry)
+        )
         one.calls.add(call)
         self.schedule(one.load.patience(), lambda: self._look(one, call))
         one.replica.ask(call)
 
-    def _answered(self, one: SeenReplica, call: EngineCall, tokens: int, *, retry: bool) -> None:
+    def _answered(
+        self, one: SeenReplica, call: EngineCall, tokens: int, ahead: int, *, retry: bool
+    ) -> None:
         now, load = self.clock(), one.load
         if call not in one.calls:
             return
@@ -117,7 +121,7 @@ class SimulatedGateway:
                 self.ended(call.request, "failed", call)
             self._start_queued()
             return
-        load.answered(now - call.sent, call.computed, now)
+        load.answered(now - call.sent, call.computed, ahead, now)
         if self.adaptive:
             load.queue_limit.answered(
                 queue_s=call.scheduled - call.sent,

@@ -118,3 +118,26 @@ class SimulatedReplica:
             _, gone = self._known.popitem(last=False)
             self._known_tokens -= gone
         return request.tokens - reused
+
+
+class SimulatedNullEngine(SimulatedReplica):
+    """As the null engine of `guard bench replicas`: so many at a time, each for the same time."""
+
+    def ask(self, call: EngineCall) -> None:
+        self._waiting.append(call)
+        self._begin()
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._running) < self.concurrency_limit:
+            call = self._waiting.popleft()
+            call.scheduled, call.computed = self.clock(), call.request.tokens
+            call.step_s = self.least_step_s / self.speed
+            self._running.append(call)
+            self.schedule(call.step_s, lambda call=call: self._answer(call))  # type: ignore[misc]
+
+    def _answer(self, call: EngineCall) -> None:
+        self._running.remove(call)
+        self._begin()
+        self.served += 1
+        self.waits.append(call.scheduled - call.sent)
+        call.done(call)

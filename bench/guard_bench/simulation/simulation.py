@@ -15,12 +15,14 @@ from guard_bench.simulation.simulated_gateway import (
 )
 from guard_bench.simulation.simulated_replica import (
     EngineCall,
+    SimulatedNullEngine,
     SimulatedReplica,
     SimulatedRequest,
 )
 from guard_core.balancing.expected_time import ReplicaLoad
 from guard_core.balancing.queue_limit import QueueLimit
 
+_LIMIT, _NULL_LIMIT = 64, 8  # requests that a replica takes at a time
 _CONSTANT_TOKENS = 107  # of every prompt, behind its messages: computed each time
 
 
@@ -41,6 +43,8 @@ class SimulatedCase:
     )
     step_s: float = 0.01  # the shortest
     step_tokens: int = 2048  # in a step at most
+    null_engines: bool = False  # of 40/s, 8 at a time, as in `guard bench replicas`
+    settle_s: float = 1.0  # what arrives before is not counted
     event: str = ""  # kill, hang or slow: what happens to the first replica after a second
     longest_wait_s: float = 1.0  # in a gateway's queue
     in_time_s: float = 0.25
@@ -49,7 +53,7 @@ class SimulatedCase:
 
 @dataclass(slots=True)
 class Simulated:
-    """What came out. Times are milliseconds; shares are of all requests after the first second."""
+    """What came out. Times are milliseconds; shares are of all requests that are counted."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
@@ -90,8 +94,10 @@ class _Run:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._result = Simulated()
+        self._most = _NULL_LIMIT if case.null_engines else _LIMIT
+        kind = SimulatedNullEngine if case.null_engines else SimulatedReplica
         self._replicas = [
-            SimulatedReplica(f"10.0.0.{n}:8001", self._after, self._clock, speed, 64)
+            kind(f"10.0.0.{n}:8001", self._after, self._clock, speed, self._most)
             for n, speed in enumerate(case.speeds)
         ]
         for replica in self._replicas:
@@ -122,11 +128,13 @@ class _Run:
 
     def _gateway(self) -> SimulatedGateway:
         case = self._case
-        limit = case.limit or max(1.0, 64 // case.gateways)
+        limit = case.limit or max(1.0, self._most // case.gateways)
         seen = [
-            SeenReplica(replica, ReplicaLoad.of(replica.name, QueueLimit(64, limit)))
+            SeenReplica(replica, ReplicaLoad.of(replica.name, QueueLimit(self._most, limit)))
             for replica in self._replicas
         ]
+        for one in seen:
+            one.load.warmed_up(case.step_s / one.replica.speed)
         return SimulatedGateway(
             seen,
             case.policy,
@@ -175,7 +183,7 @@ class _Run:
                 replica.speed = 0.2
 
     def _ended(self, request: SimulatedRequest, status: str, call: EngineCall | None) -> None:
-        if request.arrives < 1:
+        if request.arrives < self._case.settle_s:
             return
         found = self._result
         found.statuses[status] += 1

@@ -1,7 +1,11 @@
 """Which replica gets a request: the one that is expected to answer first.
 
     need  = the request's tokens, less those of earlier messages on the conversation's own replica
-    score = (tokens that this gateway has outstanding there + need) x the replica's seconds a token
+    more  = (tokens that this gateway has outstanding there + need) / (the usual ones + need)
+    score = need x the replica's seconds a token x more, if that is above one
+
+An engine computes many requests at a time, and the seconds a token are of answers that had the
+usual tokens before them: fewer make an answer no sooner, more make it later.
 
 The candidates are the two that the conversation's key ranks highest, which all gateways rank alike,
 and two drawn at random. The first of the key's two is favoured by `AFFINITY`: it may hold the
@@ -24,7 +28,8 @@ _UP, _DOWN = 0.3, 0.1  # weights of a slower and of a faster answer
 _LEAST_TOKENS = 50  # an answer takes a while however few tokens are computed
 _FIRST_GUESS = 1e-5  # seconds a token, while no replica has answered
 _FORGET_S = 5.0  # without an answer, half of a replica's distance to the mean is forgotten
-_SILENT_S, _SILENT_TIMES = 1.0, 4.0
+_SILENT_S, _SILENT_TIMES = 0.8, 2.0
+_LONG_TIMES = 4.0  # the mean prompt: longer ones are not among the slowest answers so far
 
 _MASK = 2**64 - 1
 
@@ -45,12 +50,15 @@ class ReplicaLoad:
     queue_limit: QueueLimit
     in_flight: int = 0
     tokens: int = 0  # outstanding
+    usual_tokens: float = 0.0  # outstanding before a request, in the mean
+    longest: int = 0  # tokens that none of the requests in flight exceeds
     seconds_per_token: float = 0.0  # 0: it has not answered yet
     answered_at: float = 0.0
     paused_until: float = 0.0  # while its limit is below one
     slow_until: float = 0.0
     slowest_s: float = 0.0  # of its answers; the past counts less and less
     mean_s: float = 0.0  # of its answers
+    mean_tokens: float = 0.0  # of their prompts, those that were computed
 
     @classmethod
     def of(cls, name: str, limit: QueueLimit) -> "ReplicaLoad":
@@ -68,29 +76,46 @@ class ReplicaLoad:
         """It is ready, as new or after a loss: its KV cache may be empty, so it starts slowly."""
         self.slow_until = now + SLOW_START_S
 
-    def begin(self, tokens: int) -> None:
-        """A request of so many tokens is sent there, until `end`."""
+    def warmed_up(self, seconds: float) -> None:
+        """A verdict of its warm-up took so long: an answer may, too."""
+        self.slowest_s = max(seconds, self.slowest_s)
+
+    def begin(self, tokens: int) -> int:
+        """A request of so many tokens is sent there, until `end`: the tokens outstanding before."""
+        ahead = self.tokens
         self.in_flight += 1
         self.tokens += tokens
+        self.longest = max(self.longest, tokens)
+        return ahead
 
     def end(self, tokens: int) -> None:
         self.in_flight -= 1
         self.tokens -= tokens
+        self.longest = min(self.longest, self.tokens)
 
-    def answered(self, seconds: float, computed: int, now: float) -> None:
-        """It answered after `seconds` and computed so many tokens for it."""
+    def answered(self, seconds: float, computed: int, ahead: int, now: float) -> None:
+        """It answered after `seconds` and computed so many tokens for it. `ahead`: of `begin`."""
         found = seconds / max(_LEAST_TOKENS, computed)
         known = self.seconds_per_token
         weight = (_UP if found > known else _DOWN) if known else 1.0
         self.seconds_per_token = known + weight * (found - known)
+        weight = _DOWN if known else 1.0
+        self.usual_tokens += (ahead - self.usual_tokens) * weight
+        self.mean_s += (seconds - self.mean_s) * weight
+        self.mean_tokens += (computed - self.mean_tokens) * weight
         self.answered_at = now
         self.paused_until = now + self.queue_limit.pause_s(seconds)
         self.slowest_s = max(seconds, 0.99 * self.slowest_s)
-        self.mean_s += (seconds - self.mean_s) * (_DOWN if known else 1)
 
     def patience(self) -> float:
         """So long it may answer nothing, with requests in flight, before others take over."""
-        return max(_SILENT_S, _SILENT_TIMES * self.slowest_s)
+        longer = self.longest / (_LONG_TIMES * self.mean_tokens) if self.mean_tokens else 0.0
+        return max(_SILENT_S, _SILENT_TIMES * self.slowest_s * max(1.0, longer))
+
+    def expected_s(self, need: int, mean: float, now: float) -> float:
+        """How long an answer takes for which it computes so many tokens; `mean`: see `pace`."""
+        more = (self.tokens + need) / (self.usual_tokens + need)
+        return need * self.pace(mean, now) * max(1.0, more)
 
     def pace(self, mean: float, now: float) -> float:
         """Seconds a token that are expected of it, where `mean` is that of all."""
@@ -126,13 +151,13 @@ def pick(replicas: Sequence[R], work: Work, now: float, draw: Random) -> tuple[R
     mean = sum(known) / len(known) if known else _FIRST_GUESS
     best, best_need = first, max(1, work.tokens - work.reusable)
     load = first.load
-    best_score = (load.tokens + best_need) * load.pace(mean, now) / AFFINITY
+    best_score = load.expected_s(best_need, mean, now) / AFFINITY
     drawn = (able[int(draw.random() * len(able))] for _ in range(2))
     for other in (second, *drawn):
         if other is first:
             continue
         load = other.load
-        score = (load.tokens + work.tokens) * load.pace(mean, now)
+        score = load.expected_s(work.tokens, mean, now)
         if score < best_score:
             best, best_need, best_score = other, work.tokens, score
     return best, best_need

@@ -114,7 +114,7 @@ class Replica:
         Raises Unavailable, Overloaded or EngineFailed.
         """
         load, begun = self.load, time.monotonic()
-        load.begin(tokens)
+        ahead = load.begin(tokens)
         try:
             answer = await self.engine.generate(wanted)
         except asyncio.CancelledError:
@@ -129,7 +129,7 @@ class Replica:
                 self._idle.set()
         ended = time.monotonic()
         computed = len(wanted.prompt) - answer.reused_blocks * self._block_tokens
-        load.answered(ended - begun, computed, ended)
+        load.answered(ended - begun, computed, ahead, ended)
         self.stats.answered += 1
         if answer.queue_s is not None:
             self._move_limit(answer.queue_s, answer.step_s, begun, ended)
@@ -158,9 +158,11 @@ class Replica:
             self._changed()
 
     def _others_answers(self) -> int | None:
-        """Answers of the other ready replicas; None if there are none."""
-        ready = [one for one in self._others() if one.ready]
-        return sum(one.engine.health.answers for one in ready) if ready else None
+        """Answers of the other replicas; None if none of them is ready."""
+        others = self._others()
+        if not any(one.ready for one in others):
+            return None
+        return sum(one.engine.health.answers for one in others)
 
     def _ejection(self) -> Ejection | None:
         others = self._others()
@@ -185,12 +187,28 @@ class Replica:
                 "directory that the gateway has, and build a slot again that has no fingerprint."
             )
         self.health.connected()
-        await self._slot.warm_up(self.engine)
+        timed = _Timed(self.engine)
+        await self._slot.warm_up(timed)
+        self.load.warmed_up(timed.seconds)
 
     def _health_changed(self) -> None:
         if self.ready:
             self.load.taken_in(time.monotonic())
         self._changed()
+
+
+class _Timed:
+    """The engine, and how long its newest answer took."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self.seconds = 0.0
+
+    async def generate(self, wanted: Generation) -> Generated:
+        begun = time.monotonic()
+        answer = await self._engine.generate(wanted)
+        self.seconds = time.monotonic() - begun
+        return answer
 
 
 class _Timeouts:
