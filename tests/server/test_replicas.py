@@ -13,6 +13,7 @@ import trustme
 from guard_core.balancing import outlier
 from guard_core.engine.channel import RenewedCredentials, TritonTls
 from guard_core.engine.client import EngineClient
+from guard_core.engine.tensors import Generation
 from guard_core.errors import Unavailable
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic, TritonDns
@@ -129,6 +130,43 @@ async def test_a_replica_that_hangs_costs_its_callers_less_than_two_seconds(
         assert [found.replica(other).stats.ejections for other in found.engines[1:]] == [0, 0]
         held.set()
         await found.until_ready(*found.engines)
+
+
+async def test_how_long_a_replica_hangs_counts_while_it_is_probed(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """The probe was waited for as long again."""
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        victim, loop = found.engines[0], asyncio.get_running_loop()
+        found.replica(victim).load.warmed_up(0.7)  # it may be silent for 1.4 s, and is asked at 0.7
+        victim.hold, begun, calls = asyncio.Event(), loop.time(), list[asyncio.Task[object]]()
+        while found.replica(victim).ready:
+            calls.append(asyncio.create_task(found.client.judge(f"Question {len(calls)}")))
+            await asyncio.sleep(0.02)
+        assert 1.4 < loop.time() - begun < 2.1
+        await asyncio.gather(*calls)
+        assert (
+            found.replica(victim).health.reason == "it answers nothing while others of the slot do"
+        )
+
+
+async def test_few_answers_of_others_eject_no_replica_that_answers_a_probe(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
+) -> None:
+    """One long answer among few short ones, as on a busy machine."""
+    async with several(tmp_path, write_tiny_slot, agree) as found:
+        for engine in found.engines:
+            engine.answer = lambda asked: None if asked.draft else agree(asked)
+        call = asyncio.create_task(found.client.judge("Long"))
+        await until(lambda: sum(drafts(found.engines)) == 1)
+        await asyncio.sleep(0.3)  # so that it has been looked at
+        busy, other, _ = sorted(found.engines, key=lambda one: not one.drafts())
+        for _ in range(4):
+            await found.replica(other).engine.generate(Generation((1,), 1, max_tokens=1))
+        await asyncio.sleep(1)
+        assert found.replica(busy).ready
+        assert len(busy.asked) > 1
+        call.cancel()
 
 
 async def test_a_replica_that_fails_what_others_answer_is_ejected_and_fails_no_call(

@@ -10,23 +10,25 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
 
 from guard_core.balancing.outlier import Ejection
 from guard_core.engine.client import EngineClient
 from guard_core.engine.tensors import Generation
-from guard_core.errors import GuardError, SlotInvalid, Unavailable
+from guard_core.errors import GuardError, SlotInvalid
 from guard_core.stats import ReplicaStats
+from guard_server.routing.silence_probe import LOOK_S, SilenceProbe, unless_lost
 from guard_server.routing.stub_repair import StubRepair
 
 _WARM_UP_S = 10  # without any answer; a later try finds an engine warm whose first steps are slow
 _RETRY_S = (0.2, 1.0)  # first and longest pause
-_LOOK_S = 0.25
 _STALL_S = 1.0  # without any answer, with requests in flight: time to probe
-_APART_S = 0.5  # later: a second probe, over a new connection
-_BEHIND_S = 1.0  # so much later than over the new connection: the usual one hangs
+_STALL_SHARE = 0.5  # of its patience: the same where others of the slot are ready
+_MOST_BEHIND = 20  # answers of the others alone: by chance 1 in 300, with four replicas
+_LEFT_BEHIND = "it answers nothing while others of the slot do"
 
 
 class ReplicaState(StrEnum):
@@ -37,6 +39,13 @@ class ReplicaState(StrEnum):
     READY = "ready"
     OUT = "out"
     DRAINING = "draining"  # it is removed, and finishes what it has
+
+
+class _Look(NamedTuple):
+    """When a replica was looked at, and how many answers the others had given by then."""
+
+    at: float
+    others: int | None
 
 
 class HealthCheck:
@@ -60,9 +69,10 @@ class HealthCheck:
         """`warm_up` raises if the engine can't judge. `question`: one token, for probes.
 
         `slot`: its name, for the log. `stats`: its ejections are counted there. `changed` is called
-        after each change of `ready`. `others_answers`: how many answers the other ready replicas of
-        the slot gave so far; None: there are none. An engine that answers nothing for `probe_s`
-        while it is probed is lost; where others are ready, for the seconds that `patience` gives.
+        after each change of `ready`. `others_answers`: how many answers the other replicas of the
+        slot gave so far; None: none of them is ready. An engine that answers nothing for `probe_s`
+        while it is probed is lost; where others are ready, for the seconds that `patience` gives,
+        and without a probe once they have answered often meanwhile.
         `outlier` says, every moment, whether it is ejected though it answers.
         """
         self.state = ReplicaState.CONNECTING
@@ -72,7 +82,7 @@ class HealthCheck:
         )
         self._engine = engine
         self._warm_up = warm_up
-        self._question = question
+        self._probe = SilenceProbe(engine, question)
         self._stats = stats
         self._changed = changed
         self._repair = repair
@@ -102,7 +112,7 @@ class HealthCheck:
         while True:
             engine.health.lost.clear()
             try:
-                await self._unless_lost(self._warm_up(), _WARM_UP_S)
+                await unless_lost(engine.health, self._warm_up(), _WARM_UP_S)
             except Exception as error:
                 self._not_ready(error)
                 await asyncio.sleep(pause)
@@ -146,81 +156,42 @@ class HealthCheck:
     async def _until_ejected(self) -> Ejection:
         """Returns when the engine failed as a whole, no longer answers, or is an outlier."""
         engine, health = self._engine, self._engine.health
-        answers, others, since = health.answers, self._others_answers(), time.monotonic()
+        answers, seen = health.answers, self._look()
         while True:
-            lost = await self._lost_within(_LOOK_S)
+            lost = await self._lost_within(LOOK_S)
             if ejection := self._outlier():
                 return ejection
             if lost:
                 return Ejection("the engine failed")
-            quiet_s = time.monotonic() - since
             if health.answers != answers or not engine.in_flight:
-                answers, others, since = health.answers, self._others_answers(), time.monotonic()
-            elif quiet_s >= _STALL_S:
-                if quiet_s >= self._patience() and (self._others_answers() or 0) > (others or 0):
-                    return Ejection("it answers nothing while others of the slot do")
+                answers, seen = health.answers, self._look()
+            elif self._left_behind(seen):
+                return Ejection(_LEFT_BEHIND)
+            elif time.monotonic() - seen.at >= self._stall_s():
                 self.silent = True
-                if not await self._still_answers():
+                if await self._probe.answers(self._silent_s(), partial(self._left_behind, seen)):
+                    self.silent = False
+                elif self._left_behind(seen):
+                    return Ejection(_LEFT_BEHIND)
+                else:
                     lost = health.lost.is_set()
                     return Ejection("the engine failed" if lost else "it does not answer")
-                self.silent = False
 
-    async def _still_answers(self) -> bool:
-        """Whether the engine answers over the connection that requests use.
+    def _look(self) -> "_Look":
+        return _Look(time.monotonic(), self._others_answers())
 
-        An engine that is only busy keeps a probe over a new connection waiting too. If that one is
-        answered and the other one is still not, the connection hangs.
-        """
-        health = self._engine.health
-        before = health.answers
-        usual = asyncio.create_task(self._answers_probe())
-        apart = asyncio.create_task(self._answers_apart())
-        try:
-            await asyncio.wait({usual, apart}, return_when=asyncio.FIRST_COMPLETED)
-            if not usual.done():
-                hangs = apart.result()
-                await asyncio.wait({usual}, timeout=_BEHIND_S if hangs else None)
-            return (usual.done() and usual.result()) or health.answers != before
-        finally:
-            usual.cancel()
-            apart.cancel()
-
-    async def _answers_probe(self) -> bool:
-        return await self._answered(self._engine.generate(self._question))
-
-    async def _answers_apart(self) -> bool:
-        await asyncio.sleep(_APART_S)
-        return await self._answered(self._engine.generate_apart(self._question))
-
-    async def _answered(self, probe: Coroutine[Any, Any, object]) -> bool:
+    def _stall_s(self) -> float:
         alone = self._others_answers() is None
-        try:
-            await self._unless_lost(probe, self._probe_s if alone else self._patience())
-        except (Unavailable, TimeoutError):
+        return _STALL_S if alone else _STALL_SHARE * self._patience()
+
+    def _silent_s(self) -> float:
+        """So long a probe may wait without any answer."""
+        return self._probe_s if self._others_answers() is None else self._patience()
+
+    def _left_behind(self, seen: "_Look") -> bool:
+        """Whether only this one has answered nothing since then, and for too long."""
+        now = self._look()
+        if now.others is None or seen.others is None:
             return False
-        except GuardError:
-            pass  # an error is an answer too
-        return True
-
-    async def _unless_lost(self, work: Coroutine[Any, Any, object], silent_s: float) -> None:
-        """Raises what `work` raises, Unavailable once the engine is lost, or TimeoutError.
-
-        That is when nothing at all was answered for `silent_s`: a busy engine is not a dead one.
-        """
-        health = self._engine.health
-        task = asyncio.ensure_future(work)
-        lost = asyncio.create_task(health.lost.wait())
-        try:
-            while not task.done() and not lost.done():
-                answers = health.answers
-                await asyncio.wait(
-                    {task, lost}, timeout=silent_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not task.done() and not lost.done() and health.answers == answers:
-                    raise TimeoutError(f"nothing was answered for {silent_s:g} s")
-            if not task.done():
-                raise Unavailable("The engine was lost.")
-            await task
-        finally:
-            task.cancel()
-            lost.cancel()
+        behind = now.others - seen.others
+        return behind >= _MOST_BEHIND and now.at - seen.at >= self._patience()
