@@ -12,7 +12,7 @@ from guard_core.slot.manifest import Manifest
 _LIMIT = 64
 _RATE = 100.0  # as much as two cores carry with 16 gateways and the load: 600/s is simulated
 _GATEWAYS = (1, 4, 16)
-_SETTLE_S = 8.0
+_SETTLE_S = 25.0  # until what many gateways sent at first, with a whole limit each, is answered
 _TIMES = 2
 _PROBES_S = 0.2
 
