@@ -151,7 +151,13 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     serve = _counted(serve_bytes, receiving, receiving.bytes, _counted_size)
 
     async def answer(_: object, context: Context) -> Any:
-        return await serve(await receiving.read(context), context)
+        try:
+            return await serve(await receiving.read(context), context)
+        except grpc.aio.AbortError as ended:
+            # grpc keeps it and its frames in a circle, and so the request until a garbage
+            # collection: 10 s of refused requests of 2.4 MB took 730 MiB.
+            ended.__context__ = None
+            raise ended.with_traceback(None) from None
 
     return grpc.stream_unary_rpc_method_handler(answer, None, write)
 

@@ -27,6 +27,7 @@ from guard_server.routing.endpoint import Endpoint
 from guard_server.routing.router import Router
 
 T = TypeVar("T")
+E = TypeVar("E", GuardError, None)
 
 
 class Moderator:
@@ -78,9 +79,7 @@ class Moderator:
             self._failed(call, None)
             raise
         except Exception as error:
-            known = known_error(error)
-            self._failed(call, known)
-            raise known from None
+            raise self._failed(call, known_error(error)) from None
         for observer in self.observers:
             observer.answered(call, moderation)
         return moderation.without_reuse() if self._isolate_callers else moderation
@@ -186,6 +185,8 @@ class Moderator:
             call.timer.passed(Stage.ENGINE)
         return decoded, cached
 
-    def _failed(self, call: Call, error: GuardError | None) -> None:
+    def _failed(self, call: Call, error: E) -> E:
+        """Gives the error back: a name for it, where it is raised, would keep it and its frames."""
         for observer in self.observers:
             observer.failed(call, error)
+        return error

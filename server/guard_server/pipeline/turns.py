@@ -108,7 +108,10 @@ class _ThreadTurns:
         working = asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A caller that gives up does not end its work, which keeps its turn.
         working.add_done_callback(lambda _: permit.release(answered=True))
-        return await asyncio.shield(working)
+        try:
+            return await asyncio.shield(working)
+        finally:
+            del working  # else its error and this frame would hold each other, and the request
 
 
 class TextTurns(_ThreadTurns):
