@@ -109,8 +109,14 @@ def write_tiny_slot(tiny_prompt: Prompt) -> Callable[..., Path]:
     """Writes a slot with the tiny guard's text side below a directory."""
     end_ids = (tiny_prompt.added_tokens["<|im_end|>"], tiny_prompt.added_tokens["<|endoftext|>"])
 
-    def write(directory: Path, max_in_flight: int = 32) -> Path:
-        write_slot(directory / "blue", *tiny_files(), end_ids, max_in_flight=max_in_flight)
+    def write(directory: Path, max_in_flight: int = 32, *, draft_logits: bool = True) -> Path:
+        write_slot(
+            directory / "blue",
+            *tiny_files(),
+            end_ids,
+            max_in_flight=max_in_flight,
+            draft_logits=draft_logits,
+        )
         return directory / "blue"
 
     return write

@@ -1,5 +1,6 @@
 """`build_slot`: the content of a slot, invalid checkpoints, and failed builds."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from guard_cli.bars import bars
 from guard_core.slot.manifest import Manifest
 from guard_engine import ModelConfig
 from tests.support.models.checkpoints import END_ID, TEMPLATE, write_checkpoint
+from tests.support.slots import tiny_files, write_slot
 
 OTHERS: tuple[WeightFormat, ...] = ("int8-g128", "bf16", "f32")
 
@@ -52,6 +54,21 @@ def test_a_slot_is_complete(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest.tokens.end_ids == (END_ID,)
     assert (slot / "chat_template.jinja").read_text() == TEMPLATE
     assert [path.name for path in slot.parent.iterdir()] == ["blue"]
+
+
+def test_a_slot_without_logits_of_drafts_has_the_fingerprint_of_an_older_one(
+    tmp_path: Path,
+) -> None:
+    manifest = write_slot(tmp_path / "blue", *tiny_files(), (END_ID,), draft_logits=False)
+    path = tmp_path / "blue" / "manifest.json"
+    older = json.loads(path.read_text())
+    del older["draft_logits"]
+    path.write_text(json.dumps(older))
+    loaded = Manifest.load(path.parent)
+    assert loaded == manifest
+    canonical = json.dumps(older, sort_keys=True, separators=(",", ":")).encode()
+    assert loaded.fingerprint == hashlib.sha256(canonical).hexdigest()[:16]
+    assert loaded.model_copy(update={"draft_logits": True}).fingerprint != loaded.fingerprint
 
 
 def test_the_same_build_has_the_same_fingerprint(checkpoint: Path, tmp_path: Path) -> None:

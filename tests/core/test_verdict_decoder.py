@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from guard_core.conversation import Mode
-from guard_core.engine.tensors import Generated, Generation
+from guard_core.engine.tensors import Generation
 from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.decoder import DecodeUsage, DecodingLimits, VerdictDecoder
 from guard_core.verdict.grammar import write
 from guard_core.verdict.prompt import Prompt
+from tests.core.given_answers import Engine, answered
 from tests.support.slots import tiny_files
 
 SAFE = "Safety: Safe\nCategories: None"
@@ -21,22 +22,6 @@ PROMPT = [1, 2, 3]
 END, OTHER_END = 12_285, 12_283
 BLOCK = 32
 INPUT, OUTPUT = 100, 40
-
-
-class Engine:
-    """Gives its answers in turn, and keeps what it was asked."""
-
-    def __init__(self, *answers: Generated) -> None:
-        self.answers = [*answers]
-        self.asked: list[Generation] = []
-
-    async def generate(self, wanted: Generation) -> Generated:
-        self.asked.append(wanted)
-        return self.answers.pop(0)
-
-
-def answered(ids: list[int], reused_blocks: int = 0, logits: np.ndarray | None = None) -> Generated:
-    return Generated(ids, logits, reused_blocks)
 
 
 def merged(*pairs: str) -> Prompt:

@@ -90,6 +90,11 @@ FAULTS = (
     (Fault(reply=faults.never_acknowledges_a_stop), "the stop of an unknown request"),
     (Fault(reply=faults.acknowledges_with_an_error), "the stop of an unknown request"),
     (Fault(reply=faults.has_no_logits), "logits of one position"),
+    (Fault(reply=faults.has_no_logits_of_drafts), "logits of a draft whose severity is right"),
+    (
+        Fault(reply=faults.has_logits_of_what_was_drafted),
+        "logits of a draft whose severity is wrong",
+    ),
     (Fault(reply=faults.has_flat_logits), "the largest logit is the token that is written"),
 )
 # Found only where the engine computes log-probabilities, which the CPU engine does.

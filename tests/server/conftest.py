@@ -27,9 +27,9 @@ def tiny_serve(
 
     @asynccontextmanager
     async def serve(
-        *, max_in_flight: int = 32, **settings: Any
+        *, max_in_flight: int = 32, draft_logits: bool = True, **settings: Any
     ) -> AsyncIterator[tuple[Client, FakeEngine]]:
-        slot = write_tiny_slot(tmp_path, max_in_flight=max_in_flight)
+        slot = write_tiny_slot(tmp_path, max_in_flight, draft_logits=draft_logits)
         async with (
             fake_engine(agree) as engine,
             gateway(slot, engine.port, **settings) as client,

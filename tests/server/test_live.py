@@ -108,11 +108,11 @@ async def test_rules_on_categories_have_whole_verdicts_of_beginnings(live_serve:
 
 
 @pytest.mark.parametrize(("of_drafts", "calls"), [(True, 1), (False, 2)])
-async def test_scores_come_with_the_draft_where_the_engine_gives_them(
+async def test_scores_come_with_the_draft_where_the_manifest_says_so(
     live_serve: LiveServe, of_drafts: bool, calls: int
 ) -> None:
-    async with live_serve() as (client, engine, _):
-        engine.vocabulary, engine.logits_of_drafts = VOCABULARY, of_drafts
+    async with live_serve(draft_logits=of_drafts) as (client, engine, _):
+        engine.vocabulary = VOCABULARY
         live = Live(client, stop=pb.LiveStop(unsafe_score=0.9))
         await live.begin()
         await live.say(f"{BAD}x")
@@ -187,6 +187,19 @@ async def test_a_slow_engine_has_one_check_in_flight_and_is_asked_for_the_newest
         live.call.cancel()
 
 
+async def test_logits_that_a_manifest_promises_and_that_do_not_come_judge_nothing(
+    live_serve: LiveServe,
+) -> None:
+    async with live_serve() as (client, engine, _):
+        assert not engine.vocabulary
+        live = Live(client, stop=pb.LiveStop(unsafe_score=0.9))
+        await live.begin()
+        await live.say(f"{FINE}x")
+        failed = await live.next()
+        assert (reason(failed.not_checked), failed.cleared_bytes) == ("ENGINE_FAILED", 0)
+        live.call.cancel()
+
+
 async def test_an_engine_that_fails_clears_nothing_and_the_next_beginning_is_asked_for(
     live_serve: LiveServe,
 ) -> None:
@@ -224,6 +237,18 @@ async def test_overload_holds_the_text_until_there_is_capacity(live_serve: LiveS
         await asyncio.gather(*others, return_exceptions=True)
         assert (await live.next()).cleared_bytes == length(FINE)
         live.call.cancel()
+
+
+async def test_a_call_that_waits_for_text_takes_no_capacity(live_serve: LiveServe) -> None:
+    async with live_serve(max_in_flight=1, queue_per_place=0) as (client, _, _):
+        lives = [Live(client) for _ in range(3)]
+        for live in lives:
+            await live.begin()
+            await live.say(f"{FINE}x")
+            assert (await live.next()).state == PASSING
+        assert (await client.judge("Q")).action == types_pb2.ACTION_ALLOW
+        for live in lives:
+            live.call.cancel()
 
 
 async def test_without_an_engine_the_call_ends_after_a_while(live_serve: LiveServe) -> None:

@@ -25,6 +25,7 @@ def write_slot(
     max_draft_tokens: int = 24,
     max_in_flight: int = 32,
     generation_logits: bool = True,
+    draft_logits: bool = True,
 ) -> Manifest:
     """A slot's gateway side: manifest, template and tokenizer."""
     directory.mkdir(parents=True)
@@ -43,6 +44,7 @@ def write_slot(
         ),
         tokens=Tokens(end_ids=end_ids),
         generation_logits=generation_logits,
+        draft_logits=draft_logits,
         files={name: file for name, file in files.items() if file is not None},
     )
     manifest.save(directory)

@@ -124,5 +124,6 @@ def _manifest(
         ),
         tokens=m.Tokens(end_ids=packaging.end_ids),
         generation_logits=True,
+        draft_logits=True,
         files=file_entries(slot),
     )

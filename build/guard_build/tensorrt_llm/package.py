@@ -111,6 +111,7 @@ def package(
         limits=limits,
         tokens=m.Tokens(end_ids=packaging.end_ids),
         generation_logits=True,
+        draft_logits=True,  # read in TensorRT-LLM's sources; `guard verify contract` checks it
         files=file_entries(slot),
     )
     return seal(slot, manifest)

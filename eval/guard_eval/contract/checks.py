@@ -15,7 +15,7 @@ from guard_eval.contract.boundaries import boundaries
 from guard_eval.contract.drafts import continuations, counts, drafts, plain
 from guard_eval.contract.finding import Finding
 from guard_eval.contract.in_flight import drafts_together, stopping, together
-from guard_eval.contract.logits import scores
+from guard_eval.contract.logits import draft_scores, scores
 from guard_eval.contract.subject import Subject
 
 
@@ -43,14 +43,17 @@ def check_contract(
             yield from counts(subject)
             if not common:
                 common = True
-                yield from _common(subject, logits=manifest.generation_logits)
+                yield from _common(subject)
 
 
-def _common(subject: Subject, *, logits: bool) -> Iterator[Finding]:
+def _common(subject: Subject) -> Iterator[Finding]:
     yield from continuations(subject)
     yield from boundaries(subject)
     yield from together(subject)
     yield from drafts_together(subject)
     yield from stopping(subject)
-    if logits:
+    manifest = subject.files.manifest
+    if manifest.generation_logits:
         yield from scores(subject)
+        if manifest.draft_logits:
+            yield from draft_scores(subject)

@@ -100,12 +100,20 @@ class Manifest(Record):
     limits: Limits
     tokens: Tokens
     generation_logits: bool = Field(description="The engine returns logits: scores can be had.")
+    draft_logits: bool = Field(
+        default=False,
+        description="So do its answers to drafts, a row for each token: scores of a beginning cost "
+        "no engine call of their own.",
+    )
     files: dict[str, File] = Field(description="Path below the slot -> hash and size.")
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all of the manifest."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        fields = self.model_dump(mode="json")
+        if not self.draft_logits:
+            del fields["draft_logits"]  # so slots that were built before it keep their fingerprint
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property

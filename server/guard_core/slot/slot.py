@@ -57,7 +57,9 @@ class Slot:
             has_logits=manifest.generation_logits,
             strict_completion=strict_completion,
         )
-        self.severity_decoder = SeverityDecoder(self.decoder, decoding)
+        self.severity_decoder = SeverityDecoder(
+            self.decoder, decoding, draft_logits=manifest.draft_logits
+        )
         # They are rendered here, so that a template that can't is refused.
         self._warm_up = [(self.prompt.ids(messages), mode_of(messages)) for messages in WARM_UP]
 

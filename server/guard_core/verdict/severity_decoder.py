@@ -1,7 +1,7 @@
 """The severity alone, for a check whose verdict is not sent: one engine call, whatever it finds.
 
 The draft is the likeliest severity's line up to its label. The engine's answer has the label that
-the model writes, agreed to or corrected, and its logits where the engine gives them for drafts. So
+the model writes, agreed to or corrected, and its logits where the slot's manifest says so. So
 nothing is asked again.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from guard_core.conversation import Mode
 from guard_core.engine.tensors import Generated, Generation, TokenSource
-from guard_core.errors import VerdictUngrammatical
+from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.decoder import (
     Decoded,
     DecodeUsage,
@@ -26,10 +26,16 @@ from guard_core.verdict.taxonomy import Severity
 class SeverityDecoder:
     """Gets severities of one slot's responses from an engine that runs it."""
 
-    def __init__(self, decoder: VerdictDecoder, limits: DecodingLimits) -> None:
-        """`decoder`: of the slot. It is asked where the engine takes no draft."""
+    def __init__(
+        self, decoder: VerdictDecoder, limits: DecodingLimits, *, draft_logits: bool
+    ) -> None:
+        """`decoder`: of the slot. It is asked where the engine takes no draft.
+
+        `draft_logits`: the engine's answer to a draft has logits where they are asked for.
+        """
         self._decoder = decoder
         self._limits = limits
+        self._draft_logits = draft_logits
         labels = decoder.labels
         self._key = labels.severity_key
         self._draft = (*self._key, *labels.severities[Severity.SAFE])
@@ -43,8 +49,8 @@ class SeverityDecoder:
     ) -> Decoded:
         """The severity for a response's prompt, as a verdict without categories and refusal.
 
-        Raises what VerdictDecoder.decode raises. Its scores cost no call where the engine's answer
-        to a draft has logits.
+        Raises what VerdictDecoder.decode raises. Its scores cost one more engine call, unless
+        answers to drafts have logits.
         """
         if not self._takes_draft:
             return await self._decoder.decode(
@@ -52,7 +58,11 @@ class SeverityDecoder:
             )
         with_scores &= self._decoder.offers_scores
         asked = Generation(
-            prompt, self._decoder.end_id, len(self._draft) + 1, self._draft, logits=with_scores
+            prompt,
+            self._decoder.end_id,
+            len(self._draft) + 1,
+            self._draft,
+            logits=with_scores and self._draft_logits,
         )
         answer = await engine.generate(asked)
         usage = DecodeUsage(
@@ -64,11 +74,11 @@ class SeverityDecoder:
         )
         severity = self._severity(answer.ids)
         scores = None
-        if with_scores:
+        if asked.logits:
             scores = self._scores_of(answer)
-            if scores is None:
-                scores = await self._decoder.scores(engine, prompt)
-                usage.engine_calls += 1
+        elif with_scores:
+            scores = await self._decoder.scores(engine, prompt)
+            usage.engine_calls += 1
         return Decoded(Verdict(severity), usage, scores)
 
     def _severity(self, ids: Sequence[int]) -> Severity:
@@ -79,15 +89,14 @@ class SeverityDecoder:
             "The model's output is no severity. Nothing was judged: treat it as not moderated."
         )
 
-    def _scores_of(self, answer: Generated) -> Scores | None:
-        """None unless the label has logits, and is the likeliest token by them."""
+    def _scores_of(self, answer: Generated) -> Scores:
         label = len(self._key)
         logits = answer.logits
-        if logits is None or len(logits) < len(answer.ids):
-            return None
+        if logits is None or len(logits) <= label:
+            raise EngineFailed(
+                "The engine's answer to a draft lacks logits, although its manifest offers them."
+            )
         row = logits[label]
-        return (
-            severity_scores(row, self._decoder.labels)
-            if row.argmax() == answer.ids[label]
-            else None
-        )
+        if row[answer.ids[label]] < row.max():
+            raise EngineFailed("The engine's answer to a draft has the logits of another token.")
+        return severity_scores(row, self._decoder.labels)

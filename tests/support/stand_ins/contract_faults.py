@@ -257,6 +257,23 @@ def has_logits_of_half_the_scale(exchange: Exchange) -> None:
     _change_logits(exchange, 0.5)
 
 
+def has_no_logits_of_drafts(exchange: Exchange) -> None:
+    if exchange.draft:
+        has_no_logits(exchange)
+
+
+def has_logits_of_what_was_drafted(exchange: Exchange) -> None:
+    """Where the draft is wrong, those of the draft's token."""
+    ids = exchange.ids
+    if ids and exchange.draft and "generation_logits" in exchange.outputs:
+        logits = exchange.outputs["generation_logits"]
+        vocabulary = len(logits) // len(ids)
+        at = len(ids) - 1
+        if at < len(exchange.draft):
+            logits[at * vocabulary + exchange.draft[at]] = max(logits) + 1
+            exchange.outputs["generation_logits"] = logits
+
+
 def _change_logits(exchange: Exchange, factor: float) -> None:
     if "generation_logits" in exchange.outputs:
         logits = exchange.outputs["generation_logits"]

@@ -43,7 +43,6 @@ class FakeEngine:
 
     answer: Callable[[Asked], Answer]
     vocabulary: int = 0  # each token of the answer has logits, one-hot at that token
-    logits_of_drafts: bool = True  # else an answer to a draft has none
     reused_blocks: int = 0  # of the KV cache, for each request
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
@@ -205,7 +204,7 @@ def _response(asked: Asked, answer: Sequence[int] | str | bytes, engine: FakeEng
         times = np.cumsum([10**9, int(1e9 * engine.queue_s), 10**7])
         for name, at in zip(("arrival", "first_scheduled", "first_token"), times, strict=True):
             add(f"{name}_time_ns", "INT64", np.array([[at]], "<i8"))
-    if asked.logits and engine.vocabulary and (engine.logits_of_drafts or not asked.draft):
+    if asked.logits and engine.vocabulary:
         logits = np.zeros((1, 1, len(answer), engine.vocabulary), "<f4")
         logits[0, 0, np.arange(len(answer)), answer] = 1
         add("generation_logits", "FP32", logits)

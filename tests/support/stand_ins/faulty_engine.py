@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import grpc
@@ -42,8 +43,9 @@ class Tensors:
 
     def __setitem__(self, name: str, values: list[Any]) -> None:
         tensor = self._tensors[at := self._names().index(name)]
+        if len(values) != prod(tensor.shape):
+            tensor.shape[-1] = len(values)
         self._raw[at] = np.array(values, _DTYPES[tensor.datatype]).tobytes()
-        tensor.shape[-1] = len(values)
 
     def retype(self, name: str, datatype: str) -> None:
         """The same bytes, as another type of that size."""
