@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -263,6 +264,34 @@ def test_the_lag_is_that_of_the_oldest_text_that_is_cleared() -> None:
     assert live.lag_s == 6.0
     live.finished(Action.ALLOW, 9.0)
     assert live.lag_s == 7.0
+
+
+def test_an_answer_in_single_characters_takes_little_memory() -> None:
+    live = session()
+    part = "".join(map(chr, range(0x400, 0x480)))
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            for number, character in enumerate(part):
+                live.append(character, float(number))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000  # of 128,000 bytes; each part by itself: 13 MB
+
+
+def test_the_lag_of_many_parts_is_not_understated() -> None:
+    live = session(boundary=Boundary.ANY, tokens=len)
+    for number in range(50_000):
+        live.append("x", float(number))
+    before = 0
+    for length in (1, 400, 25_000, 49_000):
+        live.text()
+        live.judged(length, Action.ALLOW, None, 50_000.0)
+        assert live.lag_s is not None
+        lag = 50_000 - before
+        assert lag <= live.lag_s <= lag + 64  # parts that count as come together
+        before = length
 
 
 def test_a_resumed_answer_is_judged_beyond_what_was_cleared() -> None:

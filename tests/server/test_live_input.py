@@ -9,13 +9,16 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
+from guard_core.live.beginnings import Boundary
+from guard_core.live.live_session import Cadence, StopRule
 from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.prompt import Prompt
 from guard_core.verdict.taxonomy import Severity
+from guard_server.api.live.live_messages import read_start
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2 as pb
-from tests.server.conftest import TinyServe
-from tests.server.live_calls import FINE, FINISHED, PASSING, Live
+from tests.server.conftest import LiveServe, TinyServe
+from tests.server.live_calls import BAD, FINE, FINISHED, PASSING, STOPPED, Live
 from tests.support.gateway import Client, ask, fields, gateway, rich_status, turns
 from tests.support.slots import tiny_files, write_slot
 from tests.support.stand_ins.fake_engine import fake_engine
@@ -103,6 +106,27 @@ async def test_numbers_out_of_range_are_refused_by_their_names(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await live.read()
     assert fields(rich_status(caught.value)) == [f"start.{field}"]
+
+
+def test_what_a_start_does_not_say_is_the_documented_default() -> None:
+    plan = read_start(START)
+    assert plan.cadence == Cadence(50, 20, Boundary.SENTENCE, 1.0)
+    assert plan.rule == StopRule(confirm=2, unsafe_score=0, never=False)
+    assert not plan.judge_prompt
+
+
+async def test_nothing_is_read_after_an_answer_is_stopped(live_serve: LiveServe) -> None:
+    async with live_serve() as (client, _, script):
+        live = Live(client, stop=pb.LiveStop(confirm=1))
+        await live.begin()
+        await live.say(f"{BAD}x")
+        assert (await live.next()).state == STOPPED
+        await live.closed()
+        judged = len(script.judged)
+        with pytest.raises((grpc.aio.AioRpcError, asyncio.InvalidStateError)):
+            while True:
+                await live.say(BAD)
+        assert len(script.judged) == judged == 2
 
 
 async def test_half_a_code_point_and_an_empty_part_are_refused(tiny_gateway: Client) -> None:

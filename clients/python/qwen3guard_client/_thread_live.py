@@ -16,9 +16,6 @@ from qwen3guard_client._stream import read
 if TYPE_CHECKING:
     from qwen3guard.v1.moderation_pb2 import ModerateLiveRequest, ModerateLiveResponse
 
-if TYPE_CHECKING:
-    pass
-
 _Outbox: TypeAlias = "queue.SimpleQueue[ModerateLiveRequest | None]"  # None: nothing follows
 # An error is the connection's end. None: the caller's own iterable failed.
 _Inbox: TypeAlias = "queue.SimpleQueue[ModerateLiveResponse | GuardError | None]"

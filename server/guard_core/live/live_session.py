@@ -11,17 +11,18 @@
 Only a verdict clears text. It knows no clock and no engine: callers give both.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from guard_core.errors import RequestInvalid, Violation
+from guard_core.live.arrivals import Arrivals
 from guard_core.live.beginnings import Boundary, Lines, newest_end
 from guard_core.verdict.policy import Action
 
 # A usual text of so many characters for each token has its tokens, so no more of it is counted.
 _CHARACTERS_OF_TOKEN = 16
+_MOST_PARTS = 1_024  # that wait to be joined: a character by itself takes 60 bytes
 # Before the text since the last beginning has grown by such a part, no boundary is looked for: so
 # the time for an answer grows with its length, and not with the square.
 _GROWTH, _GROWTH_OF_UNUSUAL = 64, 4
@@ -86,7 +87,7 @@ class LiveSession:
         self._size = 0  # bytes that have come
         self._text = ""
         self._new: list[str] = []  # what is not in `_text` yet
-        self._arrivals: deque[tuple[int, float]] = deque()  # bytes so far, and when
+        self._arrivals = Arrivals()
         self._base = 0  # length of the newest beginning that was taken up
         self._lines = Lines()
         self._due_since: float | None = None  # since it has its tokens
@@ -102,6 +103,7 @@ class LiveSession:
         """Adds what was written. Raises RequestInvalid if the answer is too long then."""
         if self.ended:
             raise _invalid("text", "comes after `end`: open another call for another answer.")
+        start = self._size
         self._size += len(text.encode())
         if self._size > self._max_bytes:
             raise _invalid(
@@ -111,7 +113,9 @@ class LiveSession:
             )
         if text:
             self._new.append(text)
-            self._arrivals.append((self._size, now))
+            self._arrivals.add(start, now)
+        if len(self._new) >= _MOST_PARTS:
+            self.text()
 
     def end(self) -> None:
         """The answer is whole. Raises RequestInvalid if it is empty, or less than was cleared."""
@@ -246,9 +250,7 @@ class LiveSession:
         self.lag_s = None
         if self.judged_bytes <= self.cleared_bytes:
             return
-        while self._arrivals and self._arrivals[0][0] <= self.cleared_bytes:
-            self._arrivals.popleft()
-        self.lag_s = now - self._arrivals[0][1]
+        self.lag_s = now - self._arrivals.oldest_after(self.cleared_bytes)
         self.cleared_bytes = self.judged_bytes
 
 
