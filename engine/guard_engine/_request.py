@@ -52,6 +52,8 @@ class Completion:
     """KV blocks that it held."""
     reused_blocks: int
     """Those of the prompt that were taken from the cache."""
+    computed_tokens: int
+    """Those of prompt, draft and output that no cached block had, not even in part."""
     draft_tokens: int
     accepted_draft_tokens: int
     """How many draft tokens the model agreed to, a drafted end token included."""

@@ -29,6 +29,7 @@ class Sequence:
         self._times = Times(arrival=time.monotonic_ns())
         self._accepted = 0
         self._reused = 0
+        self._known = 0  # tokens that blocks had
         self._published = 0
         self._hashes: list[bytes] = []
         self._extend_hashes(len(request.prompt_ids))
@@ -74,6 +75,7 @@ class Sequence:
         new, copied = pool.allocate_with_copy(missing, self._name(len(known)), following)
         self.blocks = known + new
         self.computed += copied
+        self._known = self.computed
         self._times.first_scheduled = time.monotonic_ns()
         return True
 
@@ -114,6 +116,7 @@ class Sequence:
             logits=np.stack(self._logits) if request.return_logits else None,
             blocks=self.blocks_needed,
             reused_blocks=self._reused,
+            computed_tokens=self.computed - self._known,
             draft_tokens=len(request.draft_ids),
             accepted_draft_tokens=self._accepted,
             times=self._times,
