@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 
+from guard_core.verdict.prompt import Prompt
 from guard_server.tuning import Tuning
 from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1 import types_pb2
@@ -63,9 +64,9 @@ async def test_held_text_is_released_and_the_end_is_what_moderate_says(
 
 
 async def test_two_blocked_beginnings_stop_the_answer_with_the_whole_verdict(
-    live_serve: LiveServe,
+    live_serve: LiveServe, tiny_prompt: Prompt
 ) -> None:
-    async with live_serve() as (client, _, script):
+    async with live_serve() as (client, engine, script):
         live = Live(client)
         await live.begin()
         await live.say(FINE + "x")
@@ -78,9 +79,12 @@ async def test_two_blocked_beginnings_stop_the_answer_with_the_whole_verdict(
         assert stopped.verdict.categories == [VIOLENCE]
         assert stopped.verdict.refusal == types_pb2.REFUSAL_NO
         await live.closed()
-        # The severity of three beginnings, and the whole verdict of the last one.
-        assert len(script.judged) == 4
-        assert script.judged[-1] == script.judged[-2]
+        # The severity of three beginnings, and the rest of the last one's verdict.
+        assert len(script.judged) == 3
+        assert stopped.usage.engine_calls == stopped.checks == len(engine.asked) == 4
+        *_, severity, rest = engine.asked
+        assert rest.prompt[: len(severity.prompt)] == severity.prompt
+        assert tiny_prompt.decode(rest.prompt[len(severity.prompt) :]) == "Safety: Unsafe"
 
 
 async def test_a_beginning_takes_one_engine_call_whatever_it_is(live_serve: LiveServe) -> None:

@@ -31,6 +31,7 @@ from guard_core.errors import EngineFailed, VerdictUngrammatical
 from guard_core.verdict.grammar import Verdict, parse
 from guard_core.verdict.label_tokens import LabelTokens
 from guard_core.verdict.prompt import Prompt
+from guard_core.verdict.taxonomy import Severity
 
 Scores = tuple[float, float, float]
 """Probabilities of Safe, Controversial and Unsafe where the severity is written."""
@@ -108,16 +109,27 @@ class VerdictDecoder:
         return self._end_ids[0]
 
     async def decode(
-        self, engine: TokenSource, prompt: Sequence[int], mode: Mode, *, with_scores: bool = False
+        self,
+        engine: TokenSource,
+        prompt: Sequence[int],
+        mode: Mode,
+        *,
+        with_scores: bool = False,
+        severity: Severity | None = None,
     ) -> Decoded:
         """Decodes the verdict for a prompt, given as token ids, by an engine of the slot.
 
-        `with_scores` costs one more engine call; without `offers_scores` it is ignored.
+        `with_scores` costs one more engine call; without `offers_scores` it is ignored. `severity`:
+        what the model writes first, if that is known: then it writes only the rest.
         Raises VerdictUngrammatical if what the model wrote is no verdict of that mode, and what
         the engine raises: Unavailable, Overloaded or EngineFailed.
         """
         usage = DecodeUsage()
-        ids = await self._output(engine, prompt, mode, usage)
+        if severity is None:
+            ids = await self._output(engine, prompt, mode, usage)
+        else:
+            begun = (*self.labels.severity_key, *self.labels.severities[severity])
+            ids = await self._greedy(engine, prompt, begun, usage)
         end = next((n for n, token in enumerate(ids) if token in self._end_ids), len(ids))
         usage.verdict_tokens = min(len(ids), end + 1)
         verdict = parse(self._prompt.decode(ids[:end]), mode)

@@ -169,8 +169,10 @@ class Moderator:
                     engine, prompt, with_scores=with_scores
                 )
             else:
+                # Another slot may find another severity.
+                severity = request.severity if slot is request.stay else None
                 decoded = await slot.decoder.decode(
-                    engine, prompt, request.mode, with_scores=with_scores
+                    engine, prompt, request.mode, with_scores=with_scores, severity=severity
                 )
             call.timer.passed(Stage.ENGINE)
             return decoded

@@ -7,6 +7,7 @@ from guard_core.conversation import Message, Mode, mode_of
 from guard_core.slot.slot import Slot
 from guard_core.verdict.policy import Policy
 from guard_core.verdict.readings import MarkerTreatment
+from guard_core.verdict.taxonomy import Severity
 from guard_server.pipeline.result import StageTimer
 from guard_server.routing.caller import Caller
 from guard_server.routing.endpoint import Endpoint
@@ -25,6 +26,7 @@ class ModerationRequest:
     partial: bool = False  # a beginning of an answer: not cached, shadowed or judged in parts
     severity_only: bool = False  # of a beginning: no categories and refusal
     stay: Slot | None = None  # that judged a shorter beginning: preferred while it has traffic
+    severity: Severity | None = None  # that `stay` has found: only the rest is asked for
 
     @property
     def mode(self) -> Mode:

@@ -132,11 +132,16 @@ class LiveCall:
         if by_score and judged.scores is None:
             raise _no_scores(judged.slot)
         unsafe = judged.scores[2] if judged.scores else None
-        if severity_only and judged.action is Action.BLOCK and session.would_stop(unsafe):
+        severity_alone = judged.verdict.refusal is None
+        if severity_alone and judged.action is Action.BLOCK and session.would_stop(unsafe):
             replies.count(judged)
             self._report.judged_beside(CheckKind.PARTIAL, judged)
-            with_scores = by_score or plan.conversation.with_scores
-            judged = await self._ask(replace(beginning, with_scores=with_scores), CheckKind.FINAL)
+            rest = replace(beginning, stay=judged.slot, severity=judged.verdict.severity)
+            scores = judged.scores
+            judged = await self._ask(
+                replace(rest, with_scores=rest.with_scores and not scores), CheckKind.FINAL
+            )
+            judged = replace(judged, scores=judged.scores or scores)
         return judged, unsafe
 
     async def _patiently(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
