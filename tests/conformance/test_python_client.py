@@ -1,12 +1,13 @@
 """What the Python client does with values before they are sent."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from qwen3guard.v1 import moderation_pb2
 from qwen3guard_client import (
     Action,
     AsyncClient,
@@ -14,6 +15,7 @@ from qwen3guard_client import (
     DeadlineExceeded,
     GuardError,
     InvalidRequest,
+    LiveEvent,
     Overloaded,
     Role,
     ServerFailed,
@@ -160,3 +162,46 @@ async def test_calls_that_are_lost_together_are_all_made_again() -> None:
         server.released.set()
         front.break_off()
         assert len(await asyncio.gather(*lost)) == count
+
+
+async def test_a_status_that_comes_behind_unread_answers_is_still_the_servers() -> None:
+    """grpc.aio makes INTERNAL of it where a write failed before: which is never asked again."""
+    begun = 0
+
+    async def live(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        nonlocal begun
+        begun += 1
+        for _part in range(40):
+            if moderation_pb2.ModerateLiveRequest.FromString(await context.read()).HasField("end"):
+                last = moderation_pb2.ModerateLiveResponse(state="LIVE_STATE_FINISHED")
+                await context.write(last.SerializeToString())
+                return
+        for _reply in range(3):
+            await context.write(moderation_pb2.ModerateLiveResponse().SerializeToString())
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "The server is stopping.")
+
+    async def texts() -> AsyncIterator[str]:
+        for number in range(120):
+            yield "so it goes on and on " * 20
+            if number % 5 == 0:
+                await asyncio.sleep(0)
+
+    server = grpc.aio.server()
+    method: Any = grpc.stream_stream_rpc_method_handler(live)
+    service = "qwen3guard.v1.ModerationService"
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(service, {"ModerateLive": method})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}", insecure=True) as client:
+
+            async def one() -> LiveEvent:
+                return [event async for event in client.live("Q", texts())][-1]
+
+            lasts = await asyncio.gather(*(one() for _ in range(20)), return_exceptions=True)
+    finally:
+        await server.stop(None)
+    assert [one for one in lasts if not (isinstance(one, LiveEvent) and one.finished)] == []
+    assert begun > 20
