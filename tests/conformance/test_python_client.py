@@ -173,7 +173,7 @@ async def test_a_status_that_comes_behind_unread_answers_is_still_the_servers() 
         begun += 1
         for _part in range(40):
             if moderation_pb2.ModerateLiveRequest.FromString(await context.read()).HasField("end"):
-                last = moderation_pb2.ModerateLiveResponse(state="LIVE_STATE_FINISHED")
+                last = moderation_pb2.ModerateLiveResponse(state=moderation_pb2.LIVE_STATE_FINISHED)
                 await context.write(last.SerializeToString())
                 return
         for _reply in range(3):

@@ -74,6 +74,8 @@ def test_whole_blocks_are_reused(engine: Engine, tiny: Tiny) -> None:
     again = ask(engine, Request("a", ids, 4))[0]
     longer = ask(engine, Request("a", [*ids[:70], *prompt(2, 30)], 4))[0]
     assert [answer.reused_blocks for answer in (first, again, longer)] == [0, 3, 2]
+    # But for the last output token, and what is shared of a part of a block.
+    assert [answer.computed_tokens for answer in (first, again, longer)] == [103, 4, 33]
     assert again.output_ids == first.output_ids
     assert longer.output_ids == tiny.greedy([*ids[:70], *prompt(2, 30)], 4)
 

@@ -1,7 +1,7 @@
 """A `Send` over gRPC, by unary calls and by streams."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -49,11 +49,16 @@ async def sending(
         yield send
 
 
-def connection(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def connection(
+    target: str,
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, int]] = (),
+) -> grpc.aio.Channel:
     """A channel with a connection of its own, in plain text without `credentials`."""
+    given = [*_OPTIONS, *options]
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
-    return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=given)
+    return grpc.aio.secure_channel(target, credentials, options=given)
 
 
 @asynccontextmanager

@@ -23,9 +23,15 @@ BENCHMARKS = {
         "build",
     ),
     "attacks": LazyCommand(
-        "bench_attacks:attacks",
+        "bench_callers:attacks",
         "A caller that would take all from another one, from another address and from the same "
         "one: what the other one gets.",
+        "build",
+    ),
+    "live": LazyCommand(
+        "bench_callers:live",
+        "Answers that are judged while they are written: their ends, their cost, a slow engine, "
+        "stops, what goes away under them, unary calls beside them.",
         "build",
     ),
     "replicas": LazyCommand(

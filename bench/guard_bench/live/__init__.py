@@ -1,0 +1,1 @@
+"""`guard bench live`: what live moderation promises, measured."""
