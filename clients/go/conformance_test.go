@@ -44,6 +44,7 @@ type testCase struct {
 	ItemTimeout float64 `json:"item_timeout_s"`
 	TLS         bool    `json:"tls"`
 	Metadata    map[string]string
+	Key         string
 	Expect      []map[string]any
 	Order       []int
 	Start       json.RawMessage
@@ -91,7 +92,7 @@ func (c *testCase) run(t *testing.T, p *plan) {
 		}
 		security = guard.WithTLS(&tls.Config{RootCAs: authorities})
 	}
-	client, err := guard.NewClient(p.Servers[c.Server], security)
+	client, err := guard.NewClient(p.Servers[c.Server], security, guard.WithKey(c.Key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,6 +232,7 @@ func outcome(t *testing.T, o guard.Outcome) map[string]any {
 var codeNames = map[codes.Code]string{
 	codes.InvalidArgument:   "INVALID_ARGUMENT",
 	codes.PermissionDenied:  "PERMISSION_DENIED",
+	codes.Unauthenticated:   "UNAUTHENTICATED",
 	codes.ResourceExhausted: "RESOURCE_EXHAUSTED",
 	codes.DeadlineExceeded:  "DEADLINE_EXCEEDED",
 	codes.Unavailable:       "UNAVAILABLE",

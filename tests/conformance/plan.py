@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def cases(folder: Path = CASES) -> list[dict[str, Any]]:
     """Every case of a folder with every key, in a fixed order.
 
     name, server; call: moderate, batch, stream or live; tls: whether the client uses it; metadata:
-    what goes with the call; requests: ModerateRequest in JSON, its wire bytes as a string in
+    what goes with the call; key: "good" or "revoked", a key of the server's that the client has,
+    or "" for none; requests: ModerateRequest in JSON, its wire bytes as a string in
     base64, or a chat program's list of messages; timeout_s of a moderate or batch; item_timeout_s
     of a stream's request, 0 if none; cancel_after_s, 0 if not;
     token_kib: size of the token that each call carries, 0 if none; quiet_s: a stream's last request
@@ -38,6 +40,7 @@ def cases(folder: Path = CASES) -> list[dict[str, Any]]:
         "timeout_s": _TIMEOUT_S,
         "item_timeout_s": 0,
         "metadata": {},
+        "key": "",
         "cancel_after_s": 0,
         "leave_after": 0,
         "token_kib": 0,
@@ -57,14 +60,23 @@ def cases(folder: Path = CASES) -> list[dict[str, Any]]:
     return found
 
 
-def write(path: Path, servers: dict[str, str], authority: Path, folder: Path = CASES) -> Path:
-    """One runner's plan: a folder's cases. Gives the file for the names of those that pass."""
+def write(
+    path: Path,
+    servers: dict[str, str],
+    authority: Path,
+    folder: Path = CASES,
+    keys: Mapping[str, str] = {},
+) -> Path:
+    """One runner's plan: a folder's cases. Gives the file for the names of those that pass.
+
+    `keys`: what the cases' words for them stand for.
+    """
     passed = path.with_suffix(".passed.json")
     plan = {
         "servers": servers,
         "authority": str(authority),
         "passed": str(passed),
-        "cases": cases(folder),
+        "cases": [case | {"key": keys.get(case["key"], "")} for case in cases(folder)],
     }
     path.write_text(json.dumps(plan), encoding="utf-8")
     return passed

@@ -24,14 +24,14 @@ PLAN = json.loads(Path(os.environ["GUARD_CONFORMANCE"]).read_text(encoding="utf-
 
 
 def connection(case: Case) -> dict[str, Any]:
-    metadata = list(case["metadata"].items())
+    given = {"metadata": list(case["metadata"].items()), "key": case["key"] or None}
     if not case["tls"]:
-        return {"insecure": True, "metadata": metadata}
+        return {"insecure": True, **given}
     credentials = grpc.ssl_channel_credentials(Path(PLAN["authority"]).read_bytes())
     if case["token_kib"]:
         token = grpc.access_token_call_credentials("x" * case["token_kib"] * 1024)
         credentials = grpc.composite_channel_credentials(credentials, token)
-    return {"credentials": credentials, "metadata": metadata}
+    return {"credentials": credentials, **given}
 
 
 def sync(case: Case, target: str, requests: list[ModerateRequest]) -> list[Outcome]:

@@ -17,6 +17,7 @@ import trustme
 from tokenizers import Tokenizer
 
 from guard_core.slot.traffic import FILE_NAME, SlotTraffic, Traffic, save
+from guard_core.tenants import key_file
 from guard_server.app import serving
 from guard_server.settings import Settings
 from qwen3guard.v1.moderation_pb2 import (
@@ -109,6 +110,7 @@ class Faults:
     authority: Path  # PEM, of the server that is called "tls"
     engine: FakeEngine
     orders: FaultEngine
+    keys: dict[str, str]  # of the server that is called "keys"
 
 
 @asynccontextmanager
@@ -140,7 +142,17 @@ async def faults(directory: Path) -> AsyncIterator[Faults]:
         addresses["tls"] = f"localhost:{secure.port}"
         addresses["no tls"] = f"localhost:{steady.port}"
         addresses["by name"] = f"dns:///localhost:{steady.port}"
-        yield Faults(addresses, directory / "ca.pem", engine, orders)
+        keys, settings = _keys(directory / "keys.json")
+        known = await stack.enter_async_context(gateway(slot, engine.port, **settings))
+        addresses["keys"] = f"127.0.0.1:{known.port}"
+        yield Faults(addresses, directory / "ca.pem", engine, orders, keys)
+
+
+def _keys(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """A good key and a revoked one, and the settings of a gateway that has them."""
+    keys = {name: key_file.add(path, "search") for name in ("good", "revoked")}
+    key_file.revoke(path, str(key_file.id_of(keys["revoked"])))
+    return keys, {"keys": path, "callers": "known"}
 
 
 @asynccontextmanager

@@ -64,7 +64,9 @@ async def conforms(
 ) -> set[str]:
     """Runs one runner. Gives the names of the cases that did not pass."""
     path = tmp_path / "plan.json"
-    passed = await asyncio.to_thread(plan.write, path, servers.servers, servers.authority)
+    passed = await asyncio.to_thread(
+        plan.write, path, servers.servers, servers.authority, keys=servers.keys
+    )
     await run(command, directory, path, python)
     # What no caller waits for any more was stopped in the engine.
     stopped = {asked.id for asked in servers.engine.asked if asked.stop}

@@ -38,6 +38,8 @@ const (
 //
 //	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
 //	                    fewer where their paths are long).
+//	UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+//	                    wants one. A call that is open ends with it once its key is revoked.
 //	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
 //	                    certificate has none of the names that the server lets in.
 //	NOT_FOUND           the named slot does not exist.
@@ -163,6 +165,8 @@ type ModerationService_ModerateLiveClient = grpc.BidiStreamingClient[ModerateLiv
 //
 //	INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
 //	                    fewer where their paths are long).
+//	UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+//	                    wants one. A call that is open ends with it once its key is revoked.
 //	PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
 //	                    certificate has none of the names that the server lets in.
 //	NOT_FOUND           the named slot does not exist.

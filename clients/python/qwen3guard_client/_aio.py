@@ -17,6 +17,7 @@ from qwen3guard_client._channel import (
     Metadata,
     RetryBudget,
     arguments,
+    with_key,
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._live import LiveAnswer, LiveEvent
@@ -42,6 +43,7 @@ class AsyncClient:
         timeout: float = DEFAULT_TIMEOUT_S,
         options: ChannelOptions = (),
         metadata: Metadata = (),
+        key: str | None = None,
     ) -> None:
         """See Client."""
         given = arguments(target, options)
@@ -54,7 +56,7 @@ class AsyncClient:
         )
         self._stub: ModerationServiceAsyncStub = ModerationServiceStub(self._channel)
         self._timeout = timeout
-        self._metadata = tuple(metadata)
+        self._metadata = with_key(metadata, key)
         self._security = Security(target, insecure=insecure)
 
     async def __aenter__(self) -> Self:

@@ -42,6 +42,16 @@ def arguments(target: str, options: ChannelOptions) -> ChannelOptions:
     return [*_OPTIONS, *direct, *options]
 
 
+def with_key(metadata: Metadata, key: str | None) -> tuple[tuple[str, str], ...]:
+    """What goes with every call. Raises ValueError, which does not quote the key."""
+    if key is None:
+        return tuple(metadata)
+    key = key.strip()  # a file's last line has an end
+    if not (key and key.isascii() and key.isprintable()):
+        raise ValueError("The API key is empty, or holds more than printable ASCII.")
+    return (*metadata, ("authorization", f"Bearer {key}"))
+
+
 def _is_loopback(target: str) -> bool:
     address = address_of(target)
     if address is None:

@@ -15,6 +15,7 @@ from qwen3guard_client._channel import (
     Metadata,
     RetryBudget,
     arguments,
+    with_key,
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._live import LiveAnswer, LiveEvent
@@ -45,13 +46,15 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT_S,
         options: ChannelOptions = (),
         metadata: Metadata = (),
+        key: str | None = None,
     ) -> None:
         """`target`: "localhost:50051", or "dns:///guard:50051" for all its addresses in turn.
 
         `insecure`: plain text, for loopback or where a mesh encrypts. Otherwise TLS, by the
         `credentials` or the system's authorities. `timeout`: seconds for a call with its retries.
         `options`: gRPC channel arguments beside the client's own. `metadata`: pairs that go with
-        every call, such as ("x-trace", "7").
+        every call, such as ("x-trace", "7"). `key`: an API key of the server's, which goes with
+        every call too. Raises ValueError if that is no text which metadata can carry.
         """
         given = arguments(target, options)
         self._channel = (
@@ -61,7 +64,7 @@ class Client:
         )
         self._stub = ModerationServiceStub(self._channel)
         self._timeout = timeout
-        self._metadata = tuple(metadata)
+        self._metadata = with_key(metadata, key)
         self._security = Security(target, insecure=insecure)
 
     def __enter__(self) -> Self:

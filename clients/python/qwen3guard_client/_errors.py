@@ -2,7 +2,7 @@
 
 GuardError
 ├── InvalidRequest    the fields at fault are in `violations`
-├── NotAllowed        the caller may not choose a slot, or the slot does not exist
+├── NotAllowed        the caller's key does not hold, it may not choose a slot, or there is none
 ├── Overloaded        `retry_after` says when to try again
 ├── DeadlineExceeded  no verdict in time
 ├── Unavailable       no server, no engine, or the server is stopping
@@ -70,7 +70,7 @@ class InvalidRequest(GuardError):
 
 
 class NotAllowed(GuardError):
-    """The caller may not choose the slot that it named, or no such slot exists."""
+    """The caller's key or certificate does not let it in, or it may not have the slot it named."""
 
 
 class Overloaded(GuardError):
@@ -91,6 +91,7 @@ class ServerFailed(GuardError):
 
 _KINDS: dict[grpc.StatusCode, type[GuardError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: NotAllowed,
     grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
     grpc.StatusCode.NOT_FOUND: NotAllowed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,

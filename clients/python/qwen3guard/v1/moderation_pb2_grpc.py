@@ -33,6 +33,8 @@ class ModerationServiceStub:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
+    UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+    wants one. A call that is open ends with it once its key is revoked.
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
     certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.
@@ -99,6 +101,8 @@ class ModerationServiceServicer:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
+    UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+    wants one. A call that is open ends with it once its key is revoked.
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
     certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.
@@ -217,6 +221,8 @@ class ModerationService:
 
     INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
     fewer where their paths are long).
+    UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+    wants one. A call that is open ends with it once its key is revoked.
     PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
     certificate has none of the names that the server lets in.
     NOT_FOUND           the named slot does not exist.

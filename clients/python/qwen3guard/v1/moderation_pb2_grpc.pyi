@@ -34,6 +34,8 @@ class ModerationServiceStub:
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
+      UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+                          wants one. A call that is open ends with it once its key is revoked.
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
@@ -110,6 +112,8 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
+      UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+                          wants one. A call that is open ends with it once its key is revoked.
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
@@ -182,6 +186,8 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
       INVALID_ARGUMENT    the request is invalid; BadRequest names the fields at fault (the first 10, or
                           fewer where their paths are long).
+      UNAUTHENTICATED     the caller shows an API key that does not hold, or none where the server
+                          wants one. A call that is open ends with it once its key is revoked.
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.

@@ -8,8 +8,10 @@ import io.grpc.Deadline;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.TlsChannelCredentials;
+import io.grpc.stub.MetadataUtils;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.UncheckedIOException;
@@ -39,6 +41,8 @@ import qwen3guard.v1.ModerationServiceGrpc;
  */
 public final class GuardClient implements AutoCloseable {
   private static final Duration DEFAULT_TIMEOUT = Duration.ofSeconds(10);
+  private static final Metadata.Key<String> AUTHORIZATION =
+      Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
   private final ManagedChannel channel;
   private final ModerationServiceGrpc.ModerationServiceFutureStub stub;
@@ -87,6 +91,13 @@ public final class GuardClient implements AutoCloseable {
     public Builder intercept(ClientInterceptor interceptor) {
       interceptors.add(interceptor);
       return this;
+    }
+
+    /** Sends an API key of the server's with every call. */
+    public Builder key(String key) {
+      Metadata metadata = new Metadata();
+      metadata.put(AUTHORIZATION, "Bearer " + key.strip()); // a file's last line has an end
+      return intercept(MetadataUtils.newAttachHeadersInterceptor(metadata));
     }
 
     public GuardClient build() {

@@ -85,6 +85,10 @@ class ConformanceTest {
       int kib = testCase.get("token_kib").getAsInt();
       builder.credentials(kib > 0 ? CompositeChannelCredentials.create(tls, new Token(kib)) : tls);
     }
+    String key = testCase.get("key").getAsString();
+    if (!key.isEmpty()) {
+      builder.key(key);
+    }
     try (GuardClient client = builder.build()) {
       if (testCase.get("call").getAsString().equals("live")) {
         LiveConformance.run(testCase, client);
