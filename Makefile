@@ -89,9 +89,11 @@ proto: $(VENV)/.dev $(CONTRACT) ## Regenerate stubs, docs/reference/api.md and t
 	@for at in $(SERVICE_CONFIGS); do mkdir -p $(OUT)/$$(dirname $$at) && cp clients/service_config.json $(OUT)/$$at; done
 	@mkdir -p $(OUT)/$(JAVA_PROTOS)/v1 && cp $(PROTOS) $(OUT)/$(JAVA_PROTOS)/v1
 
-schemas: $(VENV)/.dev ## Regenerate docs/metrics.md, and the JSON schemas of manifest.json and traffic.json
+schemas: $(VENV)/.dev ## Regenerate docs/metrics.md, and the JSON schemas of the files that are followed
 	@$(BIN)/python -c "import json, guard_core.slot.manifest as m; print(json.dumps(m.Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	@$(BIN)/python -c "import json, guard_core.slot.traffic as t; print(json.dumps(t.Traffic.model_json_schema(), indent=2))" > docs/reference/traffic.schema.json
+	@$(BIN)/python -c "import json, guard_core.tenants.key_file as k; print(json.dumps(k.KeyFile.model_json_schema(), indent=2))" > docs/reference/keys.schema.json
+	@$(BIN)/python -c "import json, guard_core.tenants.tenant_file as t; print(json.dumps(t.TenantFile.model_json_schema(), indent=2))" > docs/reference/tenants.schema.json
 	@$(BIN)/python tools/metrics_page.py > docs/metrics.md
 
 proto-check: proto-rules ## Check the contract's rules, and that the generated files are up to date

@@ -54,6 +54,7 @@ INSIDE = {
         "verdict": {"errors", "conversation", "engine"},
         "live": {"errors", "verdict"},
         "slot": {"errors", "schema", "files", "conversation", "engine", "verdict"},
+        "tenants": {"errors", "schema", "files"},
     },
     "guard_server": {
         "settings": set(),
@@ -69,11 +70,12 @@ INSIDE = {
         "telemetry": {"pipeline", "routing", "status_codes", "tls"},
         "identity": {"routing"},
         "api": {"pipeline", "routing", "drain", "status_codes", "identity"},
-        "refusing": {"api", "pipeline"},
-        "receiving": {"api", "pipeline", "routing", "refusing"},
+        "tenants": {"settings", "identity", "routing"},
+        "refusing": {"api", "pipeline", "identity"},
+        "receiving": {"api", "pipeline", "routing", "refusing", "identity"},
         "grpc_listener": {"api", "listening", "pipeline", "settings", "tls"},
         "app": {
-            *("api", "pipeline", "routing", "telemetry", "tls"),
+            *("api", "pipeline", "routing", "telemetry", "tenants", "tls"),
             *("settings", "tuning", "drain", "grpc_listener", "listening", "refusing"),
             "receiving",
         },

@@ -1,5 +1,6 @@
 """How commands reach a running server."""
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +27,16 @@ def connect(
     target: str,
     credentials: grpc.ChannelCredentials | None,
 ) -> _Client:
-    """A client of `target`, in plain text without credentials, and never through an HTTP proxy."""
+    """A client of `target`, in plain text without credentials, and never through an HTTP proxy.
+
+    Its API key is the environment's GUARD_API_KEY: on a command line all could read it.
+    """
     return client(
         target,
         insecure=credentials is None,
         credentials=credentials,
         options=[("grpc.enable_http_proxy", 0)],
+        key=os.environ.get("GUARD_API_KEY"),
     )
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
         "contract:contract",
         "Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference.",
     ),
+    "keys": LazyCommand("tenants.keys:keys", "Add, list and revoke callers' API keys."),
     "slots": LazyCommand("operate:slots", "Show slots, traffic weights and request statistics."),
     "deploy": LazyCommand(
         "operate:deploy",

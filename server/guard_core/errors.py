@@ -2,6 +2,7 @@
 
 GuardError
 ├── RequestInvalid        the caller's input, with the fields at fault
+├── Unauthenticated       the caller shows no key that holds, where it must or did show one
 ├── SlotNotAllowed        a slot was chosen where only operators may
 ├── CallerNotAllowed      the caller's certificate has none of the names that are let in
 ├── SlotUnknown           a slot was chosen that does not exist
@@ -15,6 +16,7 @@ GuardError
 SlotInvalid               a slot's files are wrong: refused before serving
 TrafficInvalid            traffic.json is wrong: refused, and the last good one is followed
 CertificateInvalid        a listener's certificate files are wrong: refused in the same way
+TenantsInvalid            keys.json or tenants.json is wrong: refused in the same way
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,6 +72,10 @@ class RequestInvalid(GuardError):
         self.violations = tuple(_that_fit(violations))
 
 
+class Unauthenticated(GuardError):
+    pass
+
+
 class SlotNotAllowed(GuardError):
     pass
 
@@ -118,6 +124,10 @@ class SlotInvalid(Exception):
 
 class TrafficInvalid(Exception):
     """A traffic file that can't be followed."""
+
+
+class TenantsInvalid(Exception):
+    """A file of callers' keys, or of tenants, that can't be followed."""
 
 
 class CertificateInvalid(Exception):

@@ -8,7 +8,7 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
+from guard_core.errors import CertificateInvalid, SlotInvalid, TenantsInvalid, TrafficInvalid
 from guard_core.schema import problems
 from guard_server import app, log
 from guard_server.settings import Settings
@@ -30,7 +30,7 @@ def main() -> int:
     gc.freeze()
     try:
         asyncio.run(app.run(settings))
-    except (SlotInvalid, TrafficInvalid, CertificateInvalid, OSError) as error:
+    except (SlotInvalid, TrafficInvalid, CertificateInvalid, TenantsInvalid, OSError) as error:
         logger.error(str(error))
         return 1
     return 0

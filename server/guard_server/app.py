@@ -36,6 +36,7 @@ from guard_server.telemetry.live_metrics import LiveMetrics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics, exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
 from guard_server.telemetry.worker_status import Publisher
+from guard_server.tenants.tenants import Tenants
 from guard_server.tls.certificates import files_of, triton_files_of
 from guard_server.tls.renewal import RenewedCertificates
 from guard_server.tuning import Tuning
@@ -74,6 +75,7 @@ class Gateway:
     health: Health
     drain: Drain
     receiving: Receiving
+    tenants: Tenants
     metrics: Metrics | None
     certificates: RenewedCertificates | None
     triton_certificates: RenewedCertificates | None
@@ -143,13 +145,15 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     inference = kserve.InferenceService(moderator, drain, router, statistics.message)
     reflection = Reflection((moderation.SERVICE, kserve.SERVICE, HEALTH_SERVICE))
     receiving = Receiving(settings.request_timeout_s, turns.refusals)
-    handlers = service.handler(), inference.handler(), health.handler(), *reflection.handlers()
-    server.add_generic_rpc_handlers([receiving.bounded(handler) for handler in handlers])
+    tenants = Tenants(settings)
+    handlers = service.handler(), inference.handler(), *reflection.handlers()
+    server.add_generic_rpc_handlers([receiving.bounded(health.handler())])  # for every caller
+    server.add_generic_rpc_handlers([receiving.bounded(one, tenants.identify) for one in handlers])
     server.add_generic_rpc_handlers([UnknownMethods(turns.refusals)])
     port = grpc_listener.listen(server, settings, certificates)
     return Gateway(
-        *(settings, tuning, server, port, router, shadow, health, drain, receiving, metrics),
-        *(certificates, triton_certificates),
+        *(settings, tuning, server, port, router, shadow, health, drain, receiving, tenants),
+        *(metrics, certificates, triton_certificates),
     )
 
 
@@ -157,7 +161,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
 async def serving(settings: Settings, tuning: Tuning | None = None) -> AsyncIterator[Gateway]:
     """Runs a gateway. Leaving the block is the graceful stop.
 
-    Raises SlotInvalid, TrafficInvalid, CertificateInvalid or OSError if it can't start.
+    Raises SlotInvalid, TrafficInvalid, CertificateInvalid, TenantsInvalid or OSError if it can't
+    start.
     """
     gateway = build(settings, tuning or Tuning())
     with _metrics_exported(gateway):
@@ -219,6 +224,7 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
         registry = gateway.metrics.registry if gateway.metrics else None
         work.append(SupervisorLink(settings.supervisor, registry).run())
     work += [one.follow(gateway.tuning.certificates_s) for one in gateway.followed]
+    work += gateway.tenants.following()
     tasks = [asyncio.create_task(one) for one in work]
     for task in tasks:
         task.add_done_callback(_log_failure)

@@ -3,19 +3,44 @@
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import grpc
 
-from guard_server.routing.caller import Identity
+from guard_core.errors import GuardError
+from guard_server.routing.caller import Credential, Identity
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _NETWORK_BITS = 64  # of an IPv6 address: a host has all the addresses below them
 
 
+class Known(NamedTuple):
+    """Who calls, what shows it, and why the call is refused if it is."""
+
+    identity: Identity
+    credential: Credential | None = None
+    refusal: GuardError | None = None
+
+
+class KnownContext:
+    """A call's context that may know who calls already; None: whom the connection shows."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, known: Known | None) -> None:
+        self.known = known
+
+
+def known_caller(context: Context) -> Known:
+    """Who is behind a call."""
+    if isinstance(context, KnownContext) and context.known is not None:
+        return context.known
+    return Known(identity_of(context))
+
+
 def identity_of(context: Context) -> Identity:
-    """The identity behind a call."""
+    """The identity that a call's connection shows."""
     return next(found for source in _SOURCES if (found := source(context)) is not None)
 
 

@@ -9,15 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from guard_core.errors import DeadlinePassed, GuardError, RequestInvalid, Violation
 from guard_server.api.calls import Context, abort, caller_of
 from guard_server.api.validation import MAX_MESSAGE_BYTES
+from guard_server.identity import Known
 from guard_server.pipeline.turns import RefusalTurns
-from guard_server.refusing import paced
+from guard_server.refusing import paced, unpaced
 from guard_server.routing.caller import Caller
 from guard_server.routing.shares import Shares
 
@@ -28,6 +29,7 @@ _SMALL_BYTES = 4_096  # and less are not counted, as the call itself is not: 5 u
 _SOON_S = 0.1
 
 Task = asyncio.Task[Any]
+Identify = Callable[[Context], Known]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +55,14 @@ class Receiving:
         self._longest_s = longest_s
         self._readings: dict[_Reading, None] = {}  # the oldest first
 
-    def bounded(self, handler: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        """The same service, whose single requests are received here, and whose streams count."""
-        return _Bounded(handler, self)
+    def bounded(
+        self, handler: grpc.GenericRpcHandler, identify: Identify | None = None
+    ) -> grpc.GenericRpcHandler:
+        """The same service, whose single requests are received here, and whose streams count.
+
+        `identify` says who calls, before anything is read; None: whom the connection shows.
+        """
+        return _Bounded(handler, self, identify)
 
     async def watch(self) -> None:
         """Ends what takes too long or holds too much, until cancelled."""
@@ -81,19 +88,15 @@ class Receiving:
             task.uncancel()
             # At once: while it waited for its turn, more of it would arrive.
             self.refusals.count(caller_of(context))
-            await abort(context, reading.refusal)
+            await abort(unpaced(context), reading.refusal)
         finally:
             del self._readings[reading]
             if reading.counted_for is not None:
                 self.bytes.give_back(reading.counted_for, MAX_MESSAGE_BYTES)
         if data is grpc.aio.EOF:
             missing = Violation("request", "is missing: the call has no message.")
-            await self.refuse(context, RequestInvalid([missing]))
+            await abort(context, RequestInvalid([missing]))
         return bytes(data)
-
-    async def refuse(self, context: Context, error: GuardError) -> NoReturn:
-        """Ends the call with the error's status when its caller has a turn."""
-        await abort(paced(context, self.refusals), error)
 
     def _check(self, reading: _Reading, now: float) -> None:
         try:
@@ -112,9 +115,12 @@ class Receiving:
 
 
 class _Bounded(grpc.GenericRpcHandler):
-    def __init__(self, handler: grpc.GenericRpcHandler, receiving: Receiving) -> None:
+    def __init__(
+        self, handler: grpc.GenericRpcHandler, receiving: Receiving, identify: Identify | None
+    ) -> None:
         self._handler = handler
         self._receiving = receiving
+        self._identify = identify
         self._methods: dict[str, Any] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -123,8 +129,34 @@ class _Bounded(grpc.GenericRpcHandler):
             found: Any = self._handler.service(handler_call_details)
             if found is None:
                 return None
-            self._methods[method] = _bounded(found, self._receiving)
+            bounded = _bounded(found, self._receiving)
+            self._methods[method] = _identified(bounded, self._receiving, self._identify)
         return self._methods[method]
+
+
+def _identified(method: Any, receiving: Receiving, identify: Identify | None) -> Any:
+    """The same method, for a context that knows who calls and paces its refusals."""
+
+    async def begun(context: Context) -> Context:
+        known = identify(context) if identify else None
+        call = paced(context, receiving.refusals, known)
+        if known is not None and known.refusal is not None:
+            await abort(call, known.refusal)
+        return call
+
+    async def generator(requests: Any, context: Context) -> AsyncIterator[Any]:
+        async for answer in serve(requests, await begun(context)):
+            yield answer
+
+    async def coroutine(requests: Any, context: Context) -> Any:
+        return await serve(requests, await begun(context))
+
+    serve = method.stream_stream or method.stream_unary
+    read, write = method.request_deserializer, method.response_serializer
+    made = generator if isasyncgenfunction(serve) else coroutine
+    if method.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(made, read, write)
+    return grpc.stream_unary_rpc_method_handler(made, read, write)
 
 
 def _bounded(method: Any, receiving: Receiving) -> Any:
@@ -134,10 +166,10 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     """
     read, write = method.request_deserializer, method.response_serializer
     if method.request_streaming:
-        serve = _counted(method.stream_stream, receiving, receiving.open_streams, lambda _: 1)
+        serve = _counted(method.stream_stream, receiving.open_streams, lambda _: 1)
         return grpc.stream_stream_rpc_method_handler(serve, read, write)
     if method.response_streaming:
-        watch = _counted(method.unary_stream, receiving, receiving.watches, lambda _: 1)
+        watch = _counted(method.unary_stream, receiving.watches, lambda _: 1)
 
         async def answers(_: object, context: Context) -> AsyncIterator[Any]:
             async for answer in watch(read(await receiving.read(context)), context):
@@ -148,7 +180,7 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     async def serve_bytes(data: bytes, context: Context) -> Any:
         return await method.unary_unary(read(data), context)
 
-    serve = _counted(serve_bytes, receiving, receiving.bytes, _counted_size)
+    serve = _counted(serve_bytes, receiving.bytes, _counted_size)
 
     async def answer(_: object, context: Context) -> Any:
         try:
@@ -162,13 +194,8 @@ def _bounded(method: Any, receiving: Receiving) -> Any:
     return grpc.stream_unary_rpc_method_handler(answer, None, write)
 
 
-def _counted(
-    serve: Any, receiving: Receiving, shares: Shares, size_of: Callable[[Any], int]
-) -> Any:
-    """The same behaviour, for which so much is counted while it runs, unless that is nothing.
-
-    Its refusals are paced.
-    """
+def _counted(serve: Any, shares: Shares, size_of: Callable[[Any], int]) -> Any:
+    """The same behaviour, for which so much is counted while it runs, unless that is nothing."""
 
     def taken(caller: Caller, size: int) -> GuardError | None:
         """Counts it, or says why not."""
@@ -181,9 +208,9 @@ def _counted(
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         caller, size = caller_of(context), size_of(request)
         if refusal := taken(caller, size):
-            await receiving.refuse(context, refusal)
+            await abort(context, refusal)
         try:
-            async for answer in serve(request, paced(context, receiving.refusals)):
+            async for answer in serve(request, context):
                 yield answer
         finally:
             shares.give_back(caller, size)
@@ -191,13 +218,13 @@ def _counted(
     async def coroutine(request: Any, context: Context) -> Any:
         size = size_of(request)
         if not size:
-            return await serve(request, paced(context, receiving.refusals))
+            return await serve(request, context)
         caller = caller_of(context)
         if refusal := taken(caller, size):
             del request  # while the refusal waits for its turn, which 1,024 may do
-            await receiving.refuse(context, refusal)
+            await abort(context, refusal)
         try:
-            return await serve(request, paced(context, receiving.refusals))
+            return await serve(request, context)
         finally:
             shares.give_back(caller, size)
 

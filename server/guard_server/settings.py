@@ -52,6 +52,20 @@ class Settings(BaseSettings):
         "in the certificate's subjectAltName; default: every certificate of the authorities. "
         "Health checks are for all of these.",
     )
+    keys: Path | None = Field(
+        default=None,
+        description="keys.json: callers' API keys, which `guard keys` writes. Changes to it are "
+        "followed.",
+    )
+    tenants: Path | None = Field(
+        default=None,
+        description="tenants.json: what each tenant has. Changes to it are followed.",
+    )
+    callers: Literal["any", "known"] | None = Field(
+        default=None,
+        description="Who may call: `any`, or `known` for those alone whose key or certificate is a "
+        "tenant's. Default: any without --keys and --tenants and on loopback, else known.",
+    )
     insecure: bool = Field(default=False, description="Allow plain text off loopback.")
     markers: MarkerTreatment = Field(
         default=MarkerTreatment.JUDGE_PARTS,
@@ -174,6 +188,19 @@ class Settings(BaseSettings):
                 "for TLS, or say --insecure if something in front of the server encrypts"
             )
         return self
+
+    @model_validator(mode="after")
+    def _callers_can_be_known(self) -> Self:
+        if self.callers == "known" and not (self.keys or self.tenants):
+            raise ValueError("no caller can be known: give GUARD_KEYS or GUARD_TENANTS too")
+        return self
+
+    @property
+    def only_known_callers(self) -> bool:
+        """Whether callers without a tenant are refused."""
+        if self.callers is None:
+            return bool(self.keys or self.tenants) and not _is_loopback(self.host)
+        return self.callers == "known"
 
     @property
     def allowed_callers(self) -> frozenset[str]:

@@ -13,12 +13,14 @@ from guard_core.errors import (
     ServerFault,
     SlotNotAllowed,
     SlotUnknown,
+    Unauthenticated,
     Unavailable,
     VerdictUngrammatical,
 )
 
 STATUS_CODES: dict[type[GuardError], grpc.StatusCode] = {
     RequestInvalid: grpc.StatusCode.INVALID_ARGUMENT,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     SlotNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     CallerNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     SlotUnknown: grpc.StatusCode.NOT_FOUND,

@@ -28,6 +28,9 @@ VALUES = {
     "tls_client_ca": ("a.pem", "b.pem"),
     "tls_client_sans": ("a.example", "a.example,spiffe://b/c"),
     "insecure": ("true", "false"),
+    "keys": ("a.json", "b.json"),
+    "tenants": ("a.json", "b.json"),
+    "callers": ("any", "known"),
     "markers": ("refuse", "as_text"),
     "allow_slot_choice": ("true", "false"),
     "strict_completion": ("true", "false"),
@@ -43,6 +46,7 @@ VALUES = {
     "log_format": ("console", "json"),
 }
 WITH_IT = {  # a setting that is refused alone
+    "callers": {"keys": "a.json"},
     "tls_cert": {"tls_key": "key.pem"},
     "tls_key": {"tls_cert": "cert.pem"},
     "tls_client_ca": {"tls_cert": "cert.pem", "tls_key": "key.pem"},

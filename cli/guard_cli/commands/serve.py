@@ -19,9 +19,10 @@ from guard_control.host.ownership import run_directory
 from guard_control.slot_processes import SlotProcess
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
-from guard_core.errors import CertificateInvalid, SlotInvalid, TrafficInvalid
+from guard_core.errors import CertificateInvalid, SlotInvalid, TenantsInvalid, TrafficInvalid
 from guard_core.slot import traffic
 from guard_server.settings import Settings
+from guard_server.tenants.tenants import Tenants
 from guard_server.tls import certificates
 
 _READY_S = 180
@@ -102,6 +103,7 @@ def serve(
         for files in (certificates.files_of(settings), control and control.files):
             if files:
                 certificates.read(files)  # before Triton starts: they would be refused late
+        Tenants(settings)
         run = run_directory(RUN, settings.host, settings.port)
         initial = InitialTraffic.resume(run) if slot is None else None
         initial = initial or InitialTraffic.single(slot_directory(slot or Path("blue")).resolve())
@@ -124,6 +126,7 @@ def serve(
     except (
         SlotInvalid,
         CertificateInvalid,
+        TenantsInvalid,
         TritonFailed,
         WorkersFailed,
         OperationError,

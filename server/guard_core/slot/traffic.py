@@ -4,7 +4,6 @@ The operator's side replaces the file as a whole: the control plane by a rename,
 by exchanging the link of a ConfigMap's volume. Each gateway process follows it by itself.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from guard_core import files
 from guard_core.errors import SlotInvalid, TrafficInvalid, quoted
-from guard_core.files import replace_file
 from guard_core.schema import Record, first_problem
 
 FILE_NAME = "traffic.json"
@@ -156,32 +155,12 @@ def load(path: Path) -> Traffic:
 
 def save(traffic: Traffic, path: Path) -> None:
     """Replaces the file: a reader finds the old or the new one, whole."""
-    replace_file(path, traffic.model_dump_json(indent=2).encode() + b"\n")
+    files.replace_file(path, traffic.model_dump_json(indent=2).encode() + b"\n")
 
 
-async def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:
-    """The file's content, or what is wrong with it: first as it stands, then after each change.
-
-    It is looked at by its path, links followed, so that any way to replace it is seen.
-    """
-    last = None
-    while True:
-        seen = _identity(path)
-        if seen != last:
-            last = seen
-            try:
-                yield load(path)
-            except TrafficInvalid as error:
-                yield error
-        await asyncio.sleep(_POLL_S)
-
-
-def _identity(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError as error:
-        return error.errno
-    return status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size
+def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:
+    """The file's content, or what is wrong with it: first as it stands, then after each change."""
+    return files.changes(path, load, TrafficInvalid, _POLL_S)
 
 
 def _parse(path: Path, text: bytes) -> Traffic:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from guard_core.errors import known_error
 from guard_server.api import status
 from guard_server.drain import Drain
-from guard_server.identity import identity_of
+from guard_server.identity import known_caller
 from guard_server.routing.caller import Caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,12 +53,21 @@ def answering(
 def caller_of(context: Context, *, many: bool = False) -> Caller:
     """Who calls. `many`: the call brings many requests, one after the other."""
     left = context.time_remaining()
+    known = known_caller(context)
     return Caller(
-        identity_of(context),
+        known.identity,
         context.peer(),
         None if left is None else time.monotonic() + left,
         asyncio.Lock() if many else None,
+        known.credential,
     )
+
+
+def ends_of(closed: asyncio.Event, caller: Caller) -> Iterator[Coroutine[Any, Any, object]]:
+    """Each ends with what ends an open call: the server stops, or the credential is revoked."""
+    yield closed.wait()
+    if caller.credential is not None:
+        yield caller.credential.until_revoked()
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

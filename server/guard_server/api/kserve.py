@@ -162,7 +162,7 @@ class InferenceService:
             return service_pb2.ModelStreamInferResponse(infer_response=response)
 
         decoded = partial(self._moderator.decoded, caller)
-        await Stream(context, decoded, begin, self.drain.closed).run()
+        await Stream(context, decoded, begin, self.drain.closed, caller).run()
 
     @property
     def _ready(self) -> bool:

@@ -107,7 +107,7 @@ class ModerationService:
                 return pb.StreamModerateResponse(id=request.id, error=status.message(error))
 
         decoded = partial(self._moderator.decoded, caller)
-        await Stream(context, decoded, begin, self.drain.closed).run()
+        await Stream(context, decoded, begin, self.drain.closed, caller).run()
 
     @answering
     async def ModerateLive(self, _requests: object, context: Context) -> None:  # noqa: N802

@@ -7,7 +7,9 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from guard_core.errors import Unavailable
+from guard_server.api.calls import ends_of
 from guard_server.api.decoding import Received
+from guard_server.routing.caller import Caller
 
 MAX_IN_FLIGHT = 64
 MAX_BYTES_IN_FLIGHT = 2**21  # with more, no further request is read
@@ -19,7 +21,8 @@ class Stream(Generic[A]):
     """Answers each request by `begin`, which returns a coroutine that never fails.
 
     `decoded` gives what a request of so many bytes is decoded to, in its caller's turn. `begin`
-    itself may raise a GuardError: that ends the reading. `closed` ends it too.
+    itself may raise a GuardError: that ends the reading. `closed` ends it too, and so does the end
+    of the caller's credential.
     """
 
     def __init__(
@@ -28,8 +31,10 @@ class Stream(Generic[A]):
         decoded: Callable[[int, Callable[[], Received[Any]]], Awaitable[Received[Any]]],
         begin: Callable[[Received[Any]], Coroutine[Any, Any, A]],
         closed: asyncio.Event,
+        caller: Caller,
     ) -> None:
         self._context = context
+        self._caller = caller
         self._decoded = decoded
         self._begin = begin
         self._closed = closed
@@ -42,9 +47,9 @@ class Stream(Generic[A]):
     async def run(self) -> None:
         """Ends with what ended the reading, after everything read is answered."""
         reader = asyncio.create_task(self._read())
-        closed = asyncio.create_task(self._closed.wait())
+        ends = [asyncio.create_task(end) for end in ends_of(self._closed, self._caller)]
         try:
-            await asyncio.wait({reader, closed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader, *ends}, return_when=asyncio.FIRST_COMPLETED)
             cut_short = not reader.done()
             if cut_short:
                 reader.cancel()
@@ -52,11 +57,12 @@ class Stream(Generic[A]):
             if self._in_flight:
                 await asyncio.wait(self._in_flight)
             if cut_short:
+                self._caller.check()
                 raise Unavailable("The server is stopping. Send what has no answer to another one.")
             reader.result()
         finally:
             # If the caller has gone away, so do its requests.
-            for task in (reader, closed, *self._in_flight):
+            for task in (reader, *ends, *self._in_flight):
                 task.cancel()
 
     async def _read(self) -> None:
@@ -65,6 +71,7 @@ class Stream(Generic[A]):
             arrived = await self._context.read()
             if arrived is grpc.aio.EOF:
                 return
+            self._caller.check()
             size = len(arrived.data)
             received = await self._decoded(size, arrived.decoded)
             task = asyncio.create_task(self._answer(size, self._begin(received)))

@@ -74,6 +74,7 @@ class Moderator:
         call = Call(method, caller)
         self._turns.refusals.arrived(caller)
         try:
+            caller.check()
             moderation = await self._within_time(call, read, size, decoded=decoded)
         except asyncio.CancelledError:
             self._failed(call, None)

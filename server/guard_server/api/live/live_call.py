@@ -51,7 +51,7 @@ class LiveCall:
         self._times = times
         self._report = LiveReport(moderator.observers)
         decoded = partial(moderator.decoded, caller)
-        self._parts = LiveParts(context, decoded, self._begin, closed, times)
+        self._parts = LiveParts(context, decoded, self._begin, closed, times, caller)
         self._plan: LivePlan
         self._slot: Slot  # that gave the last verdict, or would give the first
         self._pause_until = 0.0  # before that no beginning is asked for

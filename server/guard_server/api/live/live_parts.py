@@ -9,8 +9,9 @@ import grpc
 
 from guard_core.errors import DeadlinePassed, RequestInvalid, Unavailable, Violation
 from guard_core.live.live_session import LiveSession
-from guard_server.api.calls import Context
+from guard_server.api.calls import Context, ends_of
 from guard_server.api.decoding import Received
+from guard_server.routing.caller import Caller
 from qwen3guard.v1 import moderation_pb2 as pb
 
 _MAX_PART_BYTES = 65_536
@@ -38,6 +39,7 @@ class LiveParts:
         begin: Callable[[pb.LiveStart], LiveSession],
         closed: asyncio.Event,
         times: LiveTimes,
+        caller: Caller,
     ) -> None:
         """`decoded` decodes a part in its caller's turn; `begin` makes the session of a start.
 
@@ -48,6 +50,7 @@ class LiveParts:
         self._begin = begin
         self._closed = closed
         self._times = times
+        self._caller = caller
         self._news = asyncio.Event()  # a part came
         self._opened = self._last = now()
         self._session: LiveSession | None = None
@@ -55,12 +58,13 @@ class LiveParts:
     async def __aenter__(self) -> Self:
         self.reading = asyncio.create_task(self._read())
         self.reading.add_done_callback(_seen)
-        self._closing = asyncio.create_task(self._closed.wait())
+        self._ends = [asyncio.create_task(end) for end in ends_of(self._closed, self._caller)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.reading.cancel()
-        self._closing.cancel()
+        for end in self._ends:
+            end.cancel()
 
     async def session(self) -> LiveSession:
         """Waits for the start. Raises what ends the call before that."""
@@ -70,7 +74,8 @@ class LiveParts:
         return self._session
 
     def check_open(self) -> None:
-        """Raises what ends the call: a part, silence, or a server that stops."""
+        """Raises what ends the call: a part, silence, a revoked key, or a server that stops."""
+        self._caller.check()
         if self.reading.done():
             self.reading.result()
         if self._closed.is_set():
@@ -95,7 +100,7 @@ class LiveParts:
         news = asyncio.create_task(self._news.wait())
         try:
             await asyncio.wait(
-                {news, self.reading, self._closing},
+                {news, self.reading, *self._ends},
                 timeout=max(0.0, min(ends) - now()),
                 return_when=asyncio.FIRST_COMPLETED,
             )

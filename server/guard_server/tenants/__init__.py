@@ -1,0 +1,1 @@
+"""Which tenant a call is of, by what it shows, and what that tenant has."""

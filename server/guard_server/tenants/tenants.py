@@ -1,0 +1,60 @@
+"""The tenants of one gateway process: their files, which are followed, and who calls by them."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from guard_core import files
+from guard_core.errors import TenantsInvalid
+from guard_core.tenants import key_file, tenant_file
+from guard_server.identity import Context, Known
+from guard_server.settings import Settings
+from guard_server.tenants.certificate_names import CertificateNames
+from guard_server.tenants.identification import Identification
+from guard_server.tenants.key_ring import KeyRing
+
+_POLL_S = 0.25
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Tenants:
+    """Without files there are none: every caller is whom its connection shows."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises TenantsInvalid."""
+        self._keys_path, self._tenants_path = settings.keys, settings.tenants
+        self._keys: KeyRing | None = None
+        self._names: CertificateNames | None = None
+        if self._keys_path is not None:
+            self._keys = KeyRing()
+            self._keys.follow(key_file.load(self._keys_path))
+        if self._tenants_path is not None:
+            self._names = CertificateNames()
+            self._names.follow(tenant_file.load(self._tenants_path))
+        self.identify: Callable[[Context], Known] | None = None
+        if self._keys is not None or self._names is not None:
+            only_known = settings.only_known_callers
+            self.identify = Identification(self._keys, self._names, only_known=only_known).of
+
+    def following(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What follows the files, each until cancelled."""
+        if self._keys is not None and self._keys_path is not None:
+            yield _follow(self._keys_path, key_file.load, self._keys.follow)
+        if self._names is not None and self._tenants_path is not None:
+            yield _follow(self._tenants_path, tenant_file.load, self._names.follow)
+
+
+async def _follow(path: Path, load: Callable[[Path], T], follow: Callable[[T], None]) -> None:
+    changes: AsyncIterator[T | TenantsInvalid]
+    changes = files.changes(path, load, TenantsInvalid, _POLL_S)
+    async for found in changes:
+        if isinstance(found, TenantsInvalid):
+            _log.error("tenants refused: the last good file stays", reason=str(found))
+        else:
+            follow(found)
+            _log.info("tenants followed", file=path.name)
