@@ -57,7 +57,8 @@ INSIDE = {
         "tenants": {"errors", "schema", "files"},
     },
     "guard_server": {
-        "settings": set(),
+        "listener_settings": set(),
+        "settings": {"listener_settings"},
         "log": set(),
         "tuning": set(),
         "drain": set(),
@@ -67,18 +68,19 @@ INSIDE = {
         "tls": {"settings", "api", "pipeline", "refusing"},
         "routing": set(),
         "pipeline": {"routing"},
-        "telemetry": {"pipeline", "routing", "status_codes", "tls"},
+        "telemetry": {"pipeline", "routing", "status_codes", "tenants", "tls"},
         "identity": {"routing"},
         "api": {"pipeline", "routing", "drain", "status_codes", "identity"},
         "tenants": {"settings", "identity", "routing"},
         "refusing": {"api", "pipeline", "identity"},
         "receiving": {"api", "pipeline", "routing", "refusing", "identity"},
         "grpc_listener": {"api", "listening", "pipeline", "settings", "tls"},
-        "app": {
+        "wiring": {
             *("api", "pipeline", "routing", "telemetry", "tenants", "tls"),
-            *("settings", "tuning", "drain", "grpc_listener", "listening", "refusing"),
+            *("settings", "tuning", "drain", "grpc_listener", "refusing"),
             "receiving",
         },
+        "app": {"settings", "tuning", "telemetry", "wiring"},
         "__main__": {"app", "settings", "log"},
     },
     "guard_control": {

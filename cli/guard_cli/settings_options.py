@@ -23,6 +23,7 @@ GIVEN: Mapping[str, Any] = {
     "triton_tls_key": None,
     "status": None,
     "reuse_port": False,
+    "worker": 0,
     "supervisor": None,
 }
 _PANEL = "The gateway"

@@ -108,8 +108,10 @@ class Workers:
         self._status.mkdir(parents=True, exist_ok=True)
         for old in self._status.glob("*.json"):
             old.unlink()
-        first = [await self._spawn() for _ in range(self._count)]
-        self._keepers = [asyncio.create_task(self._keep(process)) for process in first]
+        first = [await self._spawn(number) for number in range(self._count)]
+        self._keepers = [
+            asyncio.create_task(self._keep(number, process)) for number, process in enumerate(first)
+        ]
         self._keepers.append(asyncio.create_task(self._end_silent()))
         async with asyncio.timeout(timeout_s):
             while len(self.snapshot().statuses) < self._count:
@@ -161,13 +163,15 @@ class Workers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
+    async def _spawn(self, number: int) -> asyncio.subprocess.Process:
         link = WorkerLink()
         end = link.workers_end.fileno()
         try:
             process = await asyncio.create_subprocess_exec(
                 *kill_with_parent([sys.executable, "-m", "guard_server"]),
-                env=_environment(self._settings.model_copy(update={"supervisor": end})),
+                env=_environment(
+                    self._settings.model_copy(update={"supervisor": end, "worker": number})
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(end,),
                 start_new_session=True,  # the supervisor gets Ctrl-C and passes it on
@@ -218,7 +222,7 @@ class Workers:
             self._ended = metric_sums.summed([self._ended, left])
             link.close()
 
-    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+    async def _keep(self, number: int, process: asyncio.subprocess.Process) -> None:
         """Starts another worker when this one dies, and so on."""
         loop = asyncio.get_running_loop()
         pause, longest = _RESTART_S
@@ -237,7 +241,7 @@ class Workers:
             )
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
-            process = await self._spawn()
+            process = await self._spawn(number)
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:

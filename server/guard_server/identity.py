@@ -21,6 +21,7 @@ class Known(NamedTuple):
     identity: Identity
     credential: Credential | None = None
     refusal: GuardError | None = None
+    shares_connection: bool = False  # with other identities, as behind a proxy
 
 
 class KnownContext:

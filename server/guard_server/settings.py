@@ -1,20 +1,17 @@
 """The gateway's settings: `GUARD_*` in the environment, or options of `guard serve`."""
 
-import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from guard_core.engine.channel import TritonTls
 from guard_core.verdict.readings import MarkerTreatment
+from guard_server.listener_settings import ListenerSettings
 
 
-class Settings(BaseSettings):
+class Settings(ListenerSettings):
     """Safe by default: loopback only, no content in logs, operators' choices off."""
-
-    model_config = SettingsConfigDict(env_prefix="GUARD_", frozen=True)
 
     traffic: Path | None = Field(
         default=None,
@@ -37,36 +34,6 @@ class Settings(BaseSettings):
         default=None, description="PEM certificate chain that the Tritons are shown."
     )
     triton_tls_key: Path | None = Field(default=None, description="PEM key of that certificate.")
-    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
-    port: int = Field(default=50051, ge=0, le=65535, description="Port of the gateway.")
-    tls_cert: Path | None = Field(
-        default=None, description="PEM certificate chain; with its key it turns TLS on."
-    )
-    tls_key: Path | None = Field(default=None, description="PEM key of the certificate.")
-    tls_client_ca: Path | None = Field(
-        default=None, description="PEM authorities: clients must have a certificate from one."
-    )
-    tls_client_sans: str | None = Field(
-        default=None,
-        description="Names of the callers that are let in, with commas between them: each as it is "
-        "in the certificate's subjectAltName; default: every certificate of the authorities. "
-        "Health checks are for all of these.",
-    )
-    keys: Path | None = Field(
-        default=None,
-        description="keys.json: callers' API keys, which `guard keys` writes. Changes to it are "
-        "followed.",
-    )
-    tenants: Path | None = Field(
-        default=None,
-        description="tenants.json: what each tenant has. Changes to it are followed.",
-    )
-    callers: Literal["any", "known"] | None = Field(
-        default=None,
-        description="Who may call: `any`, or `known` for those alone whose key or certificate is a "
-        "tenant's. Default: any without --keys and --tenants and on loopback, else known.",
-    )
-    insecure: bool = Field(default=False, description="Allow plain text off loopback.")
     markers: MarkerTreatment = Field(
         default=MarkerTreatment.JUDGE_PARTS,
         description="What is done with content that holds the text which the slot's template puts "
@@ -117,9 +84,6 @@ class Settings(BaseSettings):
         description="Directory of worker status files; workers on one port read it to share the "
         "concurrency limit.",
     )
-    reuse_port: bool = Field(
-        default=False, description="Share the port with other workers (SO_REUSEPORT)."
-    )
     supervisor: int | None = Field(
         default=None,
         description="File descriptor of a socket to the supervisor, which gets heartbeats and "
@@ -168,52 +132,3 @@ class Settings(BaseSettings):
         """The files for TLS to every Triton; None without it."""
         ca, cert, key = self.triton_tls_ca, self.triton_tls_cert, self.triton_tls_key
         return TritonTls(ca, cert, key) if ca and cert and key else None
-
-    @model_validator(mode="after")
-    def _listener_is_safe(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("a certificate and its key go together: give both or neither")
-        if self.tls_client_ca and not self.tls_cert:
-            raise ValueError("client certificates need TLS: give a certificate and its key too")
-        if self.tls_client_sans is not None:
-            if not self.tls_client_ca:
-                raise ValueError(
-                    "callers' names are those in their certificates: give the authorities too"
-                )
-            if not all(self.allowed_callers):
-                raise ValueError("a caller's name is empty: give names with commas between them")
-        if not (self.tls_cert or self.insecure or _is_loopback(self.host)):
-            raise ValueError(
-                f"{self.host} can be reached from other machines: give a certificate and its key "
-                "for TLS, or say --insecure if something in front of the server encrypts"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _callers_can_be_known(self) -> Self:
-        if self.callers == "known" and not (self.keys or self.tenants):
-            raise ValueError("no caller can be known: give GUARD_KEYS or GUARD_TENANTS too")
-        return self
-
-    @property
-    def only_known_callers(self) -> bool:
-        """Whether callers without a tenant are refused."""
-        if self.callers is None:
-            return bool(self.keys or self.tenants) and not _is_loopback(self.host)
-        return self.callers == "known"
-
-    @property
-    def allowed_callers(self) -> frozenset[str]:
-        """Names in certificates; none if every certificate will do."""
-        if self.tls_client_sans is None:
-            return frozenset()
-        return frozenset(name.strip() for name in self.tls_client_sans.split(","))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -31,6 +31,9 @@ VALUES = {
     "keys": ("a.json", "b.json"),
     "tenants": ("a.json", "b.json"),
     "callers": ("any", "known"),
+    "edge_sockets": ("a", "b"),
+    "edge_port": ("1", "65535"),
+    "edge_sans": ("a.example", "a.example,spiffe://b/c"),
     "markers": ("refuse", "as_text"),
     "allow_slot_choice": ("true", "false"),
     "strict_completion": ("true", "false"),
@@ -45,8 +48,11 @@ VALUES = {
     "metrics_host": ("127.0.0.2", "localhost"),
     "log_format": ("console", "json"),
 }
+MUTUAL = {"tls_cert": "cert.pem", "tls_key": "key.pem", "tls_client_ca": "ca.pem"}
 WITH_IT = {  # a setting that is refused alone
     "callers": {"keys": "a.json"},
+    "edge_port": {**MUTUAL, "edge_sans": "a.example"},
+    "edge_sans": {**MUTUAL, "edge_port": "1"},
     "tls_cert": {"tls_key": "key.pem"},
     "tls_key": {"tls_cert": "cert.pem"},
     "tls_client_ca": {"tls_cert": "cert.pem", "tls_key": "key.pem"},

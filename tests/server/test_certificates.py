@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_core.errors import CertificateInvalid
-from guard_server.app import Gateway
 from guard_server.tls.certificates import CertificateFiles, read
 from guard_server.tuning import Tuning
+from guard_server.wiring import Gateway
 from qwen3guard.v1.moderation_pb2 import StreamModerateRequest
 from tests.support.commands import guard, start_gateway
 from tests.support.gateway import ask

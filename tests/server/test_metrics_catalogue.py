@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -81,7 +82,8 @@ async def test_every_series_is_described_and_bounded(
     tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
     port = free_port()
-    settings = {"metrics_port": port, "cache_mib": 1, "allow_slot_choice": True}
+    settings: dict[str, Any] = {"metrics_port": port, "cache_mib": 1, "allow_slot_choice": True}
+    settings["edge_sockets"] = tmp_path / "edge"
     async with two_slots(tmp_path, write_tiny_slot, agree, agree, **settings) as two:
         await make_many_series(two, agree)
         found = await scrape(port)

@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import trustme
 
-from guard_server.app import Gateway, serving
+from guard_server.app import serving
 from guard_server.settings import Settings
 from guard_server.tuning import Tuning
+from guard_server.wiring import Gateway
 from tests.support.gateway import Client
 
 HOST = "localhost"

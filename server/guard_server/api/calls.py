@@ -53,10 +53,12 @@ def answering(
 def caller_of(context: Context, *, many: bool = False) -> Caller:
     """Who calls. `many`: the call brings many requests, one after the other."""
     left = context.time_remaining()
-    known = known_caller(context)
+    known, connection = known_caller(context), context.peer()
+    if known.shares_connection:  # what is bounded by connection is one's own all the same
+        connection = f"{connection} {known.identity.name}"
     return Caller(
         known.identity,
-        context.peer(),
+        connection,
         None if left is None else time.monotonic() + left,
         asyncio.Lock() if many else None,
         known.credential,

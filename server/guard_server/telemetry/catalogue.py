@@ -23,6 +23,7 @@ from guard_server.telemetry.metric_labels import (
     TOKENS,
     VERSION,
 )
+from guard_server.telemetry.tenant_catalogue import TENANTS
 
 _REQUESTS = (
     Described(
@@ -249,6 +250,7 @@ SECTIONS: Mapping[str, Sequence[Described]] = {
     "Live moderation": _LIVE,
     "State": _STATE,
     "Replicas": _REPLICAS,
+    "Tenants": TENANTS,
     "Shadow": _SHADOWS,
     "Gateway processes": _PROCESSES,
 }

@@ -36,25 +36,39 @@ class Tenants:
         if self._tenants_path is not None:
             self._names = CertificateNames()
             self._names.follow(tenant_file.load(self._tenants_path))
-        self.identify: Callable[[Context], Known] | None = None
-        if self._keys is not None or self._names is not None:
+        self.faults: set[Path] = set()  # files that are wrong now: older ones are gone by
+        self.identification: Identification | None = None
+        if settings.knows_tenants:
             only_known = settings.only_known_callers
-            self.identify = Identification(self._keys, self._names, only_known=only_known).of
+            self.identification = Identification(self._keys, self._names, only_known=only_known)
+
+    @property
+    def identify(self) -> Callable[[Context], Known] | None:
+        """Says who calls; None where no call can be a tenant's."""
+        return None if self.identification is None else self.identification.of
+
+    @property
+    def identify_edge(self) -> Callable[[Context], Known] | None:
+        """The same on the listener for edges."""
+        return None if self.identification is None else self.identification.of_edge
 
     def following(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What follows the files, each until cancelled."""
         if self._keys is not None and self._keys_path is not None:
-            yield _follow(self._keys_path, key_file.load, self._keys.follow)
+            yield self._follow(self._keys_path, key_file.load, self._keys.follow)
         if self._names is not None and self._tenants_path is not None:
-            yield _follow(self._tenants_path, tenant_file.load, self._names.follow)
+            yield self._follow(self._tenants_path, tenant_file.load, self._names.follow)
 
-
-async def _follow(path: Path, load: Callable[[Path], T], follow: Callable[[T], None]) -> None:
-    changes: AsyncIterator[T | TenantsInvalid]
-    changes = files.changes(path, load, TenantsInvalid, _POLL_S)
-    async for found in changes:
-        if isinstance(found, TenantsInvalid):
-            _log.error("tenants refused: the last good file stays", reason=str(found))
-        else:
-            follow(found)
-            _log.info("tenants followed", file=path.name)
+    async def _follow(
+        self, path: Path, load: Callable[[Path], T], follow: Callable[[T], None]
+    ) -> None:
+        changes: AsyncIterator[T | TenantsInvalid]
+        changes = files.changes(path, load, TenantsInvalid, _POLL_S)
+        async for found in changes:
+            if isinstance(found, TenantsInvalid):
+                self.faults.add(path)
+                _log.error("tenants refused: the last good file stays", reason=str(found))
+            else:
+                self.faults.discard(path)
+                follow(found)
+                _log.info("tenants followed", file=path.name)
