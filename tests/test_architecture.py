@@ -54,7 +54,7 @@ INSIDE = {
         "verdict": {"errors", "conversation", "engine"},
         "live": {"errors", "verdict"},
         "slot": {"errors", "schema", "files", "conversation", "engine", "verdict"},
-        "tenants": {"errors", "schema", "files"},
+        "tenants": {"errors", "schema", "files", "slot", "verdict"},
     },
     "guard_server": {
         "listener_settings": set(),
@@ -71,7 +71,7 @@ INSIDE = {
         "telemetry": {"pipeline", "routing", "status_codes", "tenants", "tls"},
         "identity": {"routing"},
         "api": {"pipeline", "routing", "drain", "status_codes", "identity"},
-        "tenants": {"settings", "identity", "routing"},
+        "tenants": {"settings", "identity", "pipeline", "routing"},
         "refusing": {"api", "pipeline", "identity"},
         "receiving": {"api", "pipeline", "routing", "refusing", "identity"},
         "grpc_listener": {"api", "listening", "pipeline", "settings", "tls"},

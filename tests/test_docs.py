@@ -28,7 +28,7 @@ PAGES = [name for name in TRACKED if name.endswith(".md") and (PROJECT / name).e
 FOLDERS = {name.split("/")[0] for name in TRACKED if "/" in name}
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[\w+\]: (\S+)$", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`|^ {4,}(\S.*)$", re.MULTILINE)
-GUARD = re.compile(r"(?:\$ )?(?:\.venv/bin/)?guard ((?:bench |keys )?[a-z]+)\b([^#]*)")
+GUARD = re.compile(r"(?:\$ )?(?:\.venv/bin/)?guard ((?:bench |keys |policy )?[a-z]+)\b([^#]*)")
 PATH = re.compile(r"(?<![\w./:-])([\w.-]+(?:/[\w.-]+)+\.(?:py|md|json|jsonl|sh|yaml|jinja|png))\b")
 
 

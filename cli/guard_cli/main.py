@@ -35,6 +35,9 @@ COMMANDS = {
         "Ask a slot's engine everything that the gateway assumes; exit code 1 at a difference.",
     ),
     "keys": LazyCommand("tenants.keys:keys", "Add, list and revoke callers' API keys."),
+    "policy": LazyCommand(
+        "tenants.policy_commands:policy", "Check tenants' policies, and try a server's actions."
+    ),
     "slots": LazyCommand("operate:slots", "Show slots, traffic weights and request statistics."),
     "deploy": LazyCommand(
         "operate:deploy",

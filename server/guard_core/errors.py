@@ -8,6 +8,7 @@ GuardError
 ├── SlotUnknown           a slot was chosen that does not exist
 ├── ModelUnknown          KServe's API has one model, and another one or version was named
 ├── Overloaded            rejected by the concurrency limiter; carries when to retry
+├── QuotaExceeded         more than the caller's tenant may have; carries when to retry, if ever
 ├── DeadlinePassed        no verdict within the server's bound
 ├── Unavailable           no engine to ask, or the server is stopping
 ├── EngineFailed          the engine answered with an error
@@ -98,6 +99,15 @@ class Overloaded(GuardError):
         self.retry_after = retry_after  # seconds
 
 
+class QuotaExceeded(GuardError):
+    def __init__(self, message: str, subject: str, quota: str, retry_after: float | None) -> None:
+        """`retry_after`: seconds; None if the request alone is more than the quota."""
+        super().__init__(message)
+        self.subject = subject
+        self.quota = quota
+        self.retry_after = retry_after
+
+
 class DeadlinePassed(GuardError):
     pass
 
@@ -144,9 +154,12 @@ def _that_fit(violations: Sequence[Violation]) -> Iterator[Violation]:
         yield violation
 
 
-def known_error(error: Exception) -> GuardError:
-    """The error as a GuardError. Any other exception is a defect of ours, and logged as one."""
+def known_error(error: Exception, tenant: str = "") -> GuardError:
+    """The error as a GuardError. Any other exception is a defect of ours, and logged as one.
+
+    `tenant`: whose request it was, if that is known.
+    """
     if isinstance(error, GuardError):
         return error
-    _log.error("unexpected error", exc_info=error)
+    _log.error("unexpected error", exc_info=error, **({"tenant": tenant} if tenant else {}))
     return ServerFault("The server failed. Nothing was judged; its log says more.")

@@ -74,8 +74,7 @@ class Gateway:
 
 def build(settings: Settings, tuning: Tuning) -> Gateway:
     """Wires the parts and binds the port. Raises what `serving` raises."""
-    files = files_of(settings)
-    certificates = RenewedCertificates(files) if files else None
+    certificates = RenewedCertificates(files) if (files := files_of(settings)) else None
     health = Health(moderation.SERVICE.full_name, kserve.SERVICE.full_name)
     router = Router(
         _traffic(settings),
@@ -96,11 +95,12 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         cache = VerdictCache(int(settings.cache_mib * 2**20), settings.cache_ttl_s)
     statistics = KServeStatistics()
     metrics = None
-    if settings.metrics_port:
-        metrics = _metrics(router, cache, certificates, triton_certificates, tenants)
     observers: list[Observer] = [statistics]
-    if metrics is not None:
+    if settings.metrics_port:
+        metrics = _metrics(router, cache, certificates, triton_certificates)
         observers += metrics, ShadowMetrics(metrics.registry), LiveMetrics(metrics)
+        if settings.knows_tenants:
+            observers.append(TenantMetrics(metrics.registry, tenants))
     turns = Turns()
     judge = Judge(settings.markers, turns.texts)
     shadow = Shadow(router, judge, observers, settings.request_timeout_s)
@@ -111,8 +111,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         cache,
         observers,
         turns,
-        allow_slot_choice=settings.allow_slot_choice,
-        isolate_callers=settings.isolate_callers,
+        rule=tenants.rules.ruled,
+        quotas=tenants.quotas,
         request_timeout_s=settings.request_timeout_s,
     )
     drain = Drain()
@@ -127,8 +127,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
         known = (receiving.bounded(handler, identify) for handler in handlers)
         return [receiving.bounded(health.handler()), *known, UnknownMethods(turns.refusals)]
 
-    callers, edges = bounded(tenants.identify), bounded(tenants.identify_edge)
-    listeners = Listeners(settings, certificates, turns.refusals, callers, edges)
+    both = bounded(tenants.identify), bounded(tenants.identify_edge)
+    listeners = Listeners(settings, certificates, turns.refusals, *both)
     return Gateway(
         *(settings, tuning, listeners, router, shadow, health, drain, receiving, tenants),
         *(metrics, certificates, triton_certificates),
@@ -140,12 +140,10 @@ def _metrics(
     cache: VerdictCache | None,
     certificates: RenewedCertificates | None,
     triton_certificates: RenewedCertificates | None,
-    tenants: Tenants,
 ) -> Metrics:
     """What counts requests, and beside it what is read at a scrape."""
     metrics = Metrics(lambda: router.endpoints)
     GatewayState(metrics.registry, router, cache)
-    TenantMetrics(metrics.registry, tenants)
     if certificates:
         add_certificate_metrics(metrics.registry, LISTENER, certificates)
     if triton_certificates:

@@ -22,7 +22,10 @@ HEAVY = {
 ABOUT = {
     "build": HEAVY - {"matplotlib"},
     **{f"bench {name}": HEAVY - {"matplotlib"} for name in BENCHMARKS},
-    **{name: {"grpc"} for name in ("serve", "engine", "moderate", "eval", "verify", "bench load")},
+    **{
+        name: {"grpc"}
+        for name in (*("serve", "engine", "moderate", "eval", "verify", "bench load", "policy"),)
+    },
     "verify contract": {"grpc"},
 }
 ALL = COMMANDS | {f"bench {name}": command for name, command in BENCHMARKS.items()}
@@ -52,7 +55,7 @@ def test_help_names_every_command() -> None:
     listed = {line.split("  ")[0] for line in lines}  # one has two words: verify contract
     options = {"--help", "--version", "--install-completion", "--show-completion"}
     assert {name for name in listed if name.strip()} - options == set(COMMANDS)
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,4 +1,8 @@
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guard_core.verdict.grammar import Verdict
 from guard_core.verdict.policy import Action, Policy
@@ -33,3 +37,26 @@ def test_a_rule_replaces_the_severitys_action() -> None:
 def test_unsafe_without_a_category_is_blocked() -> None:
     rules = {Category.PII: Action.ALLOW}
     assert Policy(category_rules=rules).action(Verdict(Severity.UNSAFE)) is Action.BLOCK
+
+
+POLICIES = st.builds(
+    Policy,
+    st.sampled_from(Action),
+    st.dictionaries(st.sampled_from(Category), st.sampled_from(Action), max_size=3),
+)
+VERDICTS = st.builds(
+    lambda severity, categories: Verdict(severity, tuple(sorted(categories))),
+    st.sampled_from(Severity),
+    st.sets(st.sampled_from(Category), max_size=3),
+)
+
+
+@given(POLICIES, POLICIES, VERDICTS)
+def test_no_policy_loosens_a_floor(policy: Policy, floor: Policy, verdict: Verdict) -> None:
+    named = replace(floor, name="floor")
+    floored = replace(policy, floor=named)
+    assert floored.action(verdict) == max(policy.action(verdict), floor.action(verdict))
+    raised = floor.action(verdict) > policy.action(verdict)
+    assert floored.floor_of(verdict) == ("floor" if raised else "")
+    if not floored.by_category:  # then the severity alone decides
+        assert floored.action(verdict) == floored.action(Verdict(verdict.severity))

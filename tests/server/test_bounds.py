@@ -81,6 +81,7 @@ def test_the_largest_is_taken_and_one_more_is_refused(
 
 def test_all_rules_are_read_and_a_category_has_one() -> None:
     policy = validation.moderation_request(rules(9)).policy
+    assert policy is not None
     assert len(policy.category_rules) == 9
     twice = rules(1)
     twice.policy.category_rules.append(twice.policy.category_rules[0])

@@ -74,6 +74,7 @@ async def test_a_header_from_anybody_else_is_ignored_and_counted(
         figures = await scrape(port)
         assert value(figures, "guard_ignored_tenant_headers_total") == 2
         assert value(figures, "guard_tenant_file_faults") == 0
+        assert value(figures, "guard_unauthenticated_calls_total") == 0
 
 
 async def test_tenants_behind_one_connection_do_not_share_its_bounds(

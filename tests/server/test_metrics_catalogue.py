@@ -97,6 +97,7 @@ async def test_every_series_is_described_and_bounded(
         "weights": {one.engine.weights for one in manifests},
         "replica": {str(entry.triton) for entry in entries.values()},
         "version": {version("qwen3guard-server")},
+        "tenant": {"others"},
     }
     for sample, labels in found:
         metric = CATALOGUE[described(sample)]

@@ -74,8 +74,9 @@ def moderate(
     jsonl: Annotated[bool, typer.Option("--jsonl", help="The input is JSON Lines.")] = False,
     ignore: IgnoreOption = None,
     controversial: Annotated[
-        ControversialOption, typer.Option(help="How Controversial is treated.")
-    ] = ControversialOption.strict,
+        ControversialOption | None,
+        typer.Option(help="How Controversial is treated. Default: the server's policy for you."),
+    ] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Ask for probabilities too.")] = False,
     json: JsonLinesOption = False,
     target: TargetOption = DEFAULT_TARGET,
@@ -95,7 +96,8 @@ def moderate(
         fail(str(error), code=2)
     requests = [asked for _, asked in named]
     for asked in requests:
-        asked.policy.controversial = controversial.treatment
+        if controversial is not None:
+            asked.policy.controversial = controversial.treatment
         asked.with_scores = scores
     with connect(Client, target, credentials(tls_ca, tls_cert, tls_key)) as client:
         if live is not None:

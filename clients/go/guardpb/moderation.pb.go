@@ -156,12 +156,15 @@ type ModerateRequest struct {
 	// 1 to 512 messages, oldest first. A system message may only be the first, an assistant message
 	// may not be the first. The last message is judged, and must be the user's or the assistant's.
 	Conversation []*Message `protobuf:"bytes,1,rep,name=conversation,proto3" json:"conversation,omitempty"`
-	// How to turn the verdict into an action. Not given: strict, without category rules.
+	// How to turn the verdict into an action. Not given: the caller's default on this server, if it has
+	// one; else strict, without category rules. An action is never milder than the caller's floor.
 	Policy *Policy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
-	// Whether to return the probabilities of the severities. Costs one more engine call.
+	// Whether to return the probabilities of the severities. Costs one more engine call. Rejected if
+	// the server has scores turned off for the caller.
 	WithScores bool `protobuf:"varint,3,opt,name=with_scores,json=withScores,proto3" json:"with_scores,omitempty"`
 	// For operators: the slot that answers, whatever the traffic weights. Rejected with
-	// PERMISSION_DENIED unless the server was started with `--allow-slot-choice`.
+	// PERMISSION_DENIED unless the server lets the caller name it, or was started with
+	// `--allow-slot-choice`.
 	Slot string `protobuf:"bytes,4,opt,name=slot,proto3" json:"slot,omitempty"`
 	// Keeps a caller on one slot during a rollout: the same slot judges all requests with the same
 	// key while the traffic weights stay, and a change of weights moves as few keys as possible. At
@@ -169,7 +172,9 @@ type ModerateRequest struct {
 	RoutingKey string `protobuf:"bytes,5,opt,name=routing_key,json=routingKey,proto3" json:"routing_key,omitempty"`
 	// What to do if a content holds text that the model's template puts between messages, so that one
 	// message reads as several. Not given: the server's setting.
-	Markers       MarkerTreatment `protobuf:"varint,6,opt,name=markers,proto3,enum=qwen3guard.v1.MarkerTreatment" json:"markers,omitempty"`
+	Markers MarkerTreatment `protobuf:"varint,6,opt,name=markers,proto3,enum=qwen3guard.v1.MarkerTreatment" json:"markers,omitempty"`
+	// A policy of the server's by its name, instead of `policy`: not both.
+	PolicyName    string `protobuf:"bytes,7,opt,name=policy_name,json=policyName,proto3" json:"policy_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +251,13 @@ func (x *ModerateRequest) GetMarkers() MarkerTreatment {
 	return MarkerTreatment_MARKER_TREATMENT_UNSPECIFIED
 }
 
+func (x *ModerateRequest) GetPolicyName() string {
+	if x != nil {
+		return x.PolicyName
+	}
+	return ""
+}
+
 // A verdict, and the action that the policy derives from it.
 type ModerateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -261,7 +273,9 @@ type ModerateResponse struct {
 	Timings *Timings `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
 	// Present only if contents hold the template's markers, so that more than one judgement was made.
 	// The verdict, its scores and the action are those of one of them; `usage` sums over all.
-	Judgements    *Judgements `protobuf:"bytes,6,opt,name=judgements,proto3" json:"judgements,omitempty"`
+	Judgements *Judgements `protobuf:"bytes,6,opt,name=judgements,proto3" json:"judgements,omitempty"`
+	// Present only if a named policy or a floor of the server's took part in the action.
+	DecidedBy     *PolicyInfo `protobuf:"bytes,7,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -334,6 +348,13 @@ func (x *ModerateResponse) GetTimings() *Timings {
 func (x *ModerateResponse) GetJudgements() *Judgements {
 	if x != nil {
 		return x.Judgements
+	}
+	return nil
+}
+
+func (x *ModerateResponse) GetDecidedBy() *PolicyInfo {
+	if x != nil {
+		return x.DecidedBy
 	}
 	return nil
 }
@@ -1074,7 +1095,9 @@ type ModerateLiveResponse struct {
 	// held, and the server tries again. In such a reply there is no verdict and action.
 	NotChecked *status.Status `protobuf:"bytes,11,opt,name=not_checked,json=notChecked,proto3" json:"not_checked,omitempty"`
 	// As in ModerateResponse. Only in a final reply, and for the user's message.
-	Judgements    *Judgements `protobuf:"bytes,12,opt,name=judgements,proto3" json:"judgements,omitempty"`
+	Judgements *Judgements `protobuf:"bytes,12,opt,name=judgements,proto3" json:"judgements,omitempty"`
+	// As in ModerateResponse. The policy that the call began with judges the whole answer.
+	DecidedBy     *PolicyInfo `protobuf:"bytes,13,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1193,11 +1216,18 @@ func (x *ModerateLiveResponse) GetJudgements() *Judgements {
 	return nil
 }
 
+func (x *ModerateLiveResponse) GetDecidedBy() *PolicyInfo {
+	if x != nil {
+		return x.DecidedBy
+	}
+	return nil
+}
+
 var File_qwen3guard_v1_moderation_proto protoreflect.FileDescriptor
 
 const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\n" +
-	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n" +
+	"\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xad\x02\n" +
 	"\x0fModerateRequest\x12:\n" +
 	"\fconversation\x18\x01 \x03(\v2\x16.qwen3guard.v1.MessageR\fconversation\x12-\n" +
 	"\x06policy\x18\x02 \x01(\v2\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n" +
@@ -1206,7 +1236,9 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n" +
 	"\vrouting_key\x18\x05 \x01(\tR\n" +
 	"routingKey\x128\n" +
-	"\amarkers\x18\x06 \x01(\x0e2\x1e.qwen3guard.v1.MarkerTreatmentR\amarkers\"\xbc\x02\n" +
+	"\amarkers\x18\x06 \x01(\x0e2\x1e.qwen3guard.v1.MarkerTreatmentR\amarkers\x12\x1f\n" +
+	"\vpolicy_name\x18\a \x01(\tR\n" +
+	"policyName\"\xf6\x02\n" +
 	"\x10ModerateResponse\x120\n" +
 	"\averdict\x18\x01 \x01(\v2\x16.qwen3guard.v1.VerdictR\averdict\x12-\n" +
 	"\x06action\x18\x02 \x01(\x0e2\x15.qwen3guard.v1.ActionR\x06action\x12.\n" +
@@ -1215,7 +1247,9 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\atimings\x18\x05 \x01(\v2\x16.qwen3guard.v1.TimingsR\atimings\x129\n" +
 	"\n" +
 	"judgements\x18\x06 \x01(\v2\x19.qwen3guard.v1.JudgementsR\n" +
-	"judgements\"L\n" +
+	"judgements\x128\n" +
+	"\n" +
+	"decided_by\x18\a \x01(\v2\x19.qwen3guard.v1.PolicyInfoR\tdecidedBy\"L\n" +
 	"\x14BatchModerateRequest\x124\n" +
 	"\x05items\x18\x01 \x03(\v2\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n" +
 	"\x11BatchModerateItem\x12=\n" +
@@ -1252,7 +1286,7 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"\bLiveStop\x12\x18\n" +
 	"\aconfirm\x18\x01 \x01(\rR\aconfirm\x12!\n" +
 	"\funsafe_score\x18\x02 \x01(\x02R\vunsafeScore\x12\x14\n" +
-	"\x05never\x18\x03 \x01(\bR\x05never\"\xb2\x04\n" +
+	"\x05never\x18\x03 \x01(\bR\x05never\"\xec\x04\n" +
 	"\x14ModerateLiveResponse\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.qwen3guard.v1.LiveStateR\x05state\x12!\n" +
 	"\fjudged_bytes\x18\x02 \x01(\x04R\vjudgedBytes\x12#\n" +
@@ -1269,7 +1303,9 @@ const file_qwen3guard_v1_moderation_proto_rawDesc = "" +
 	"notChecked\x129\n" +
 	"\n" +
 	"judgements\x18\f \x01(\v2\x19.qwen3guard.v1.JudgementsR\n" +
-	"judgements*x\n" +
+	"judgements\x128\n" +
+	"\n" +
+	"decided_by\x18\r \x01(\v2\x19.qwen3guard.v1.PolicyInfoR\tdecidedBy*x\n" +
 	"\fLiveBoundary\x12\x1d\n" +
 	"\x19LIVE_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16LIVE_BOUNDARY_SENTENCE\x10\x01\x12\x16\n" +
@@ -1328,8 +1364,9 @@ var file_qwen3guard_v1_moderation_proto_goTypes = []any{
 	(*Usage)(nil),                  // 21: qwen3guard.v1.Usage
 	(*Timings)(nil),                // 22: qwen3guard.v1.Timings
 	(*Judgements)(nil),             // 23: qwen3guard.v1.Judgements
-	(*status.Status)(nil),          // 24: google.rpc.Status
-	(*durationpb.Duration)(nil),    // 25: google.protobuf.Duration
+	(*PolicyInfo)(nil),             // 24: qwen3guard.v1.PolicyInfo
+	(*status.Status)(nil),          // 25: google.rpc.Status
+	(*durationpb.Duration)(nil),    // 26: google.protobuf.Duration
 }
 var file_qwen3guard_v1_moderation_proto_depIdxs = []int32{
 	15, // 0: qwen3guard.v1.ModerateRequest.conversation:type_name -> qwen3guard.v1.Message
@@ -1341,42 +1378,44 @@ var file_qwen3guard_v1_moderation_proto_depIdxs = []int32{
 	21, // 6: qwen3guard.v1.ModerateResponse.usage:type_name -> qwen3guard.v1.Usage
 	22, // 7: qwen3guard.v1.ModerateResponse.timings:type_name -> qwen3guard.v1.Timings
 	23, // 8: qwen3guard.v1.ModerateResponse.judgements:type_name -> qwen3guard.v1.Judgements
-	2,  // 9: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
-	3,  // 10: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
-	24, // 11: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
-	5,  // 12: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
-	2,  // 13: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
-	3,  // 14: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
-	24, // 15: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
-	10, // 16: qwen3guard.v1.ModerateLiveRequest.start:type_name -> qwen3guard.v1.LiveStart
-	11, // 17: qwen3guard.v1.ModerateLiveRequest.end:type_name -> qwen3guard.v1.LiveEnd
-	2,  // 18: qwen3guard.v1.LiveStart.request:type_name -> qwen3guard.v1.ModerateRequest
-	12, // 19: qwen3guard.v1.LiveStart.cadence:type_name -> qwen3guard.v1.LiveCadence
-	13, // 20: qwen3guard.v1.LiveStart.stop:type_name -> qwen3guard.v1.LiveStop
-	0,  // 21: qwen3guard.v1.LiveCadence.boundary:type_name -> qwen3guard.v1.LiveBoundary
-	25, // 22: qwen3guard.v1.LiveCadence.longest_hold:type_name -> google.protobuf.Duration
-	1,  // 23: qwen3guard.v1.ModerateLiveResponse.state:type_name -> qwen3guard.v1.LiveState
-	18, // 24: qwen3guard.v1.ModerateLiveResponse.verdict:type_name -> qwen3guard.v1.Verdict
-	19, // 25: qwen3guard.v1.ModerateLiveResponse.action:type_name -> qwen3guard.v1.Action
-	20, // 26: qwen3guard.v1.ModerateLiveResponse.model:type_name -> qwen3guard.v1.ModelInfo
-	21, // 27: qwen3guard.v1.ModerateLiveResponse.usage:type_name -> qwen3guard.v1.Usage
-	22, // 28: qwen3guard.v1.ModerateLiveResponse.timings:type_name -> qwen3guard.v1.Timings
-	25, // 29: qwen3guard.v1.ModerateLiveResponse.lag:type_name -> google.protobuf.Duration
-	24, // 30: qwen3guard.v1.ModerateLiveResponse.not_checked:type_name -> google.rpc.Status
-	23, // 31: qwen3guard.v1.ModerateLiveResponse.judgements:type_name -> qwen3guard.v1.Judgements
-	2,  // 32: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
-	4,  // 33: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
-	7,  // 34: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
-	9,  // 35: qwen3guard.v1.ModerationService.ModerateLive:input_type -> qwen3guard.v1.ModerateLiveRequest
-	3,  // 36: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
-	6,  // 37: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
-	8,  // 38: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
-	14, // 39: qwen3guard.v1.ModerationService.ModerateLive:output_type -> qwen3guard.v1.ModerateLiveResponse
-	36, // [36:40] is the sub-list for method output_type
-	32, // [32:36] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	24, // 9: qwen3guard.v1.ModerateResponse.decided_by:type_name -> qwen3guard.v1.PolicyInfo
+	2,  // 10: qwen3guard.v1.BatchModerateRequest.items:type_name -> qwen3guard.v1.ModerateRequest
+	3,  // 11: qwen3guard.v1.BatchModerateItem.response:type_name -> qwen3guard.v1.ModerateResponse
+	25, // 12: qwen3guard.v1.BatchModerateItem.error:type_name -> google.rpc.Status
+	5,  // 13: qwen3guard.v1.BatchModerateResponse.items:type_name -> qwen3guard.v1.BatchModerateItem
+	2,  // 14: qwen3guard.v1.StreamModerateRequest.request:type_name -> qwen3guard.v1.ModerateRequest
+	3,  // 15: qwen3guard.v1.StreamModerateResponse.response:type_name -> qwen3guard.v1.ModerateResponse
+	25, // 16: qwen3guard.v1.StreamModerateResponse.error:type_name -> google.rpc.Status
+	10, // 17: qwen3guard.v1.ModerateLiveRequest.start:type_name -> qwen3guard.v1.LiveStart
+	11, // 18: qwen3guard.v1.ModerateLiveRequest.end:type_name -> qwen3guard.v1.LiveEnd
+	2,  // 19: qwen3guard.v1.LiveStart.request:type_name -> qwen3guard.v1.ModerateRequest
+	12, // 20: qwen3guard.v1.LiveStart.cadence:type_name -> qwen3guard.v1.LiveCadence
+	13, // 21: qwen3guard.v1.LiveStart.stop:type_name -> qwen3guard.v1.LiveStop
+	0,  // 22: qwen3guard.v1.LiveCadence.boundary:type_name -> qwen3guard.v1.LiveBoundary
+	26, // 23: qwen3guard.v1.LiveCadence.longest_hold:type_name -> google.protobuf.Duration
+	1,  // 24: qwen3guard.v1.ModerateLiveResponse.state:type_name -> qwen3guard.v1.LiveState
+	18, // 25: qwen3guard.v1.ModerateLiveResponse.verdict:type_name -> qwen3guard.v1.Verdict
+	19, // 26: qwen3guard.v1.ModerateLiveResponse.action:type_name -> qwen3guard.v1.Action
+	20, // 27: qwen3guard.v1.ModerateLiveResponse.model:type_name -> qwen3guard.v1.ModelInfo
+	21, // 28: qwen3guard.v1.ModerateLiveResponse.usage:type_name -> qwen3guard.v1.Usage
+	22, // 29: qwen3guard.v1.ModerateLiveResponse.timings:type_name -> qwen3guard.v1.Timings
+	26, // 30: qwen3guard.v1.ModerateLiveResponse.lag:type_name -> google.protobuf.Duration
+	25, // 31: qwen3guard.v1.ModerateLiveResponse.not_checked:type_name -> google.rpc.Status
+	23, // 32: qwen3guard.v1.ModerateLiveResponse.judgements:type_name -> qwen3guard.v1.Judgements
+	24, // 33: qwen3guard.v1.ModerateLiveResponse.decided_by:type_name -> qwen3guard.v1.PolicyInfo
+	2,  // 34: qwen3guard.v1.ModerationService.Moderate:input_type -> qwen3guard.v1.ModerateRequest
+	4,  // 35: qwen3guard.v1.ModerationService.BatchModerate:input_type -> qwen3guard.v1.BatchModerateRequest
+	7,  // 36: qwen3guard.v1.ModerationService.StreamModerate:input_type -> qwen3guard.v1.StreamModerateRequest
+	9,  // 37: qwen3guard.v1.ModerationService.ModerateLive:input_type -> qwen3guard.v1.ModerateLiveRequest
+	3,  // 38: qwen3guard.v1.ModerationService.Moderate:output_type -> qwen3guard.v1.ModerateResponse
+	6,  // 39: qwen3guard.v1.ModerationService.BatchModerate:output_type -> qwen3guard.v1.BatchModerateResponse
+	8,  // 40: qwen3guard.v1.ModerationService.StreamModerate:output_type -> qwen3guard.v1.StreamModerateResponse
+	14, // 41: qwen3guard.v1.ModerationService.ModerateLive:output_type -> qwen3guard.v1.ModerateLiveResponse
+	38, // [38:42] is the sub-list for method output_type
+	34, // [34:38] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_moderation_proto_init() }

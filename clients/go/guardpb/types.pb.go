@@ -999,6 +999,70 @@ func (x *Verdict) GetScores() *Scores {
 	return nil
 }
 
+// The named policy of the server that derived an action.
+type PolicyInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name. Empty where the request's own policy, or the strict one, did.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A hash of what the policy says, as 12 hexadecimal digits: `guard policy check` shows it.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The name of the caller's floor, if that made the action stricter than the policy would have.
+	Floor         string `protobuf:"bytes,3,opt,name=floor,proto3" json:"floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyInfo) Reset() {
+	*x = PolicyInfo{}
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyInfo) ProtoMessage() {}
+
+func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
+func (*PolicyInfo) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PolicyInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *PolicyInfo) GetFloor() string {
+	if x != nil {
+		return x.Floor
+	}
+	return ""
+}
+
 // The model that judged.
 type ModelInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1017,7 +1081,7 @@ type ModelInfo struct {
 
 func (x *ModelInfo) Reset() {
 	*x = ModelInfo{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1093,7 @@ func (x *ModelInfo) String() string {
 func (*ModelInfo) ProtoMessage() {}
 
 func (x *ModelInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1106,7 @@ func (x *ModelInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelInfo.ProtoReflect.Descriptor instead.
 func (*ModelInfo) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ModelInfo) GetName() string {
@@ -1101,7 +1165,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1177,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1190,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Usage) GetPromptTokens() uint32 {
@@ -1206,7 +1270,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1282,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_types_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1295,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_qwen3guard_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Timings) GetValidateUs() uint64 {
@@ -1310,7 +1374,12 @@ const file_qwen3guard_v1_types_proto_rawDesc = "" +
 	"\x06scores\x18\x05 \x01(\v2\x15.qwen3guard.v1.ScoresH\x01R\x06scores\x88\x01\x01B\n" +
 	"\n" +
 	"\b_refusalB\t\n" +
-	"\a_scores\"{\n" +
+	"\a_scores\"P\n" +
+	"\n" +
+	"PolicyInfo\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05floor\x18\x03 \x01(\tR\x05floor\"{\n" +
 	"\tModelInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x12\n" +
@@ -1406,7 +1475,7 @@ func file_qwen3guard_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_qwen3guard_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_qwen3guard_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_qwen3guard_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_qwen3guard_v1_types_proto_goTypes = []any{
 	(Role)(0),                   // 0: qwen3guard.v1.Role
 	(Mode)(0),                   // 1: qwen3guard.v1.Mode
@@ -1424,9 +1493,10 @@ var file_qwen3guard_v1_types_proto_goTypes = []any{
 	(*Judgements)(nil),          // 13: qwen3guard.v1.Judgements
 	(*Scores)(nil),              // 14: qwen3guard.v1.Scores
 	(*Verdict)(nil),             // 15: qwen3guard.v1.Verdict
-	(*ModelInfo)(nil),           // 16: qwen3guard.v1.ModelInfo
-	(*Usage)(nil),               // 17: qwen3guard.v1.Usage
-	(*Timings)(nil),             // 18: qwen3guard.v1.Timings
+	(*PolicyInfo)(nil),          // 16: qwen3guard.v1.PolicyInfo
+	(*ModelInfo)(nil),           // 17: qwen3guard.v1.ModelInfo
+	(*Usage)(nil),               // 18: qwen3guard.v1.Usage
+	(*Timings)(nil),             // 19: qwen3guard.v1.Timings
 }
 var file_qwen3guard_v1_types_proto_depIdxs = []int32{
 	0,  // 0: qwen3guard.v1.Message.role:type_name -> qwen3guard.v1.Role
@@ -1461,7 +1531,7 @@ func file_qwen3guard_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qwen3guard_v1_types_proto_rawDesc), len(file_qwen3guard_v1_types_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

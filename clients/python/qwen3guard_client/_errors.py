@@ -74,7 +74,7 @@ class NotAllowed(GuardError):
 
 
 class Overloaded(GuardError):
-    """The server rejected it as overload; without `retry_after` the message itself is too large."""
+    """Overload, or over quota. Without `retry_after` the request itself is too large for either."""
 
 
 class DeadlineExceeded(GuardError):

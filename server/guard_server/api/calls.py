@@ -74,5 +74,6 @@ def ends_of(closed: asyncio.Event, caller: Caller) -> Iterator[Coroutine[Any, An
 
 async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends the call with the error's status and details, and never returns."""
-    found = rpc_status.to_status(status.message(known_error(error)))
+    known = known_error(error, known_caller(context).identity.tenant)
+    found = rpc_status.to_status(status.message(known))
     await context.abort(found.code, found.details, found.trailing_metadata)

@@ -78,6 +78,12 @@ def _verdict(moderation: Moderation) -> list[str]:
         "fingerprint": moderation.slot.fingerprint,
         "cached": moderation.cached,
     }
+    if (policy := moderation.policy).name or policy.floor is not None:
+        found["decided_by"] = {
+            "name": policy.name,
+            "version": policy.version,
+            "floor": policy.floor_of(verdict),
+        }
     if judgements := moderation.judgements:
         found["judgements"] = {
             "count": judgements.count,

@@ -70,15 +70,18 @@ class ModerationService:
             async with running:
                 try:
                     found = received.violations(f"items[{index}]")
-                    reply = await self._moderate("BatchModerate", item, found, caller, size)
+                    reply = await self._moderate(
+                        "BatchModerate", item, found, caller, size, in_quota=True
+                    )
                     return pb.BatchModerateItem(response=reply)
                 except GuardError as error:
                     return pb.BatchModerateItem(error=status.message(error))
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(moderate(index, item)) for index, item in enumerate(request.items)
-            ]
+        count = len(request.items)
+        with self._moderator.quota(caller, count, min(count, MAX_IN_FLIGHT)):
+            async with asyncio.TaskGroup() as group:
+                items = enumerate(request.items)
+                tasks = [group.create_task(moderate(index, item)) for index, item in items]
         answers = [task.result() for task in tasks]
         if refused := sum(answer.HasField("error") for answer in answers):
             await self._moderator.refused(caller, refused * _CALLS_AN_ITEM)
@@ -121,10 +124,13 @@ class ModerationService:
         found: Sequence[Violation],
         caller: Caller,
         size: int = 0,
+        *,
+        in_quota: bool = False,
     ) -> pb.ModerateResponse:
         """`size`: bytes that no turn was taken for yet."""
         read = partial(validation.moderation_request, request, found)
-        return response(await self._moderator.moderate(method, read, caller, size, decoded=True))
+        moderate = partial(self._moderator.moderate, decoded=True, in_quota=in_quota)
+        return response(await moderate(method, read, caller, size))
 
 
 class _StreamIds:

@@ -47,6 +47,10 @@ def response(moderation: Moderation) -> moderation_pb2.ModerateResponse:
                 part=judgements.part,
             )
         )
+    policy = moderation.policy
+    if policy.name or policy.floor is not None:
+        reply.decided_by.name, reply.decided_by.version = policy.name, policy.version
+        reply.decided_by.floor = policy.floor_of(verdict)
     if moderation.scores is not None:
         safe, controversial, unsafe = moderation.scores
         reply.verdict.scores.CopyFrom(

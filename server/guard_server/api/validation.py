@@ -17,7 +17,6 @@ from guard_server.api import enums
 from guard_server.pipeline.request import ModerationRequest
 from qwen3guard.v1 import moderation_pb2, types_pb2
 
-_STRICT = Policy()
 MAX_BATCH_ITEMS = 256
 MAX_BATCH_BYTES = 2_097_152
 # The largest request is a batch. A bit more is read, so that a larger one is refused by its name.
@@ -44,6 +43,10 @@ def moderation_request(
     )
     if policy is not None:
         violations += _policy(policy)
+        if message.policy_name:
+            violations.append(
+                Violation("policy_name", "is there beside `policy`: send one of them.")
+            )
     if message.markers not in enums.MARKERS:
         violations.append(
             Violation("markers", f"{message.markers} is not a treatment that this server knows.")
@@ -56,7 +59,8 @@ def moderation_request(
         raise RequestInvalid(violations)
     return ModerationRequest(
         tuple(Message(role, text) for role, text in zip(roles, contents, strict=True) if role),
-        _STRICT if policy is None else _read_policy(policy),
+        None if policy is None else _read_policy(policy),
+        message.policy_name,
         message.with_scores,
         message.slot,
         message.routing_key,

@@ -51,11 +51,11 @@ class Judge:
             return await _judge_all(conversations, prompts, slot, request, decode, timer)
         timer.passed(Stage.PROMPT)
         decoded, cached = await decode(prompt)
-        verdict = decoded.verdict
-        action = request.policy.action(verdict)
+        verdict, policy = decoded.verdict, request.decisive
+        action = policy.action(verdict)
         timer.passed(Stage.VERDICT)
         return Moderation(
-            verdict, action, decoded.scores, decoded.usage, len(prompt), slot, cached, timer
+            verdict, action, decoded.scores, decoded.usage, len(prompt), slot, cached, timer, policy
         )
 
     def _first_prompt(
@@ -91,7 +91,7 @@ async def _judge_all(
     """
     answers = [await decode(prompt) for prompt in prompts]
     verdicts = [decoded.verdict for decoded, _ in answers]
-    actions = [request.policy.action(verdict) for verdict in verdicts]
+    actions = [request.decisive.action(verdict) for verdict in verdicts]
     best = max(
         range(len(answers)),
         key=lambda n: (actions[n], SEVERITIES.index(verdicts[n].severity)),
@@ -107,6 +107,7 @@ async def _judge_all(
         slot,
         all(cached for _, cached in answers),
         timer,
+        request.decisive,
         Judgements(len(answers), reading.way, reading.part) if len(answers) > 1 else None,
     )
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from guard_core.slot.slot import Slot
 from guard_core.verdict.decoder import DecodeUsage, Scores
 from guard_core.verdict.grammar import Verdict
-from guard_core.verdict.policy import Action
+from guard_core.verdict.policy import Action, Policy
 from guard_core.verdict.readings import Way
 
 
@@ -62,6 +62,7 @@ class Moderation:
     slot: Slot
     cached: bool  # it cost no engine call of its own
     timer: StageTimer
+    policy: Policy
     judgements: Judgements | None = None  # if there was more than one
 
     def without_reuse(self) -> "Moderation":

@@ -42,9 +42,17 @@ class Shadow:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(
-        self, request: ModerationRequest, verdict: Verdict, answered_by: Endpoint, spent_us: int
+        self,
+        request: ModerationRequest,
+        verdict: Verdict,
+        answered_by: Endpoint,
+        spent_us: int,
+        tenant: str = "",
     ) -> None:
-        """Perhaps has the shadow judge it. `answered_by` gave `verdict` in `spent_us`."""
+        """Perhaps has the shadow judge it. `answered_by` gave `verdict` in `spent_us`.
+
+        `tenant`: whose request it is, for the log.
+        """
         wanted = self._router.shadow
         if wanted is None or random.random() >= wanted.share:  # noqa: S311 - no secret
             return
@@ -58,7 +66,7 @@ class Shadow:
             for observer in self._observers:
                 observer.shadow_dropped(endpoint.slot.name)
             return
-        task = asyncio.create_task(self._compare(endpoint, request, verdict, spent_us))
+        task = asyncio.create_task(self._compare(endpoint, request, verdict, spent_us, tenant))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -69,7 +77,12 @@ class Shadow:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _compare(
-        self, endpoint: Endpoint, request: ModerationRequest, verdict: Verdict, answer_us: int
+        self,
+        endpoint: Endpoint,
+        request: ModerationRequest,
+        verdict: Verdict,
+        answer_us: int,
+        tenant: str,
     ) -> None:
         slot, stats = endpoint.slot, endpoint.shadow_stats
         engine = endpoint.replicas.route(request.routing_key, request.messages)
@@ -109,6 +122,7 @@ class Shadow:
                 conversation_sha256=_hash(request),
                 severity=verdict.severity,
                 shadow_severity=other.severity,
+                **({"tenant": tenant} if tenant else {}),
             )
 
 

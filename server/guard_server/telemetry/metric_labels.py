@@ -33,4 +33,5 @@ MODEL = tuple(
     for name in ("model", "fingerprint", "engine", "weights")
 )
 REPLICA = Label("replica", f"addresses of the slot's Tritons, {MOST_REPLICAS} of a slot at most")
+TENANT = Label("tenant", "tenants with `metrics` in tenants.json, 50 at most; `others`")
 VERSION = Label("version", "one")

@@ -25,6 +25,7 @@ class Identification:
         self._keys = keys
         self._names = names
         self._only_known = only_known
+        self.refused = 0  # calls
         self.ignored_headers = 0  # that named a tenant where none may
 
     def of(self, context: Context) -> Known:
@@ -39,29 +40,29 @@ class Identification:
         if not shown.tenants:
             return self._by_credentials(context, shown)._replace(shares_connection=True)
         if len(shown.tenants) > 1:  # the caller's own, and the proxy's
-            return _refused(context, f"{EDGE_HEADER} is there more than once: {_PROXY}.")
+            return self._refused(context, f"{EDGE_HEADER} is there more than once: {_PROXY}.")
         [name] = shown.tenants
         if not is_name(name):
-            return _refused(context, f"{EDGE_HEADER} is no tenant's name: {_PROXY}.")
+            return self._refused(context, f"{EDGE_HEADER} is no tenant's name: {_PROXY}.")
         return Known(Identity.of_tenant(name), shares_connection=True)
 
     def _by_credentials(self, context: Context, shown: "_Shown") -> Known:
         if self._keys is not None and shown.key is not None:
             found = self._keys.find(shown.key)
             if found is None:
-                return _refused(context, f"There is no such key, or it was revoked. {_HOW}")
+                return self._refused(context, f"There is no such key, or it was revoked. {_HOW}")
             return Known(found.identity, found)
         if self._names is not None:
             named = self._names.find(context.auth_context().get(_SAN, ()))
             if named is not None:
                 return Known(named.identity, named)
         if self._only_known:
-            return _refused(context, f"This server is for known callers only. {_HOW}")
+            return self._refused(context, f"This server is for known callers only. {_HOW}")
         return Known(identity_of(context))
 
-
-def _refused(context: Context, why: str) -> Known:
-    return Known(identity_of(context), refusal=Unauthenticated(why))
+    def _refused(self, context: Context, why: str) -> Known:
+        self.refused += 1
+        return Known(identity_of(context), refusal=Unauthenticated(why))
 
 
 class _Shown:

@@ -1,5 +1,6 @@
 """The tenants of one gateway process: their files, which are followed, and who calls by them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,11 +10,15 @@ import structlog
 from guard_core import files
 from guard_core.errors import TenantsInvalid
 from guard_core.tenants import key_file, tenant_file
+from guard_core.tenants.tenant_file import TenantFile
 from guard_server.identity import Context, Known
 from guard_server.settings import Settings
 from guard_server.tenants.certificate_names import CertificateNames
 from guard_server.tenants.identification import Identification
 from guard_server.tenants.key_ring import KeyRing
+from guard_server.tenants.quotas import Quotas
+from guard_server.tenants.rules import Rules
+from guard_server.tenants.shared_usage import BEAT_S, SharedUsage
 
 _POLL_S = 0.25
 
@@ -33,9 +38,14 @@ class Tenants:
         if self._keys_path is not None:
             self._keys = KeyRing()
             self._keys.follow(key_file.load(self._keys_path))
+        self.quotas: Quotas | None = None
+        self.rules = Rules(
+            allow_slot_choice=settings.allow_slot_choice, isolate_callers=settings.isolate_callers
+        )
         if self._tenants_path is not None:
             self._names = CertificateNames()
-            self._names.follow(tenant_file.load(self._tenants_path))
+            self.quotas = Quotas(SharedUsage(settings.status, settings.worker))
+            self._follow_tenants(tenant_file.load(self._tenants_path))
         self.faults: set[Path] = set()  # files that are wrong now: older ones are gone by
         self.identification: Identification | None = None
         if settings.knows_tenants:
@@ -56,8 +66,21 @@ class Tenants:
         """What follows the files, each until cancelled."""
         if self._keys is not None and self._keys_path is not None:
             yield self._follow(self._keys_path, key_file.load, self._keys.follow)
-        if self._names is not None and self._tenants_path is not None:
-            yield self._follow(self._tenants_path, tenant_file.load, self._names.follow)
+        if self._tenants_path is not None:
+            yield self._follow(self._tenants_path, tenant_file.load, self._follow_tenants)
+            yield self._beat()
+
+    def _follow_tenants(self, file: TenantFile) -> None:
+        self.rules.follow(file)
+        if self._names is not None:
+            self._names.follow(file)
+        if self.quotas is not None:
+            self.quotas.follow(file)
+
+    async def _beat(self) -> None:
+        while self.quotas is not None:
+            self.quotas.usage.beat()
+            await asyncio.sleep(BEAT_S)
 
     async def _follow(
         self, path: Path, load: Callable[[Path], T], follow: Callable[[T], None]

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from qwen3guard.v1 import types_pb2 as qwen3guard_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\x8c\x02\n\x0fModerateRequest\x12:\n\x0c\x63onversation\x18\x01 \x03(\x0b\x32\x16.qwen3guard.v1.MessageR\x0c\x63onversation\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n\x0bwith_scores\x18\x03 \x01(\x08R\nwithScores\x12\x12\n\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n\x0brouting_key\x18\x05 \x01(\tR\nroutingKey\x12\x38\n\x07markers\x18\x06 \x01(\x0e\x32\x1e.qwen3guard.v1.MarkerTreatmentR\x07markers\"\xbc\x02\n\x10ModerateResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x03 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x05 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\x12\x39\n\njudgements\x18\x06 \x01(\x0b\x32\x19.qwen3guard.v1.JudgementsR\njudgements\"L\n\x14\x42\x61tchModerateRequest\x12\x34\n\x05items\x18\x01 \x03(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n\x11\x42\x61tchModerateItem\x12=\n\x08response\x18\x01 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"O\n\x15\x42\x61tchModerateResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .qwen3guard.v1.BatchModerateItemR\x05items\"a\n\x15StreamModerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x38\n\x07request\x18\x02 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\"\x9e\x01\n\x16StreamModerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12=\n\x08response\x18\x02 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\x91\x01\n\x13ModerateLiveRequest\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x18.qwen3guard.v1.LiveStartH\x00R\x05start\x12\x14\n\x04text\x18\x02 \x01(\tH\x00R\x04text\x12*\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.qwen3guard.v1.LiveEndH\x00R\x03\x65ndB\x06\n\x04part\"\xf0\x01\n\tLiveStart\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\x12!\n\x0cjudge_prompt\x18\x02 \x01(\x08R\x0bjudgePrompt\x12\x34\n\x07\x63\x61\x64\x65nce\x18\x03 \x01(\x0b\x32\x1a.qwen3guard.v1.LiveCadenceR\x07\x63\x61\x64\x65nce\x12+\n\x04stop\x18\x04 \x01(\x0b\x32\x17.qwen3guard.v1.LiveStopR\x04stop\x12#\n\rcleared_bytes\x18\x05 \x01(\x04R\x0c\x63learedBytes\"\t\n\x07LiveEnd\"\xca\x01\n\x0bLiveCadence\x12!\n\x0c\x65very_tokens\x18\x01 \x01(\rR\x0b\x65veryTokens\x12!\n\x0c\x66irst_tokens\x18\x02 \x01(\rR\x0b\x66irstTokens\x12\x37\n\x08\x62oundary\x18\x03 \x01(\x0e\x32\x1b.qwen3guard.v1.LiveBoundaryR\x08\x62oundary\x12<\n\x0clongest_hold\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0blongestHold\"]\n\x08LiveStop\x12\x18\n\x07\x63onfirm\x18\x01 \x01(\rR\x07\x63onfirm\x12!\n\x0cunsafe_score\x18\x02 \x01(\x02R\x0bunsafeScore\x12\x14\n\x05never\x18\x03 \x01(\x08R\x05never\"\xb2\x04\n\x14ModerateLiveResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x18.qwen3guard.v1.LiveStateR\x05state\x12!\n\x0cjudged_bytes\x18\x02 \x01(\x04R\x0bjudgedBytes\x12#\n\rcleared_bytes\x18\x03 \x01(\x04R\x0c\x63learedBytes\x12\x30\n\x07verdict\x18\x04 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x06 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x07 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x08 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\x12\x16\n\x06\x63hecks\x18\t \x01(\rR\x06\x63hecks\x12+\n\x03lag\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x33\n\x0bnot_checked\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusR\nnotChecked\x12\x39\n\njudgements\x18\x0c \x01(\x0b\x32\x19.qwen3guard.v1.JudgementsR\njudgements*x\n\x0cLiveBoundary\x12\x1d\n\x19LIVE_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIVE_BOUNDARY_SENTENCE\x10\x01\x12\x16\n\x12LIVE_BOUNDARY_WORD\x10\x02\x12\x15\n\x11LIVE_BOUNDARY_ANY\x10\x03*\x9f\x01\n\tLiveState\x12\x1a\n\x16LIVE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LIVE_STATE_PASSING\x10\x01\x12\x16\n\x12LIVE_STATE_HOLDING\x10\x02\x12\x16\n\x12LIVE_STATE_STOPPED\x10\x03\x12\x17\n\x13LIVE_STATE_FINISHED\x10\x04\x12\x15\n\x11LIVE_STATE_PROMPT\x10\x05\x32\xfc\x02\n\x11ModerationService\x12K\n\x08Moderate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12\x61\n\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x01\x30\x01\x12[\n\x0cModerateLive\x12\".qwen3guard.v1.ModerateLiveRequest\x1a#.qwen3guard.v1.ModerateLiveResponse(\x01\x30\x01\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/moderation.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19qwen3guard/v1/types.proto\"\xad\x02\n\x0fModerateRequest\x12:\n\x0c\x63onversation\x18\x01 \x03(\x0b\x32\x16.qwen3guard.v1.MessageR\x0c\x63onversation\x12-\n\x06policy\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.PolicyR\x06policy\x12\x1f\n\x0bwith_scores\x18\x03 \x01(\x08R\nwithScores\x12\x12\n\x04slot\x18\x04 \x01(\tR\x04slot\x12\x1f\n\x0brouting_key\x18\x05 \x01(\tR\nroutingKey\x12\x38\n\x07markers\x18\x06 \x01(\x0e\x32\x1e.qwen3guard.v1.MarkerTreatmentR\x07markers\x12\x1f\n\x0bpolicy_name\x18\x07 \x01(\tR\npolicyName\"\xf6\x02\n\x10ModerateResponse\x12\x30\n\x07verdict\x18\x01 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x03 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x05 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\x12\x39\n\njudgements\x18\x06 \x01(\x0b\x32\x19.qwen3guard.v1.JudgementsR\njudgements\x12\x38\n\ndecided_by\x18\x07 \x01(\x0b\x32\x19.qwen3guard.v1.PolicyInfoR\tdecidedBy\"L\n\x14\x42\x61tchModerateRequest\x12\x34\n\x05items\x18\x01 \x03(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x05items\"\x89\x01\n\x11\x42\x61tchModerateItem\x12=\n\x08response\x18\x01 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"O\n\x15\x42\x61tchModerateResponse\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32 .qwen3guard.v1.BatchModerateItemR\x05items\"a\n\x15StreamModerateRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x38\n\x07request\x18\x02 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\"\x9e\x01\n\x16StreamModerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12=\n\x08response\x18\x02 \x01(\x0b\x32\x1f.qwen3guard.v1.ModerateResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\x91\x01\n\x13ModerateLiveRequest\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x18.qwen3guard.v1.LiveStartH\x00R\x05start\x12\x14\n\x04text\x18\x02 \x01(\tH\x00R\x04text\x12*\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.qwen3guard.v1.LiveEndH\x00R\x03\x65ndB\x06\n\x04part\"\xf0\x01\n\tLiveStart\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\x1e.qwen3guard.v1.ModerateRequestR\x07request\x12!\n\x0cjudge_prompt\x18\x02 \x01(\x08R\x0bjudgePrompt\x12\x34\n\x07\x63\x61\x64\x65nce\x18\x03 \x01(\x0b\x32\x1a.qwen3guard.v1.LiveCadenceR\x07\x63\x61\x64\x65nce\x12+\n\x04stop\x18\x04 \x01(\x0b\x32\x17.qwen3guard.v1.LiveStopR\x04stop\x12#\n\rcleared_bytes\x18\x05 \x01(\x04R\x0c\x63learedBytes\"\t\n\x07LiveEnd\"\xca\x01\n\x0bLiveCadence\x12!\n\x0c\x65very_tokens\x18\x01 \x01(\rR\x0b\x65veryTokens\x12!\n\x0c\x66irst_tokens\x18\x02 \x01(\rR\x0b\x66irstTokens\x12\x37\n\x08\x62oundary\x18\x03 \x01(\x0e\x32\x1b.qwen3guard.v1.LiveBoundaryR\x08\x62oundary\x12<\n\x0clongest_hold\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0blongestHold\"]\n\x08LiveStop\x12\x18\n\x07\x63onfirm\x18\x01 \x01(\rR\x07\x63onfirm\x12!\n\x0cunsafe_score\x18\x02 \x01(\x02R\x0bunsafeScore\x12\x14\n\x05never\x18\x03 \x01(\x08R\x05never\"\xec\x04\n\x14ModerateLiveResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x18.qwen3guard.v1.LiveStateR\x05state\x12!\n\x0cjudged_bytes\x18\x02 \x01(\x04R\x0bjudgedBytes\x12#\n\rcleared_bytes\x18\x03 \x01(\x04R\x0c\x63learedBytes\x12\x30\n\x07verdict\x18\x04 \x01(\x0b\x32\x16.qwen3guard.v1.VerdictR\x07verdict\x12-\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\x12.\n\x05model\x18\x06 \x01(\x0b\x32\x18.qwen3guard.v1.ModelInfoR\x05model\x12*\n\x05usage\x18\x07 \x01(\x0b\x32\x14.qwen3guard.v1.UsageR\x05usage\x12\x30\n\x07timings\x18\x08 \x01(\x0b\x32\x16.qwen3guard.v1.TimingsR\x07timings\x12\x16\n\x06\x63hecks\x18\t \x01(\rR\x06\x63hecks\x12+\n\x03lag\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x33\n\x0bnot_checked\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusR\nnotChecked\x12\x39\n\njudgements\x18\x0c \x01(\x0b\x32\x19.qwen3guard.v1.JudgementsR\njudgements\x12\x38\n\ndecided_by\x18\r \x01(\x0b\x32\x19.qwen3guard.v1.PolicyInfoR\tdecidedBy*x\n\x0cLiveBoundary\x12\x1d\n\x19LIVE_BOUNDARY_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIVE_BOUNDARY_SENTENCE\x10\x01\x12\x16\n\x12LIVE_BOUNDARY_WORD\x10\x02\x12\x15\n\x11LIVE_BOUNDARY_ANY\x10\x03*\x9f\x01\n\tLiveState\x12\x1a\n\x16LIVE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LIVE_STATE_PASSING\x10\x01\x12\x16\n\x12LIVE_STATE_HOLDING\x10\x02\x12\x16\n\x12LIVE_STATE_STOPPED\x10\x03\x12\x17\n\x13LIVE_STATE_FINISHED\x10\x04\x12\x15\n\x11LIVE_STATE_PROMPT\x10\x05\x32\xfc\x02\n\x11ModerationService\x12K\n\x08Moderate\x12\x1e.qwen3guard.v1.ModerateRequest\x1a\x1f.qwen3guard.v1.ModerateResponse\x12Z\n\rBatchModerate\x12#.qwen3guard.v1.BatchModerateRequest\x1a$.qwen3guard.v1.BatchModerateResponse\x12\x61\n\x0eStreamModerate\x12$.qwen3guard.v1.StreamModerateRequest\x1a%.qwen3guard.v1.StreamModerateResponse(\x01\x30\x01\x12[\n\x0cModerateLive\x12\".qwen3guard.v1.ModerateLiveRequest\x1a#.qwen3guard.v1.ModerateLiveResponse(\x01\x30\x01\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,36 +35,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwen3guard.v1.moderation_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rqwen3guard.v1P\001Z&qwen3guard.internal/clients/go/guardpb'
-  _globals['_LIVEBOUNDARY']._serialized_start=2549
-  _globals['_LIVEBOUNDARY']._serialized_end=2669
-  _globals['_LIVESTATE']._serialized_start=2672
-  _globals['_LIVESTATE']._serialized_end=2831
+  _globals['_LIVEBOUNDARY']._serialized_start=2698
+  _globals['_LIVEBOUNDARY']._serialized_end=2818
+  _globals['_LIVESTATE']._serialized_start=2821
+  _globals['_LIVESTATE']._serialized_end=2980
   _globals['_MODERATEREQUEST']._serialized_start=134
-  _globals['_MODERATEREQUEST']._serialized_end=402
-  _globals['_MODERATERESPONSE']._serialized_start=405
-  _globals['_MODERATERESPONSE']._serialized_end=721
-  _globals['_BATCHMODERATEREQUEST']._serialized_start=723
-  _globals['_BATCHMODERATEREQUEST']._serialized_end=799
-  _globals['_BATCHMODERATEITEM']._serialized_start=802
-  _globals['_BATCHMODERATEITEM']._serialized_end=939
-  _globals['_BATCHMODERATERESPONSE']._serialized_start=941
-  _globals['_BATCHMODERATERESPONSE']._serialized_end=1020
-  _globals['_STREAMMODERATEREQUEST']._serialized_start=1022
-  _globals['_STREAMMODERATEREQUEST']._serialized_end=1119
-  _globals['_STREAMMODERATERESPONSE']._serialized_start=1122
-  _globals['_STREAMMODERATERESPONSE']._serialized_end=1280
-  _globals['_MODERATELIVEREQUEST']._serialized_start=1283
-  _globals['_MODERATELIVEREQUEST']._serialized_end=1428
-  _globals['_LIVESTART']._serialized_start=1431
-  _globals['_LIVESTART']._serialized_end=1671
-  _globals['_LIVEEND']._serialized_start=1673
-  _globals['_LIVEEND']._serialized_end=1682
-  _globals['_LIVECADENCE']._serialized_start=1685
-  _globals['_LIVECADENCE']._serialized_end=1887
-  _globals['_LIVESTOP']._serialized_start=1889
-  _globals['_LIVESTOP']._serialized_end=1982
-  _globals['_MODERATELIVERESPONSE']._serialized_start=1985
-  _globals['_MODERATELIVERESPONSE']._serialized_end=2547
-  _globals['_MODERATIONSERVICE']._serialized_start=2834
-  _globals['_MODERATIONSERVICE']._serialized_end=3214
+  _globals['_MODERATEREQUEST']._serialized_end=435
+  _globals['_MODERATERESPONSE']._serialized_start=438
+  _globals['_MODERATERESPONSE']._serialized_end=812
+  _globals['_BATCHMODERATEREQUEST']._serialized_start=814
+  _globals['_BATCHMODERATEREQUEST']._serialized_end=890
+  _globals['_BATCHMODERATEITEM']._serialized_start=893
+  _globals['_BATCHMODERATEITEM']._serialized_end=1030
+  _globals['_BATCHMODERATERESPONSE']._serialized_start=1032
+  _globals['_BATCHMODERATERESPONSE']._serialized_end=1111
+  _globals['_STREAMMODERATEREQUEST']._serialized_start=1113
+  _globals['_STREAMMODERATEREQUEST']._serialized_end=1210
+  _globals['_STREAMMODERATERESPONSE']._serialized_start=1213
+  _globals['_STREAMMODERATERESPONSE']._serialized_end=1371
+  _globals['_MODERATELIVEREQUEST']._serialized_start=1374
+  _globals['_MODERATELIVEREQUEST']._serialized_end=1519
+  _globals['_LIVESTART']._serialized_start=1522
+  _globals['_LIVESTART']._serialized_end=1762
+  _globals['_LIVEEND']._serialized_start=1764
+  _globals['_LIVEEND']._serialized_end=1773
+  _globals['_LIVECADENCE']._serialized_start=1776
+  _globals['_LIVECADENCE']._serialized_end=1978
+  _globals['_LIVESTOP']._serialized_start=1980
+  _globals['_LIVESTOP']._serialized_end=2073
+  _globals['_MODERATELIVERESPONSE']._serialized_start=2076
+  _globals['_MODERATELIVERESPONSE']._serialized_end=2696
+  _globals['_MODERATIONSERVICE']._serialized_start=2983
+  _globals['_MODERATIONSERVICE']._serialized_end=3363
 # @@protoc_insertion_point(module_scope)

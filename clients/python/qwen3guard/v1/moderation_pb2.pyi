@@ -108,11 +108,15 @@ class ModerateRequest(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
     MARKERS_FIELD_NUMBER: _builtins.int
+    POLICY_NAME_FIELD_NUMBER: _builtins.int
     with_scores: _builtins.bool
-    """Whether to return the probabilities of the severities. Costs one more engine call."""
+    """Whether to return the probabilities of the severities. Costs one more engine call. Rejected if
+    the server has scores turned off for the caller.
+    """
     slot: _builtins.str
     """For operators: the slot that answers, whatever the traffic weights. Rejected with
-    PERMISSION_DENIED unless the server was started with `--allow-slot-choice`.
+    PERMISSION_DENIED unless the server lets the caller name it, or was started with
+    `--allow-slot-choice`.
     """
     routing_key: _builtins.str
     """Keeps a caller on one slot during a rollout: the same slot judges all requests with the same
@@ -123,6 +127,8 @@ class ModerateRequest(_message.Message):
     """What to do if a content holds text that the model's template puts between messages, so that one
     message reads as several. Not given: the server's setting.
     """
+    policy_name: _builtins.str
+    """A policy of the server's by its name, instead of `policy`: not both."""
     @_builtins.property
     def conversation(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
         """1 to 512 messages, oldest first. A system message may only be the first, an assistant message
@@ -131,7 +137,9 @@ class ModerateRequest(_message.Message):
 
     @_builtins.property
     def policy(self) -> _types_pb2.Policy:
-        """How to turn the verdict into an action. Not given: strict, without category rules."""
+        """How to turn the verdict into an action. Not given: the caller's default on this server, if it has
+        one; else strict, without category rules. An action is never milder than the caller's floor.
+        """
 
     def __init__(
         self,
@@ -142,10 +150,11 @@ class ModerateRequest(_message.Message):
         slot: _builtins.str = ...,
         routing_key: _builtins.str = ...,
         markers: _types_pb2.MarkerTreatment.ValueType = ...,
+        policy_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "markers", b"markers", "policy", b"policy", "routing_key", b"routing_key", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "markers", b"markers", "policy", b"policy", "policy_name", b"policy_name", "routing_key", b"routing_key", "slot", b"slot", "with_scores", b"with_scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,6 +172,7 @@ class ModerateResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     action: _types_pb2.Action.ValueType
     """The action that the request's policy derives from the verdict."""
     @_builtins.property
@@ -187,6 +197,10 @@ class ModerateResponse(_message.Message):
         The verdict, its scores and the action are those of one of them; `usage` sums over all.
         """
 
+    @_builtins.property
+    def decided_by(self) -> _types_pb2.PolicyInfo:
+        """Present only if a named policy or a floor of the server's took part in the action."""
+
     def __init__(
         self,
         *,
@@ -196,10 +210,11 @@ class ModerateResponse(_message.Message):
         usage: _types_pb2.Usage | None = ...,
         timings: _types_pb2.Timings | None = ...,
         judgements: _types_pb2.Judgements | None = ...,
+        decided_by: _types_pb2.PolicyInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "decided_by", b"decided_by", "judgements", b"judgements", "model", b"model", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,6 +568,7 @@ class ModerateLiveResponse(_message.Message):
     LAG_FIELD_NUMBER: _builtins.int
     NOT_CHECKED_FIELD_NUMBER: _builtins.int
     JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     state: Global___LiveState.ValueType
     """How far the answer may be shown."""
     judged_bytes: _builtins.int
@@ -603,6 +619,10 @@ class ModerateLiveResponse(_message.Message):
     def judgements(self) -> _types_pb2.Judgements:
         """As in ModerateResponse. Only in a final reply, and for the user's message."""
 
+    @_builtins.property
+    def decided_by(self) -> _types_pb2.PolicyInfo:
+        """As in ModerateResponse. The policy that the call began with judges the whole answer."""
+
     def __init__(
         self,
         *,
@@ -618,10 +638,11 @@ class ModerateLiveResponse(_message.Message):
         lag: _duration_pb2.Duration | None = ...,
         not_checked: _status_pb2.Status | None = ...,
         judgements: _types_pb2.Judgements | None = ...,
+        decided_by: _types_pb2.PolicyInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "checks", b"checks", "cleared_bytes", b"cleared_bytes", "judged_bytes", b"judged_bytes", "judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "state", b"state", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "checks", b"checks", "cleared_bytes", b"cleared_bytes", "decided_by", b"decided_by", "judged_bytes", b"judged_bytes", "judgements", b"judgements", "lag", b"lag", "model", b"model", "not_checked", b"not_checked", "state", b"state", "timings", b"timings", "usage", b"usage", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

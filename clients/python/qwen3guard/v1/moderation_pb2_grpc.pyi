@@ -39,7 +39,9 @@ class ModerationServiceStub:
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
-      RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+      RESOURCE_EXHAUSTED  overloaded, or over the caller's quota, which QuotaFailure names; RetryInfo says
+                          when to retry. Without one there is no use in it: the request alone is more
+                          than the quota, or the message is over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
       UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't
@@ -117,7 +119,9 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
-      RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+      RESOURCE_EXHAUSTED  overloaded, or over the caller's quota, which QuotaFailure names; RetryInfo says
+                          when to retry. Without one there is no use in it: the request alone is more
+                          than the quota, or the message is over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
       UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't
@@ -191,7 +195,9 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
       PERMISSION_DENIED   the request names a slot, and the server doesn't allow that; or the caller's
                           certificate has none of the names that the server lets in.
       NOT_FOUND           the named slot does not exist.
-      RESOURCE_EXHAUSTED  overloaded; RetryInfo says when to retry. Also a message over 4 MiB.
+      RESOURCE_EXHAUSTED  overloaded, or over the caller's quota, which QuotaFailure names; RetryInfo says
+                          when to retry. Without one there is no use in it: the request alone is more
+                          than the quota, or the message is over 4 MiB.
       DEADLINE_EXCEEDED   no verdict in time: the caller's deadline, or the server's limit of 30 s.
       UNAVAILABLE         no engine is ready, or the server is stopping: retry elsewhere or later.
       INTERNAL            the engine failed, or the model wrote no verdict. Also a call that gRPC can't

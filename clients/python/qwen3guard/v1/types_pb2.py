@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qwen3guard/v1/types.proto\x12\rqwen3guard.v1\"L\n\x07Message\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.RoleR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"r\n\x0c\x43\x61tegoryRule\x12\x33\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x17.qwen3guard.v1.CategoryR\x08\x63\x61tegory\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\"\x99\x01\n\x06Policy\x12K\n\rcontroversial\x18\x01 \x01(\x0e\x32%.qwen3guard.v1.ControversialTreatmentR\rcontroversial\x12\x42\n\x0e\x63\x61tegory_rules\x18\x02 \x03(\x0b\x32\x1b.qwen3guard.v1.CategoryRuleR\rcategoryRules\"v\n\nJudgements\x12\x14\n\x05\x63ount\x18\x01 \x01(\rR\x05\x63ount\x12\x30\n\x07reading\x18\x02 \x01(\x0e\x32\x16.qwen3guard.v1.ReadingR\x07reading\x12\x17\n\x04part\x18\x03 \x01(\rH\x00R\x04part\x88\x01\x01\x42\x07\n\x05_part\"Z\n\x06Scores\x12\x12\n\x04safe\x18\x01 \x01(\x02R\x04safe\x12$\n\rcontroversial\x18\x02 \x01(\x02R\rcontroversial\x12\x16\n\x06unsafe\x18\x03 \x01(\x02R\x06unsafe\"\xa2\x02\n\x07Verdict\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.ModeR\x04mode\x12\x33\n\x08severity\x18\x02 \x01(\x0e\x32\x17.qwen3guard.v1.SeverityR\x08severity\x12\x37\n\ncategories\x18\x03 \x03(\x0e\x32\x17.qwen3guard.v1.CategoryR\ncategories\x12\x35\n\x07refusal\x18\x04 \x01(\x0e\x32\x16.qwen3guard.v1.RefusalH\x00R\x07refusal\x88\x01\x01\x12\x32\n\x06scores\x18\x05 \x01(\x0b\x32\x15.qwen3guard.v1.ScoresH\x01R\x06scores\x88\x01\x01\x42\n\n\x08_refusalB\t\n\x07_scores\"{\n\tModelInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12 \n\x0b\x66ingerprint\x18\x02 \x01(\tR\x0b\x66ingerprint\x12\x12\n\x04slot\x18\x03 \x01(\tR\x04slot\x12$\n\rdemonstration\x18\x04 \x01(\x08R\rdemonstration\"\xc5\x02\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12#\n\rreused_tokens\x18\x02 \x01(\rR\x0creusedTokens\x12%\n\x0everdict_tokens\x18\x03 \x01(\rR\rverdictTokens\x12!\n\x0c\x64raft_tokens\x18\x04 \x01(\rR\x0b\x64raftTokens\x12\x32\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x05 \x01(\rR\x13\x61\x63\x63\x65ptedDraftTokens\x12!\n\x0c\x65ngine_calls\x18\x06 \x01(\rR\x0b\x65ngineCalls\x12\x39\n\ncompletion\x18\x07 \x01(\x0e\x32\x19.qwen3guard.v1.CompletionR\ncompletion\x12\x16\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08R\x06\x63\x61\x63hed\"\xb9\x01\n\x07Timings\x12\x1f\n\x0bvalidate_us\x18\x01 \x01(\x04R\nvalidateUs\x12\x1b\n\tprompt_us\x18\x02 \x01(\x04R\x08promptUs\x12\x19\n\x08queue_us\x18\x03 \x01(\x04R\x07queueUs\x12\x1b\n\tengine_us\x18\x04 \x01(\x04R\x08\x65ngineUs\x12\x1d\n\nverdict_us\x18\x05 \x01(\x04R\tverdictUs\x12\x19\n\x08total_us\x18\x06 \x01(\x04R\x07totalUs*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*@\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMODE_PROMPT\x10\x01\x12\x11\n\rMODE_RESPONSE\x10\x02*h\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_SAFE\x10\x01\x12\x1a\n\x16SEVERITY_CONTROVERSIAL\x10\x02\x12\x13\n\x0fSEVERITY_UNSAFE\x10\x03*\xaf\x02\n\x08\x43\x61tegory\x12\x18\n\x14\x43\x41TEGORY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41TEGORY_VIOLENT\x10\x01\x12%\n!CATEGORY_NON_VIOLENT_ILLEGAL_ACTS\x10\x02\x12\x1b\n\x17\x43\x41TEGORY_SEXUAL_CONTENT\x10\x03\x12\x10\n\x0c\x43\x41TEGORY_PII\x10\x04\x12\"\n\x1e\x43\x41TEGORY_SUICIDE_AND_SELF_HARM\x10\x05\x12\x1b\n\x17\x43\x41TEGORY_UNETHICAL_ACTS\x10\x06\x12\"\n\x1e\x43\x41TEGORY_POLITICALLY_SENSITIVE\x10\x07\x12 \n\x1c\x43\x41TEGORY_COPYRIGHT_VIOLATION\x10\x08\x12\x16\n\x12\x43\x41TEGORY_JAILBREAK\x10\t*C\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREFUSAL_YES\x10\x01\x12\x0e\n\nREFUSAL_NO\x10\x02*W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x11\n\rACTION_REVIEW\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03*\xac\x01\n\x16\x43ontroversialTreatment\x12\'\n#CONTROVERSIAL_TREATMENT_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43ONTROVERSIAL_TREATMENT_STRICT\x10\x01\x12!\n\x1d\x43ONTROVERSIAL_TREATMENT_LOOSE\x10\x02\x12\"\n\x1e\x43ONTROVERSIAL_TREATMENT_REVIEW\x10\x03*\x90\x01\n\x0fMarkerTreatment\x12 \n\x1cMARKER_TREATMENT_UNSPECIFIED\x10\x00\x12 \n\x1cMARKER_TREATMENT_JUDGE_PARTS\x10\x01\x12\x1b\n\x17MARKER_TREATMENT_REFUSE\x10\x02\x12\x1c\n\x18MARKER_TREATMENT_AS_TEXT\x10\x03*b\n\x07Reading\x12\x17\n\x13READING_UNSPECIFIED\x10\x00\x12\x17\n\x13READING_AS_RENDERED\x10\x01\x12\x10\n\x0cREADING_PART\x10\x02\x12\x13\n\x0fREADING_DEFUSED\x10\x03*V\n\nCompletion\x12\x1a\n\x16\x43OMPLETION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPLETION_ENDED\x10\x01\x12\x16\n\x12\x43OMPLETION_GRAMMAR\x10\x02\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19qwen3guard/v1/types.proto\x12\rqwen3guard.v1\"L\n\x07Message\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.RoleR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"r\n\x0c\x43\x61tegoryRule\x12\x33\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x17.qwen3guard.v1.CategoryR\x08\x63\x61tegory\x12-\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.qwen3guard.v1.ActionR\x06\x61\x63tion\"\x99\x01\n\x06Policy\x12K\n\rcontroversial\x18\x01 \x01(\x0e\x32%.qwen3guard.v1.ControversialTreatmentR\rcontroversial\x12\x42\n\x0e\x63\x61tegory_rules\x18\x02 \x03(\x0b\x32\x1b.qwen3guard.v1.CategoryRuleR\rcategoryRules\"v\n\nJudgements\x12\x14\n\x05\x63ount\x18\x01 \x01(\rR\x05\x63ount\x12\x30\n\x07reading\x18\x02 \x01(\x0e\x32\x16.qwen3guard.v1.ReadingR\x07reading\x12\x17\n\x04part\x18\x03 \x01(\rH\x00R\x04part\x88\x01\x01\x42\x07\n\x05_part\"Z\n\x06Scores\x12\x12\n\x04safe\x18\x01 \x01(\x02R\x04safe\x12$\n\rcontroversial\x18\x02 \x01(\x02R\rcontroversial\x12\x16\n\x06unsafe\x18\x03 \x01(\x02R\x06unsafe\"\xa2\x02\n\x07Verdict\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.ModeR\x04mode\x12\x33\n\x08severity\x18\x02 \x01(\x0e\x32\x17.qwen3guard.v1.SeverityR\x08severity\x12\x37\n\ncategories\x18\x03 \x03(\x0e\x32\x17.qwen3guard.v1.CategoryR\ncategories\x12\x35\n\x07refusal\x18\x04 \x01(\x0e\x32\x16.qwen3guard.v1.RefusalH\x00R\x07refusal\x88\x01\x01\x12\x32\n\x06scores\x18\x05 \x01(\x0b\x32\x15.qwen3guard.v1.ScoresH\x01R\x06scores\x88\x01\x01\x42\n\n\x08_refusalB\t\n\x07_scores\"P\n\nPolicyInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x14\n\x05\x66loor\x18\x03 \x01(\tR\x05\x66loor\"{\n\tModelInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12 \n\x0b\x66ingerprint\x18\x02 \x01(\tR\x0b\x66ingerprint\x12\x12\n\x04slot\x18\x03 \x01(\tR\x04slot\x12$\n\rdemonstration\x18\x04 \x01(\x08R\rdemonstration\"\xc5\x02\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\rR\x0cpromptTokens\x12#\n\rreused_tokens\x18\x02 \x01(\rR\x0creusedTokens\x12%\n\x0everdict_tokens\x18\x03 \x01(\rR\rverdictTokens\x12!\n\x0c\x64raft_tokens\x18\x04 \x01(\rR\x0b\x64raftTokens\x12\x32\n\x15\x61\x63\x63\x65pted_draft_tokens\x18\x05 \x01(\rR\x13\x61\x63\x63\x65ptedDraftTokens\x12!\n\x0c\x65ngine_calls\x18\x06 \x01(\rR\x0b\x65ngineCalls\x12\x39\n\ncompletion\x18\x07 \x01(\x0e\x32\x19.qwen3guard.v1.CompletionR\ncompletion\x12\x16\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08R\x06\x63\x61\x63hed\"\xb9\x01\n\x07Timings\x12\x1f\n\x0bvalidate_us\x18\x01 \x01(\x04R\nvalidateUs\x12\x1b\n\tprompt_us\x18\x02 \x01(\x04R\x08promptUs\x12\x19\n\x08queue_us\x18\x03 \x01(\x04R\x07queueUs\x12\x1b\n\tengine_us\x18\x04 \x01(\x04R\x08\x65ngineUs\x12\x1d\n\nverdict_us\x18\x05 \x01(\x04R\tverdictUs\x12\x19\n\x08total_us\x18\x06 \x01(\x04R\x07totalUs*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*@\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMODE_PROMPT\x10\x01\x12\x11\n\rMODE_RESPONSE\x10\x02*h\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_SAFE\x10\x01\x12\x1a\n\x16SEVERITY_CONTROVERSIAL\x10\x02\x12\x13\n\x0fSEVERITY_UNSAFE\x10\x03*\xaf\x02\n\x08\x43\x61tegory\x12\x18\n\x14\x43\x41TEGORY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41TEGORY_VIOLENT\x10\x01\x12%\n!CATEGORY_NON_VIOLENT_ILLEGAL_ACTS\x10\x02\x12\x1b\n\x17\x43\x41TEGORY_SEXUAL_CONTENT\x10\x03\x12\x10\n\x0c\x43\x41TEGORY_PII\x10\x04\x12\"\n\x1e\x43\x41TEGORY_SUICIDE_AND_SELF_HARM\x10\x05\x12\x1b\n\x17\x43\x41TEGORY_UNETHICAL_ACTS\x10\x06\x12\"\n\x1e\x43\x41TEGORY_POLITICALLY_SENSITIVE\x10\x07\x12 \n\x1c\x43\x41TEGORY_COPYRIGHT_VIOLATION\x10\x08\x12\x16\n\x12\x43\x41TEGORY_JAILBREAK\x10\t*C\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREFUSAL_YES\x10\x01\x12\x0e\n\nREFUSAL_NO\x10\x02*W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x11\n\rACTION_REVIEW\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03*\xac\x01\n\x16\x43ontroversialTreatment\x12\'\n#CONTROVERSIAL_TREATMENT_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43ONTROVERSIAL_TREATMENT_STRICT\x10\x01\x12!\n\x1d\x43ONTROVERSIAL_TREATMENT_LOOSE\x10\x02\x12\"\n\x1e\x43ONTROVERSIAL_TREATMENT_REVIEW\x10\x03*\x90\x01\n\x0fMarkerTreatment\x12 \n\x1cMARKER_TREATMENT_UNSPECIFIED\x10\x00\x12 \n\x1cMARKER_TREATMENT_JUDGE_PARTS\x10\x01\x12\x1b\n\x17MARKER_TREATMENT_REFUSE\x10\x02\x12\x1c\n\x18MARKER_TREATMENT_AS_TEXT\x10\x03*b\n\x07Reading\x12\x17\n\x13READING_UNSPECIFIED\x10\x00\x12\x17\n\x13READING_AS_RENDERED\x10\x01\x12\x10\n\x0cREADING_PART\x10\x02\x12\x13\n\x0fREADING_DEFUSED\x10\x03*V\n\nCompletion\x12\x1a\n\x16\x43OMPLETION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPLETION_ENDED\x10\x01\x12\x16\n\x12\x43OMPLETION_GRAMMAR\x10\x02\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,26 +32,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwen3guard.v1.types_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rqwen3guard.v1P\001Z&qwen3guard.internal/clients/go/guardpb'
-  _globals['_ROLE']._serialized_start=1540
-  _globals['_ROLE']._serialized_end=1620
-  _globals['_MODE']._serialized_start=1622
-  _globals['_MODE']._serialized_end=1686
-  _globals['_SEVERITY']._serialized_start=1688
-  _globals['_SEVERITY']._serialized_end=1792
-  _globals['_CATEGORY']._serialized_start=1795
-  _globals['_CATEGORY']._serialized_end=2098
-  _globals['_REFUSAL']._serialized_start=2100
-  _globals['_REFUSAL']._serialized_end=2167
-  _globals['_ACTION']._serialized_start=2169
-  _globals['_ACTION']._serialized_end=2256
-  _globals['_CONTROVERSIALTREATMENT']._serialized_start=2259
-  _globals['_CONTROVERSIALTREATMENT']._serialized_end=2431
-  _globals['_MARKERTREATMENT']._serialized_start=2434
-  _globals['_MARKERTREATMENT']._serialized_end=2578
-  _globals['_READING']._serialized_start=2580
-  _globals['_READING']._serialized_end=2678
-  _globals['_COMPLETION']._serialized_start=2680
-  _globals['_COMPLETION']._serialized_end=2766
+  _globals['_ROLE']._serialized_start=1622
+  _globals['_ROLE']._serialized_end=1702
+  _globals['_MODE']._serialized_start=1704
+  _globals['_MODE']._serialized_end=1768
+  _globals['_SEVERITY']._serialized_start=1770
+  _globals['_SEVERITY']._serialized_end=1874
+  _globals['_CATEGORY']._serialized_start=1877
+  _globals['_CATEGORY']._serialized_end=2180
+  _globals['_REFUSAL']._serialized_start=2182
+  _globals['_REFUSAL']._serialized_end=2249
+  _globals['_ACTION']._serialized_start=2251
+  _globals['_ACTION']._serialized_end=2338
+  _globals['_CONTROVERSIALTREATMENT']._serialized_start=2341
+  _globals['_CONTROVERSIALTREATMENT']._serialized_end=2513
+  _globals['_MARKERTREATMENT']._serialized_start=2516
+  _globals['_MARKERTREATMENT']._serialized_end=2660
+  _globals['_READING']._serialized_start=2662
+  _globals['_READING']._serialized_end=2760
+  _globals['_COMPLETION']._serialized_start=2762
+  _globals['_COMPLETION']._serialized_end=2848
   _globals['_MESSAGE']._serialized_start=44
   _globals['_MESSAGE']._serialized_end=120
   _globals['_CATEGORYRULE']._serialized_start=122
@@ -64,10 +64,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORES']._serialized_end=604
   _globals['_VERDICT']._serialized_start=607
   _globals['_VERDICT']._serialized_end=897
-  _globals['_MODELINFO']._serialized_start=899
-  _globals['_MODELINFO']._serialized_end=1022
-  _globals['_USAGE']._serialized_start=1025
-  _globals['_USAGE']._serialized_end=1350
-  _globals['_TIMINGS']._serialized_start=1353
-  _globals['_TIMINGS']._serialized_end=1538
+  _globals['_POLICYINFO']._serialized_start=899
+  _globals['_POLICYINFO']._serialized_end=979
+  _globals['_MODELINFO']._serialized_start=981
+  _globals['_MODELINFO']._serialized_end=1104
+  _globals['_USAGE']._serialized_start=1107
+  _globals['_USAGE']._serialized_end=1432
+  _globals['_TIMINGS']._serialized_start=1435
+  _globals['_TIMINGS']._serialized_end=1620
 # @@protoc_insertion_point(module_scope)

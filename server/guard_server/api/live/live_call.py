@@ -10,9 +10,11 @@ from guard_core.errors import (
     EngineFailed,
     GuardError,
     Overloaded,
+    QuotaExceeded,
     RequestInvalid,
     Unavailable,
     VerdictUngrammatical,
+    Violation,
 )
 from guard_core.live.live_session import LiveSession, LiveState
 from guard_core.slot.slot import Slot
@@ -30,7 +32,10 @@ from qwen3guard.v1 import moderation_pb2 as pb
 
 _AWAY_S = 0.25  # before an engine is asked again that was away
 # After these a later beginning may still get a verdict; every other error ends the call.
-_PASSING_ERRORS = (Overloaded, Unavailable, DeadlinePassed, EngineFailed, VerdictUngrammatical)
+_PASSING_ERRORS = (
+    *(Overloaded, QuotaExceeded, Unavailable, DeadlinePassed, EngineFailed),
+    VerdictUngrammatical,
+)
 
 
 class LiveCall:
@@ -86,11 +91,27 @@ class LiveCall:
         await self._write(replies.of_answer(replies.count(judged)))
 
     def _begin(self, start: pb.LiveStart) -> LiveSession:
-        self._plan = read_start(start)
+        plan = read_start(start)
+        self._plan = replace(plan, conversation=self._ruled(plan))
         self._slot = self._moderator.slot_for(self._plan.conversation)
         if self._plan.rule.unsafe_score and not self._slot.decoder.offers_scores:
             raise _no_scores(self._slot)
         return self._plan.session(self._slot)
+
+    def _ruled(self, plan: LivePlan) -> ModerationRequest:
+        """The conversation under the rules that hold now: they judge the whole answer."""
+        given = plan.conversation
+        with_scores = given.with_scores or bool(plan.rule.unsafe_score)
+        try:
+            ruled = self._moderator.ruled(self._caller, replace(given, with_scores=with_scores))
+        except RequestInvalid as error:
+            raise RequestInvalid(
+                [
+                    Violation(f"start.request.{one.field}", one.description)
+                    for one in error.violations
+                ]
+            ) from None
+        return replace(ruled, with_scores=given.with_scores, ruled=True)
 
     async def _check(self, session: LiveSession, replies: LiveReplies, length: int) -> bool:
         """Judges a beginning. Whether that stops the answer."""
@@ -98,7 +119,7 @@ class LiveCall:
             judged, unsafe = await self._judge_beginning(session, replies, length)
         except _PASSING_ERRORS as error:
             self._pause(error)
-            if not isinstance(error, Overloaded | Unavailable):
+            if not isinstance(error, Overloaded | QuotaExceeded | Unavailable):
                 session.skipped(length)
             if type(error) is not self._reported:
                 self._reported = type(error)
@@ -124,7 +145,7 @@ class LiveCall:
         plan = self._plan
         by_score = bool(plan.rule.unsafe_score)
         beginning = replace(self._request(session.text(length)), partial=True)
-        severity_only = not plan.conversation.policy.category_rules
+        severity_only = not plan.conversation.decisive.by_category
         judged = await self._ask(
             replace(beginning, with_scores=by_score, severity_only=severity_only),
             CheckKind.PARTIAL,
@@ -185,8 +206,10 @@ class LiveCall:
         return replace(conversation, messages=messages, stay=self._slot)
 
     def _pause(self, error: GuardError) -> None:
-        """Asks later again. Raises the error if the engine has been away for too long."""
-        if isinstance(error, Overloaded):
+        """Asks later again. Raises the error if that is of no use any more."""
+        if isinstance(error, Overloaded | QuotaExceeded):
+            if error.retry_after is None:  # this answer is more than the quota
+                raise error
             self._pause_until = now() + error.retry_after
         elif isinstance(error, Unavailable):
             self._away_since = self._away_since or now()

@@ -146,6 +146,8 @@ class LiveReplies:
         reply.action = answer.action
         reply.model.CopyFrom(answer.model)
         reply.timings.CopyFrom(answer.timings)
+        if answer.HasField("decided_by"):
+            reply.decided_by.CopyFrom(answer.decided_by)
         if answer.HasField("judgements"):
             reply.judgements.CopyFrom(answer.judgements)
         return reply
