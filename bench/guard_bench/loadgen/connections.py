@@ -79,7 +79,8 @@ async def _unary(
     method: Any, calls: EncodedCalls, timeout_s: float | None, number: int
 ) -> CallResult:
     try:
-        return calls.read(await method(calls.request(number), timeout=timeout_s))[1]
+        answer = await method(calls.request(number), timeout=timeout_s, metadata=calls.metadata)
+        return calls.read(answer)[1]
     except grpc.aio.AioRpcError as error:
         return CallResult(error.code().name, error.details() or "")
 
@@ -89,7 +90,7 @@ class _Stream:
 
     def __init__(self, channel: grpc.aio.Channel, calls: EncodedCalls) -> None:
         self._calls = calls
-        self._call: Any = channel.stream_stream(calls.path)()
+        self._call: Any = channel.stream_stream(calls.path)(metadata=calls.metadata)
         self._outgoing: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._waiting: dict[bytes, asyncio.Future[CallResult]] = {}
         self._ended: CallResult | None = None

@@ -49,6 +49,8 @@ class EncodedCalls:
     request: Callable[[int], bytes]
     read: Callable[[bytes], tuple[bytes, CallResult]]
     """An answer's id (empty for a unary call) and result. Raises ValueError if unreadable."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Of each call."""
 
 
 def moderate(conversations: Conversations) -> EncodedCalls:

@@ -40,6 +40,12 @@ BENCHMARKS = {
         "changed under load, chats, overload.",
         "build",
     ),
+    "teams": LazyCommand(
+        "tenants.bench_teams:teams",
+        "A gateway with tenants: its processor time beside one without, its quotas over one and "
+        "four workers, and turns behind a proxy's one connection.",
+        "build",
+    ),
     "load": LazyCommand(
         "bench_load:load",
         "Calls at random moments to a running server, in plain text, and how each of them ended.",

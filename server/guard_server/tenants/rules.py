@@ -11,7 +11,7 @@ from guard_server.routing.caller import Identity
 
 @dataclass(frozen=True, slots=True)
 class _TenantRules:
-    policy: Policy | None
+    policy: Policy | None  # of requests that bring none, with the floor
     floor: Policy | None
     slots: frozenset[str] | None  # None: all
     scores: bool
@@ -54,13 +54,11 @@ class Rules:
             )
         if request.with_scores and not rules.scores:
             raise _invalid("with_scores", "is not for your tenant: the server has scores off.")
-        policy = request.policy
-        if request.policy_name:
-            policy = self._named(request.policy_name)
-        elif policy is None:
+        policy = self._named(request.policy_name) if request.policy_name else request.policy
+        if policy is None:
             policy = rules.policy
-        if rules.floor is not None:
-            policy = replace(policy or Policy(), floor=rules.floor)
+        elif rules.floor is not None:
+            policy = replace(policy, floor=rules.floor)
         if policy is request.policy and not rules.isolated:
             return request
         return replace(request, policy=policy, isolated=rules.isolated)
@@ -73,9 +71,13 @@ class Rules:
 
     def _compiled(self, tenant: Tenant, policies: dict[str, Policy]) -> _TenantRules:
         slots = None if self._allow_slot_choice else frozenset[str]()
+        policy = policies[tenant.policy] if tenant.policy is not None else None
+        floor = policies[tenant.floor] if tenant.floor is not None else None
+        if floor is not None:
+            policy = replace(policy or Policy(), floor=floor)
         return _TenantRules(
-            policies[tenant.policy] if tenant.policy is not None else None,
-            policies[tenant.floor] if tenant.floor is not None else None,
+            policy,
+            floor,
             slots if tenant.slots is None else frozenset(tenant.slots),
             tenant.scores,
             tenant.isolated or self._isolate_callers,

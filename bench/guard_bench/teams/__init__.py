@@ -1,0 +1,1 @@
+"""What tenants cost a gateway, and how exactly their quotas and turns hold."""
