@@ -9,8 +9,8 @@ from guard_bench.live.live_bench import LiveBench
 from guard_bench.live.live_cost import cost
 from guard_bench.live.live_outcome import LiveOutcome
 from guard_bench.live.moves import moves
-from guard_bench.live.rules import rules
 from guard_bench.live.slow_engine import slow
+from guard_bench.live.stop_rules import rules
 from guard_bench.live.stops import stops
 
 
