@@ -186,8 +186,8 @@ chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (a minute)
 scaling-table: $(VENV)/.serve ## Simulate gateways before many replicas; the tables go into docs/scaling.md (a minute)
 	@$(BIN)/python -m guard_bench.simulation.scaling_cases --page docs/scaling.md
 
-bench-attacks: $(VENV)/.serve ## What a caller can take from another one, attack by attack (half an hour)
-	@$(BIN)/guard bench attacks --json .run/attacks.json
+bench-attacks: $(VENV)/.serve ## What a caller can take from another one, attack by attack; the table goes into docs/performance.md (20 minutes)
+	@$(BIN)/guard bench attacks --page docs/performance.md
 
 soak-engine: $(VENV)/.serve ## Send 50,000 mixed engine requests with cancellations: no lost block, bounded memory
 	@$(BIN)/python -m guard_bench.scenarios.engine_soak

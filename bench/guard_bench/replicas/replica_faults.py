@@ -1,8 +1,9 @@
 """One of four replicas is hit at half load, five times in each way: does a caller notice?
 
 Its recovery counts from when what was done to it is undone (another Triton is ready, the process
-goes on, the network forwards) until it has answered five times what it takes at a time. A dead stub
-is loaded again by a gateway, so there it counts from its death.
+goes on, the network forwards) until it has answered as many as it takes at a time. A dead stub is
+loaded again by a gateway, so there it counts from its death. That a replica starts slowly is meant:
+it has its whole share ten seconds later.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ async def _hit(inject: "_Inject", victim: BenchReplica, back: list[float]) -> No
     await inject(victim)
     loop = asyncio.get_running_loop()
     begun, last, seen = loop.time(), await _answered(victim), 0
-    while loop.time() < begun + _BACK_S and seen < 5 * LIMIT:
+    while loop.time() < begun + _BACK_S and seen < LIMIT:
         await asyncio.sleep(_POLL_S)
         now = await _answered(victim)
         seen += now - last if now >= last else now  # it counts from 0 once it is loaded again
