@@ -86,6 +86,7 @@ INSIDE = {
     "guard_control": {
         "errors": set(),
         "events": set(),
+        "keeper": {"events"},
         "rollback_target": set(),
         "host": set(),
         "loaded_model": set(),
@@ -93,10 +94,10 @@ INSIDE = {
         "triton_wheel": set(),
         "triton_process": {"host", "loaded_model", "triton_wheel"},
         "triton_watch": {"events", "host", "loaded_model", "triton_process"},
-        "kept_triton": {"events", "triton_process", "triton_watch"},
+        "kept_triton": {"events", "keeper", "triton_process", "triton_watch"},
         "slot_processes": {"events", "host", "kept_triton", "triton_process"},
         "traffic_files": {"events"},
-        "gateway_workers": {"events", "host"},
+        "gateway_workers": {"events", "host", "keeper"},
         "fleet": {
             *("errors", "events", "rollback_target", "traffic_files"),
             *("slot_processes", "triton_process", "gateway_workers"),

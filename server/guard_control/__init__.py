@@ -11,6 +11,7 @@ triton_process   one Triton
 loaded_model     what a Triton says of its model
 triton_wheel     its binaries, for CPU engines
 gateway_workers  the gateway processes, restarted when they die, and their statuses
+keeper           tries again what keeps a process running
 host/            child processes, files in memory, and what one server alone may use
 events           what happens, for the log and for watchers
 errors           why an operation failed

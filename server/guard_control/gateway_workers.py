@@ -7,9 +7,11 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from guard_control.events import Events
 from guard_control.host.child_process import kill_with_parent
+from guard_control.keeper import persist
 from guard_server.routing.health_check import ReplicaState
 from guard_server.settings import Settings
 from guard_server.telemetry import metric_sums, worker_status
@@ -112,7 +114,8 @@ class Workers:
         self._keepers = [
             asyncio.create_task(self._keep(number, process)) for number, process in enumerate(first)
         ]
-        self._keepers.append(asyncio.create_task(self._end_silent()))
+        silent = persist(self._end_silent, "Looking after gateway processes", self._events)
+        self._keepers.append(asyncio.create_task(silent))
         async with asyncio.timeout(timeout_s):
             while len(self.snapshot().statuses) < self._count:
                 for process in first:
@@ -241,7 +244,8 @@ class Workers:
             )
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
-            process = await self._spawn(number)
+            spawn = partial(self._spawn, number)
+            process = await persist(spawn, "Starting a gateway process", self._events)
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:

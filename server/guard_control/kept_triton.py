@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+from functools import partial
 
 from guard_control.events import Events
+from guard_control.keeper import persist
 from guard_control.triton_process import TritonDied, TritonFailed, TritonProcess
 from guard_control.triton_watch import TritonWatch
 from guard_core.errors import SlotInvalid
@@ -48,7 +50,10 @@ class KeptTriton:
                 pause *= 2
             else:
                 break
-        self._keeper = asyncio.create_task(self._keep(timeout_s))
+        keeping = persist(
+            partial(self._keep, timeout_s), f"Keeping {self._slot}'s Triton", self._events
+        )
+        self._keeper = asyncio.create_task(keeping)
 
     async def stop(self) -> None:
         """Ends its Triton for good. Requests in flight there have ten seconds to finish."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -101,3 +102,23 @@ async def test_what_a_worker_counted_stays_when_it_ends(
             while len(pids(workers) - first) < 2:
                 await asyncio.sleep(0.05)
         assert await counted(workers) == 1
+
+
+async def test_a_worker_that_can_not_be_started_is_started_later(
+    tmp_path: Path, write_tiny_slot: WriteSlot
+) -> None:
+    """The supervisor has no file descriptor left for a while."""
+    async with two_workers(tmp_path, write_tiny_slot) as (workers, _, seen):
+        first = pids(workers)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        os.kill(min(first), signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), before[1]))
+        try:
+            async with asyncio.timeout(10):
+                while not any("Starting a gateway process failed" in one.text for one in seen):
+                    await asyncio.sleep(0.02)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        async with asyncio.timeout(60):
+            while len(pids(workers)) < 2:
+                await asyncio.sleep(0.05)
