@@ -31,6 +31,7 @@ class TritonWatch:
         self._load_s = load_s
         self._engine = _EngineWatch(triton, out_s)
         self._tried = False  # to load the model
+        self._load: asyncio.Task[None] | None = None  # that is kept from the garbage collector
 
     async def until_out(self) -> str:
         """Why Triton has to be started again. A model that was unloaded is loaded first."""
@@ -58,10 +59,9 @@ class TritonWatch:
         if state is ModelState.LOADED:
             self._tried = False
             return await self._engine.mute(passed_s)
-        self._engine.reset()
         if state is ModelState.LOADING:
-            stuck = out_s >= self._load_s
-            return f"Triton has been loading for {self._load_s:g} s" if stuck else ""
+            return await self._stuck(out_s, passed_s)
+        self._engine.reset()
         if out_s < self._out_s * (2 if self._tried else 1):
             return ""
         if state is ModelState.SILENT:
@@ -72,8 +72,16 @@ class TritonWatch:
         self._events.publish(
             "The model was unloaded: having Triton load it.", slot=self._name, alarm=True
         )
-        await asyncio.to_thread(self._triton.model.load, self._load_s)
+        # Not waited for: meanwhile we look whether it still loads.
+        self._load = asyncio.create_task(asyncio.to_thread(self._triton.model.load, self._load_s))
         return ""
+
+    async def _stuck(self, out_s: float, passed_s: float) -> str:
+        """Why a load that began `out_s` ago does not end, or nothing."""
+        gone = await self._engine.gone(passed_s)
+        if gone and out_s >= _DEAD_S:  # Triton itself would wait for five minutes
+            return "The engine's process died while the model was loaded"
+        return f"Triton has been loading for {self._load_s:g} s" if out_s >= self._load_s else ""
 
 
 class _EngineWatch:
@@ -101,6 +109,16 @@ class _EngineWatch:
     def reset(self) -> None:
         """The model is not loaded."""
         self._mute_s, self._still, self._gone_s = 0.0, 0, 0.0
+
+    async def gone(self, passed_s: float) -> bool:
+        """Whether its process has not lived for 2 s, of a model that Triton loads.
+
+        `passed_s`: since this was called last.
+        """
+        self._mute_s, self._still = 0.0, 0
+        self._activity = await asyncio.to_thread(self._triton.activity)
+        self._gone_s = self._gone_s + passed_s if len(self._activity) == 1 else 0.0
+        return self._gone_s >= _DEAD_S
 
     async def mute(self, passed_s: float) -> str:
         """Why it is out, or nothing. `passed_s`: since this was called last."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import sys
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guard_control.events import Events
 from guard_control.host.child_process import Activity, activity
+from guard_control.kept_triton import KeptTriton
 from guard_control.loaded_model import EngineAnswer, ModelState
 from guard_control.triton_watch import TritonWatch
 
@@ -25,11 +28,23 @@ class Triton:
     answer: EngineAnswer = EngineAnswer.NONE
     running: bool = True
     does: tuple[Activity, ...] = ()
+    log: Path = Path("log")
+    starts: int = 0
+    fails: set[int] = field(default_factory=set)  # which of its starts
     asked: list[float] = field(default_factory=list)
 
     @property
     def model(self) -> "Triton":
         return self
+
+    def start(self, _timeout_s: float) -> None:
+        self.starts += 1
+        if self.starts in self.fails:
+            raise RuntimeError("can't start new thread")
+        self.running = True
+
+    def stop(self, _grace_s: float = 0) -> None:
+        self.running = False
 
     def model_state(self, _timeout_s: float) -> ModelState:
         return self.state
@@ -77,6 +92,8 @@ async def test_what_a_triton_is_out_for() -> None:
         reason(Triton(does=(serves, sleeps), counts_up=True), within_s=8, out_s=60),
         reason(Triton(does=(serves, sleeps), answer=EngineAnswer.GIVEN), within_s=8, out_s=60),
         reason(Triton(does=(serves,)), within_s=8, out_s=60),
+        reason(Triton(state=ModelState.LOADING, does=(serves,)), within_s=8, load_s=60),
+        reason(Triton(state=ModelState.LOADING, does=(serves, sleeps)), within_s=8, load_s=60),
     )
     assert list(found) == [
         "The engine has answered nothing for 2 s",
@@ -90,6 +107,8 @@ async def test_what_a_triton_is_out_for() -> None:
         "",
         "",
         "The engine's process died, and no gateway had it loaded again",  # it is not there
+        "The engine's process died while the model was loaded",
+        "",
     ]
     assert not busy.asked  # nor is it kept from its work
 
@@ -121,3 +140,34 @@ async def test_an_engine_that_nobody_asks_is_asked_now_and_then() -> None:
     quiet = Triton(answer=EngineAnswer.GIVEN)
     assert not await reason(quiet, within_s=9)
     assert len(quiet.asked) == 2
+
+
+async def test_time_in_which_the_supervisor_did_not_run_does_not_count() -> None:
+    triton = Triton(state=ModelState.SILENT)
+    watching = asyncio.create_task(reason(triton, within_s=6, out_s=3.5))
+    await asyncio.sleep(0.1)
+    time.sleep(4)  # noqa: ASYNC251
+    await asyncio.sleep(0.5)  # one look
+    triton.state, triton.answer = ModelState.LOADED, EngineAnswer.GIVEN
+    assert not await watching
+
+
+async def test_a_triton_that_can_not_be_started_is_started_later() -> None:
+    """Whatever the reason is: the machine had no thread left."""
+    triton: Any = Triton(answer=EngineAnswer.GIVEN, fails={2})
+    kept = KeptTriton("blue", triton, events := Events(), out_s=2)
+    seen = events.watch()
+    said = asyncio.ensure_future(anext(seen))
+    await kept.start(10)
+    triton.running = False
+    try:
+        assert "Triton died; starting it again" in (await said).text
+        async with asyncio.timeout(10):
+            assert (
+                "Keeping blue's Triton failed: can't start new thread" in (await anext(seen)).text
+            )
+            while not kept.restarts:
+                await asyncio.sleep(0.05)
+    finally:
+        await kept.stop()
+    assert triton.starts == 3

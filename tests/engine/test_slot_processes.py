@@ -75,6 +75,27 @@ async def test_what_stands_still_is_started_again(running: SlotProcess, part: st
     assert await asyncio.to_thread(answers, running)
 
 
+async def test_a_stub_that_dies_while_it_loads_is_noticed_at_once(running: SlotProcess) -> None:
+    """A gateway had it loaded again. Triton itself may wait for it for five minutes."""
+    triton = running.triton.pid
+    assert triton is not None
+
+    def stubs() -> list[int]:
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children(triton)}
+        return [pid for pid, command in commands.items() if "backend_stub" in command]
+
+    async with InferenceServerClient(running.triton.target) as client:
+        await client.unload_model(MODEL)
+        await until(lambda: not children(triton))
+        loading = asyncio.create_task(client.load_model(MODEL))
+        while not (found := stubs()):
+            await asyncio.sleep(0.01)
+        os.kill(found[0], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            await until(lambda: answers(running))
+        await asyncio.gather(loading, return_exceptions=True)
+
+
 async def test_a_first_start_that_fails_is_tried_again(slot: Slot, tmp_path: Path) -> None:
     """Its first stub dies, its second one not."""
     path = tmp_path / "blue"
