@@ -171,7 +171,9 @@ class Workers:
         end = link.workers_end.fileno()
         try:
             process = await asyncio.create_subprocess_exec(
-                *kill_with_parent([sys.executable, "-m", "guard_server"]),
+                # Its Tritons are killed in the same moment: it could finish no call, and one that
+                # stands still would follow no other signal.
+                *kill_with_parent([sys.executable, "-m", "guard_server"], signal.SIGKILL),
                 env=_environment(
                     self._settings.model_copy(update={"supervisor": end, "worker": number})
                 ),

@@ -88,8 +88,8 @@ async def supervising(
     control plane listens beside its socket.
     Raises SlotInvalid, TritonFailed, WorkersFailed or OSError if it can't start.
     """
-    if ended := orphans.end(settings.port):
-        _log.warning("ended what a killed server had left running", port=settings.port, pids=ended)
+    if ended := orphans.end():
+        _log.warning("ended what a killed server had left running", pids=ended)
     check_port(settings.host, settings.port, "--port (`make serve PORT=...`)")
     if settings.metrics_port is not None:  # before Triton starts: it would be found out late
         check_port(settings.metrics_host, settings.metrics_port, "--metrics-port")

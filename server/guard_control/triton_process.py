@@ -167,8 +167,8 @@ class TritonProcess:
 
     def _check_port(self) -> None:
         port = self._metrics_port
-        if ended := orphans.end(port):
-            _log.warning("ended what a killed server had left running", port=port, pids=ended)
+        if ended := orphans.end():
+            _log.warning("ended what a killed server had left running", pids=ended)
         try:
             check_port(_HOST, port, "--triton-port (`guard engine`: --port)")
         except OSError as error:

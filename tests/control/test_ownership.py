@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from guard_control.host import orphans, shared_memory
-from guard_control.host.child_process import ended, listens
+from guard_control.host.child_process import ended
 from guard_control.host.ownership import PortClaim, PortTaken, owned, run_directory
 from tests.support import serving
 from tests.support.commands import guard
@@ -132,19 +132,6 @@ def test_a_killed_servers_claim_is_void() -> None:
     left.unlink()
 
 
-def test_a_process_listens_only_by_itself() -> None:
-    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        with socket.socket(family) as server:
-            server.bind((host, 0))
-            port = server.getsockname()[1]
-            assert not listens(os.getpid(), port)
-            server.listen()
-            assert listens(os.getpid(), port)
-            with subprocess.Popen(["/bin/sleep", "60"]) as other:
-                assert not listens(other.pid, port)
-                other.kill()
-
-
 def test_a_process_whose_first_thread_has_ended_has_not() -> None:
     """A killed gateway kept its port for a moment after it was a zombie."""
     child = (
@@ -161,27 +148,33 @@ def test_a_process_whose_first_thread_has_ended_has_not() -> None:
         assert ended(process.pid)
 
 
-def test_what_a_killed_server_left_on_a_port_is_ended() -> None:
-    """And what a server that runs has on one is not. The child here does not end by itself."""
-    port = free_port()
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_a_killed_server_left_is_ended(stopped: bool) -> None:
+    """And what a server that runs has is not. The children here do not end by their signal: they
+    ignore it, or stand still; one listens on no port, as a stub.
+    """
     child = (
-        "import signal, socket, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"with socket.create_server(('127.0.0.1', {port})):\n    time.sleep(60)"
+        "import os, signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "stub = subprocess.Popen(['/bin/sleep', '60'])\n"
+        "print(os.getpid(), stub.pid, flush=True)\n"
+        f"for pid in (stub.pid, os.getpid()) if {stopped} else ():\n"
+        "    os.kill(pid, signal.SIGSTOP)\n"
+        "time.sleep(60)"
     )
     parent = (
-        "import subprocess, sys, time\n"
+        "import signal, subprocess, sys, time\n"
         "from guard_control.host.child_process import kill_with_parent\n"
-        f"command = kill_with_parent([sys.executable, '-c', {child!r}])\n"
-        "print(subprocess.Popen(command, start_new_session=True).pid, flush=True); time.sleep(60)"
+        f"command = kill_with_parent([sys.executable, '-c', {child!r}], signal.SIGTERM)\n"
+        "subprocess.Popen(command, start_new_session=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
-        pid = int(server.stdout.readline())
-        while not listens(pid, port):
-            time.sleep(0.02)
-        assert orphans.end(port) == []
-        assert listens(pid, port)
+        pids = set(map(int, server.stdout.readline().split()))
+        assert not pids & set(orphans.end())
+        assert not any(map(ended, pids))
         server.kill()
-    assert orphans.end(port) == [pid]
-    assert not listens(pid, port)
-    assert orphans.end(port) == []
+        while Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.02)
+        assert set(orphans.end()) == pids  # also while nobody has waited for their server
+    assert all(map(ended, pids))
+    assert orphans.end() == []

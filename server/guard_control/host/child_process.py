@@ -25,12 +25,11 @@ os.environ["{PARENT}"] = parent
 if os.getppid() == int(parent):
     os.execv(command[0], command)
 """
-_LISTENING = "0A"
 _TICKS = slice(11, 13)  # in user mode and in the kernel
 _REAPED_S = 1.0
 
 
-def kill_with_parent(command: Sequence[str], number: signal.Signals = signal.SIGTERM) -> list[str]:
+def kill_with_parent(command: Sequence[str], number: signal.Signals) -> list[str]:
     """`command`, started so that it gets this signal when the thread that started it is gone.
 
     Its first word must be the path of a program.
@@ -75,15 +74,6 @@ def spawn(
     if isinstance(found := started.get(), OSError):
         raise found
     return found
-
-
-def listens(pid: int, port: int) -> bool:
-    """Whether this very process listens on a TCP port, and not another one."""
-    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(pid, port)}
-    try:
-        return any(_link(path) in wanted for path in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # it has ended
-        return False
 
 
 def _stat(path: Path) -> list[str]:
@@ -148,27 +138,6 @@ class Children:
         self._next_s = now + _REAPED_S
         before, self._dead = self._dead, _dead_children(pid)
         return bool(before & self._dead)
-
-
-def _listening_inodes(pid: int, port: int) -> set[str]:
-    found = set()
-    for table in ("tcp", "tcp6"):  # gRPC listens on 127.0.0.1 by a socket of IPv6
-        try:
-            rows = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue  # without IPv6, or the process has ended
-        for row in rows:
-            _, local, _, state, *rest = row.split()
-            if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
-                found.add(rest[5])
-    return found
-
-
-def _link(path: Path) -> str:
-    try:
-        return str(path.readlink())
-    except OSError:
-        return ""
 
 
 def _dead_children(pid: int) -> set[int]:

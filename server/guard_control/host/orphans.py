@@ -1,4 +1,4 @@
-"""What a server that was killed left on a port: processes that it started and that still run."""
+"""What a server that was killed left: processes that it started and that still run."""
 
 import contextlib
 import os
@@ -6,20 +6,22 @@ import signal
 import time
 from pathlib import Path
 
-from guard_control.host.child_process import PARENT, ended, listens
+from guard_control.host.child_process import PARENT, ended
 
 _ENDED_S, _POLL_S = 5.0, 0.02
 
 
-def end(port: int) -> list[int]:
-    """Kills those that listen on a TCP port, with all that they started; gives their process ids.
+def end() -> list[int]:
+    """Kills all that any server of this user's left; gives their process ids.
 
-    Only children of a server of ours that is gone count, and only in our own namespaces.
+    Only processes of a server of ours that is gone count, and only in our own namespaces. They
+    serve nothing any more: their server's end was a signal to each, which one that stands still
+    or waits for another one did not follow.
     """
-    found = [pid for pid in _orphans() if listens(pid, port)]
+    found = _orphans()
     for pid in found:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)  # each began a session of its own
+            os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + _ENDED_S
     while not all(map(ended, found)) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -31,17 +33,17 @@ def _orphans() -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             environment = (path / "environ").read_bytes().split(b"\0")
-            same = all(
+            same = path.stat().st_uid == os.geteuid() and all(
                 (path / "ns" / kind).readlink() == Path("/proc/self/ns", kind).readlink()
                 for kind in ("pid", "net")
             )
         except OSError:
             continue  # it has ended, or is another user's
         parents = [
-            words.partition(b"=")[2].decode()
-            for words in environment
-            if words.startswith(f"{PARENT}=".encode())
+            int(number)
+            for name, _, number in (words.partition(b"=") for words in environment)
+            if name == PARENT.encode() and number.isdigit()
         ]
-        if same and parents and not Path("/proc", parents[0]).exists():
+        if same and parents and ended(parents[0]):
             found.append(int(path.name))
     return found
