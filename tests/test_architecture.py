@@ -96,7 +96,7 @@ INSIDE = {
         "triton_watch": {"events", "host", "loaded_model", "triton_process"},
         "kept_triton": {"events", "keeper", "triton_process", "triton_watch"},
         "slot_processes": {"events", "host", "kept_triton", "triton_process"},
-        "traffic_files": {"events"},
+        "traffic_files": {"events", "host"},
         "gateway_workers": {"events", "host", "keeper"},
         "fleet": {
             *("errors", "events", "rollback_target", "traffic_files"),

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -110,12 +111,12 @@ async def supervising(
             with _metrics(settings, gateways):
                 service = DeploymentService(fleet, deploy_roots)
                 socket = control_socket.path(memory)
+                announce = partial(control_socket.announce, memory, settings.host, settings.port)
                 async with (
                     fleet.keeping_files(),
                     service.last_minute.followed(fleet.snapshot),
-                    listening(service, socket, control),
+                    listening(service, socket, control, announce),
                 ):
-                    control_socket.announce(memory, settings.host, settings.port)
                     yield fleet
                 await gateways.stop()  # last: a rollout that is ended needs the workers
         finally:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from guard_control.events import Events
+from guard_control.host import shared_memory
 from guard_core.slot import traffic as traffic_file
 from guard_core.slot.traffic import Traffic
 
@@ -53,7 +54,10 @@ class TrafficFiles:
     def _saved(self, traffic: Traffic, path: Path) -> bool:
         """Whether it could be written. A failure is an alarm, once until it is over."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path is self._followed:
+                shared_memory.renew(path.parent)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
             traffic_file.save(traffic, path)
         except OSError as error:
             if path not in self._failing:

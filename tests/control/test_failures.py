@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,31 @@ async def test_a_traffic_file_that_is_lost_is_written_again(swapping: Served) ->
             await asyncio.sleep(0.05)
     assert traffic.load(path) == before
     assert "traffic.json was lost: it is written again" in swapping.said()
+
+
+async def test_a_memory_directory_that_is_lost_is_made_again_for_its_user_alone(
+    swapping: Served,
+) -> None:
+    """With the traffic that workers follow, and with the socket."""
+    memory = Path(swapping.control.removeprefix("unix:")).parent
+    before = traffic.load(memory / traffic.FILE_NAME)
+    # Renamed and not removed: its Triton's socket would be lost, and so 10 s until it is replaced.
+    lost = memory.with_name(f"{memory.name}_lost")
+    memory.rename(lost)
+    try:
+        async with asyncio.timeout(10):
+            while not (memory / "address").exists():
+                await asyncio.sleep(0.05)
+        assert memory.stat().st_mode & 0o777 == 0o700
+        assert traffic.load(memory / traffic.FILE_NAME) == before
+        async with controlling(swapping) as control:
+            assert "blue" in (await slots(control))
+    finally:
+        for path in lost.iterdir():
+            if not (memory / path.name).exists():
+                path.rename(memory / path.name)
+        shutil.rmtree(lost)
+    assert "it was made again" in swapping.said()
 
 
 @pytest.mark.triton

@@ -4,6 +4,7 @@ They are in /dev/shm, which a Triton needs anyway: a full disk stops neither a s
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -67,6 +68,20 @@ def directory() -> Iterator[Path]:
         yield made
     finally:
         _remove(made)
+
+
+def renew(made: Path) -> None:
+    """Makes a `directory` again that was deleted, or made again by a process that is less careful.
+
+    Raises OSError: another user may have taken its name meanwhile, since all can read it.
+    """
+    with contextlib.suppress(FileExistsError):
+        made.mkdir(mode=0o700)
+    status = made.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "another user has taken its name", str(made))
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        made.chmod(0o700)
 
 
 def _has_server(made: Path) -> bool:
