@@ -15,7 +15,7 @@ from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
 from guard_server.app import serving
 from guard_server.settings import Settings
-from tests.support.gateway import AT_ONCE, Client, connect
+from tests.support.gateway import AT_ONCE, Client, connect, gateway
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 
 pytestmark = pytest.mark.slow
@@ -94,9 +94,28 @@ async def test_a_network_that_works_again_is_used_at_once(behind: Behind) -> Non
     assert await seconds_without_verdict(client, most=5) < 5
 
 
-async def test_a_quiet_connection_that_hangs_is_found_before_a_request_is_lost(
-    behind: Behind,
+async def test_a_warm_up_and_a_quiet_connection_that_hang_are_found(
+    behind: Behind, tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree
 ) -> None:
+    """Before a request is lost. Both at the same time: each takes over ten seconds."""
+    slot = write_tiny_slot(tmp_path / "other")
+    await asyncio.gather(
+        a_quiet_connection_that_hangs(behind), an_engine_that_hangs_from_the_start(slot, agree)
+    )
+
+
+async def an_engine_that_hangs_from_the_start(slot: Path, agree: Agree) -> None:
+    """It is asked again over another stream after ten seconds, and is used then."""
+    async with fake_engine(agree) as engine:
+        engine.hold = asyncio.Event()
+        async with gateway(slot, engine.port) as client:
+            await until(lambda: len(engine.asked) == 1)
+            engine.hold = None  # for later streams: the first one hangs on
+            await client.until_serving()
+            assert 9 < engine.asked[1].at - engine.asked[0].at < 13
+
+
+async def a_quiet_connection_that_hangs(behind: Behind) -> None:
     client, proxy, _ = behind
     proxy.stall(later_ones=False)
     first = proxy.accepted
