@@ -177,7 +177,7 @@ soak: $(SLOT) ## Send 100,000 calls with random deadlines and cancellations, the
 bench-swap: $(VENV)/.serve ## Deploy twenty times under load and count failed calls (six minutes)
 	@$(BIN)/guard bench swap --json docs/measurements/swaps.json
 
-chaos: $(VENV)/.serve ## Kill, stop and starve every process under load, with disks, networks and clocks; the table goes into docs/reliability.md (40 minutes; needs gcc)
+chaos: $(VENV)/.serve ## Kill, stop and starve every process under load, with disks, networks and clocks; the table goes into docs/reliability.md (55 minutes; needs gcc)
 	@$(BIN)/python -m guard_bench.chaos.run --page docs/reliability.md
 
 chaos-short: $(VENV)/.serve ## Kill -9 of every process under load (a minute)

@@ -5,14 +5,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from guard_bench.chaos.fault_result import FaultResult, longest_without, result_counts, table
+from guard_bench.chaos.faults import Fault
+from guard_bench.chaos.load import KnownVerdicts
+from guard_bench.chaos.made import Times, make
 from guard_bench.chaos.moved_clock import MovedClock
 from guard_bench.chaos.run import write
-from guard_bench.loadgen.call import NO_ANSWER, CallResult, LoadCall
+from guard_bench.chaos.setups import SetUp
+from guard_bench.loadgen.call import NO_ANSWER, CallResult, LoadCall, Send
 
 
 def call(status: str, ended: float) -> LoadCall:
@@ -52,6 +58,7 @@ def test_what_is_reached(tmp_path: Path) -> None:
         {"longest_s": 10.1},
         {"whole": False},
         {"may_fail": False},
+        {"missing": "its effect was not seen"},
     ):
         assert not result(**changes).reached
     page = tmp_path / "page.md"
@@ -62,6 +69,79 @@ def test_what_is_reached(tmp_path: Path) -> None:
     assert table([result(), result(lost=3)]) in text
     assert text.count("**no**") == 1
     assert "old" not in text and text.startswith("before\n") and text.endswith("after\n")
+
+
+class Served:
+    """Is there all the time, as a server's processes are after an unload or a SIGTERM; and answers
+    after a fault as a test says.
+    """
+
+    def __init__(self, after: str, *, seen: bool = True) -> None:
+        self.targets, self.left_behind = ["no address"], set[int]()
+        self.answer, self._after, self._seen = "OK", after, seen
+
+    async def start(self) -> None: ...
+
+    async def until_whole(self, timeout_s: float) -> bool:
+        return timeout_s >= 0
+
+    def callers(self) -> dict[int, int]:
+        return {}
+
+    async def inject(self) -> bool:
+        if self._after == "nothing to hit":
+            raise RuntimeError(self._after)
+        self.answer = self._after
+        return self._seen
+
+
+class Calling(KnownVerdicts):
+    """Calls of a stand-in: nothing is sent."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    @asynccontextmanager
+    async def calling(self, *_: object, **__: object) -> AsyncIterator[Send]:
+        async def send(_number: int) -> CallResult:
+            return CallResult(self._served.answer)
+
+        yield send
+
+
+async def test_a_server_that_does_not_come_back_is_not_reached() -> None:
+    """Though all its processes are there, and the limit is longer than the look at it."""
+
+    async def made(served: Served) -> FaultResult:
+        fault = Fault("model unloaded", "Triton", served.inject, 100.0)
+        times = Times(capacity=0, before=0.5, after=0.5, most=2)
+        load = Calling(served)
+        [found] = await make(SetUp("one slot", served, []), fault, load, 50.0, [False], times)
+        return found
+
+    well, dead, lost, unseen, none = await asyncio.gather(
+        made(Served("OK")),
+        made(Served("UNAVAILABLE")),
+        made(Served("INTERNAL")),
+        made(Served("OK", seen=False)),
+        made(Served("nothing to hit")),
+    )
+    assert well.reached
+    assert not dead.reached and dead.missing == "no verdicts at the end"
+    assert not lost.reached
+    assert not unseen.reached and unseen.missing == "its effect was not seen"
+    assert not none.reached and none.missing == "nothing to hit"
+
+
+async def test_a_server_without_verdicts_before_a_fault_is_not_reached() -> None:
+    served = Served("OK")
+    served.answer = "UNAVAILABLE"
+    fault = Fault("SIGKILL", "Triton", served.inject, 100.0)
+    times = Times(capacity=0, before=0.5, after=0.5, most=2)
+    [found] = await make(
+        SetUp("one slot", served, []), fault, Calling(served), 50.0, [False], times
+    )
+    assert not found.reached and found.missing == "no verdicts before it"
 
 
 @pytest.mark.parametrize("part", ["", "worker"])

@@ -1,5 +1,6 @@
 """What one fault did to the calls that were made meanwhile, and the table of all."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +30,27 @@ class FaultResult:
     """Whether all processes were there again at the end, and none of a killed server was left."""
     may_fail: bool = True
     """Whether a call may end with an error."""
+    missing: str = ""
+    """What was not seen, so that the rest says nothing: verdicts before the fault, its effect, or
+    verdicts at the end."""
 
     @property
     def reached(self) -> bool:
         """Nothing lost, nothing wrong, no INTERNAL, verdicts again in time."""
         well = not (self.lost or self.wrong or "INTERNAL" in self.failed)
         well = well and (self.may_fail or not self.failed)
-        return well and self.whole and self.longest_s <= self.limit_s
+        return well and self.whole and not self.missing and self.longest_s <= self.limit_s
+
+
+def verdict_age(calls: Sequence[LoadCall], now: float) -> float:
+    """Seconds since the last verdict; times are the event loop's."""
+    return now - max((one.ended for one in calls if one.result.status == OK), default=-math.inf)
+
+
+def last_failure(calls: Sequence[LoadCall]) -> float:
+    """When the last call ended without a verdict; long ago if none did."""
+    failed = (one.ended for one in calls if one.answered and one.result.status != OK)
+    return max(failed, default=-math.inf)
 
 
 def longest_without(calls: Sequence[LoadCall], begun: float, ended: float) -> float:
@@ -63,9 +78,10 @@ def table(results: Sequence[FaultResult]) -> str:
     ]
     for one in results:
         failed = ", ".join(f"{count} {status}" for status, count in sorted(one.failed.items()))
+        missing = f": {one.missing}" if one.missing else ""
         lines.append(
             f"| {one.fault} | {one.part} | {one.setup} | {'on' if one.retries else 'off'} | "
             f"{one.calls} | {failed or 0} | {one.lost} | {one.wrong} | {one.longest_s:.1f} s "
-            f"({one.limit_s:g}) | {'yes' if one.reached else '**no**'} |"
+            f"({one.limit_s:g}) | {'yes' if one.reached else '**no**'}{missing} |"
         )
     return "\n".join(lines)

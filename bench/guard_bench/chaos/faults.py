@@ -1,124 +1,106 @@
-"""What is done to a server's processes, and within how many seconds there have to be verdicts."""
+"""Which faults there are of a server's processes, and how soon there have to be verdicts again."""
 
-import asyncio
-import contextlib
-import json
-import os
-import resource
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
-import grpc
-from tritonclient.grpc import service_pb2
-
-from guard_bench.chaos.process_tree import kill_first
+from guard_bench.chaos.hits import (
+    Over,
+    memory_deleted,
+    run_files_deleted,
+    signalled,
+    stopped,
+    supervisor_starved,
+    together,
+    unloaded,
+    workers_starved,
+)
 from guard_bench.chaos.server import ChaosServer
 
 STUB_S, TRITON_S, SUPERVISOR_S = 10.0, 30.0, 30.0
-_FEW_FILES = 64
-_LONG_S = 60
-_Inject = Callable[[], Awaitable[None]]
+_LIMITS = {"stub": STUB_S, "Triton": TRITON_S, "worker": STUB_S, "supervisor": SUPERVISOR_S}
+_STOPS_S = (10, 120)
+_KILL, _TERM = signal.SIGKILL, signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`inject` returns when the fault is over, and only its consequences are left."""
+    """`inject` returns when the fault is over, and only its consequences are left.
+
+    It says whether its effect was seen, and raises RuntimeError if something else was amiss.
+    """
 
     name: str
     part: str
     """One process or two of: stub, Triton, worker, supervisor; or what else is hit."""
-    inject: _Inject
+    inject: Over
     back_s: float
     """The longest time without a verdict where there is one slot."""
     short: bool = False
     """Whether the short form has it too."""
-    long: bool = False
-    """It takes minutes: callers with retries and without are there at the same time."""
+    at_once: bool = False
+    """It takes long: callers with retries and without are there at the same time."""
+
+    @property
+    def parts(self) -> set[str]:
+        return set(self.part.split(" and "))
 
 
-def process_faults(server: ChaosServer) -> list[Fault]:
-    """Every process, alone and in pairs, and what a worker needs."""
-    limits = {"stub": STUB_S, "Triton": TRITON_S, "worker": STUB_S, "supervisor": SUPERVISOR_S}
+def process_faults(server: ChaosServer, in_pairs: Sequence[str] = tuple(_LIMITS)) -> list[Fault]:
+    """Every process alone and in pairs, and the files that it needs.
+
+    `in_pairs`: the parts of pairs in which one is not killed.
+    """
+    return [*_alone(server), *_pairs(server, in_pairs), *_files(server)]
+
+
+def _alone(server: ChaosServer) -> list[Fault]:
     found = []
-    for part, back_s in limits.items():
-        for number in (signal.SIGKILL, signal.SIGTERM):
-            short = number is signal.SIGKILL
-            found.append(Fault(number.name, part, _signalled(server, part, number), back_s, short))
-        for seconds in (10, 120):
-            name, inject = f"SIGSTOP {seconds} s", _stopped(server, part, seconds)
-            found.append(Fault(name, part, inject, back_s, long=seconds > _LONG_S))
-    for one, other in combinations(limits, 2):
-        injects = [_signalled(server, part, signal.SIGKILL) for part in (one, other)]
-        limit_s = max(limits[one], limits[other])
-        found.append(Fault("SIGKILL", f"{one} and {other}", each(*injects), limit_s))
-    found.append(Fault("model unloaded", "Triton", _unloaded(server), TRITON_S))
-    found.append(Fault("files deleted", "run directory", _deleted(server), 1.0))
-    found.append(Fault("64 file descriptors", "worker", _starved(server), 1.0))
+    for part, back_s in _LIMITS.items():
+        kill = together(signalled(server, part, _KILL))
+        found.append(Fault("SIGKILL", part, kill, back_s, short=True))
+        name = "SIGTERM, which it ignores" if part == "stub" else "SIGTERM"
+        found.append(Fault(name, part, together(signalled(server, part, _TERM)), back_s))
+        for seconds in _STOPS_S:
+            stop = together(stopped(server, part, seconds))
+            found.append(Fault(f"SIGSTOP {seconds} s", part, stop, back_s, at_once=True))
+    found.append(Fault("model unloaded", "Triton", together(unloaded(server)), TRITON_S))
     return found
 
 
-def each(*injects: _Inject) -> _Inject:
-    """One after the other."""
-
-    async def inject() -> None:
-        for one in injects:
-            await one()
-
-    return inject
-
-
-def _signalled(server: ChaosServer, part: str, number: signal.Signals) -> _Inject:
-    async def inject() -> None:
-        if part == "supervisor":
-            await server.end(number)
-            await server.start()
-        else:
-            kill_first(server.pids(part), number)
-
-    return inject
-
-
-def _stopped(server: ChaosServer, part: str, seconds: float) -> _Inject:
-    async def inject() -> None:
-        pid = server.pid if part == "supervisor" else server.pids(part)[0]
-        os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):  # it was replaced meanwhile
-            os.kill(pid, signal.SIGCONT)
-
-    return inject
+def _pairs(server: ChaosServer, parts: Sequence[str]) -> list[Fault]:
+    """Two kills; and a kill with each other fault, but for one that does nothing."""
+    found = []
+    for one, other in combinations(_LIMITS, 2):
+        both = [signalled(server, part, _KILL) for part in (one, other)]
+        found.append(_pair("SIGKILL", one, other, together(*both)))
+    for one, other in permutations(parts, 2):
+        kill = signalled(server, other, _KILL)
+        stop, term = stopped(server, one, _STOPS_S[0]), signalled(server, one, _TERM)
+        name = f"SIGSTOP {_STOPS_S[0]} s and SIGKILL"
+        found.append(_pair(name, one, other, together(stop, kill)))
+        if one != "stub":  # it ignores the other signal
+            # A supervisor is the last: what else is hit must still be there.
+            hits = (kill, term) if one == "supervisor" else (term, kill)
+            found.append(_pair("SIGTERM and SIGKILL", one, other, together(*hits)))
+        if one == "Triton":
+            hits = (unloaded(server), kill) if other == "supervisor" else (kill, unloaded(server))
+            found.append(_pair("model unloaded and SIGKILL", one, other, together(*hits)))
+    return found
 
 
-def _unloaded(server: ChaosServer) -> _Inject:
-    async def inject() -> None:
-        traffic = json.loads((server.run / "traffic.json").read_text())
-        target = traffic["slots"]["blue"]["triton"]
-        unload = service_pb2.RepositoryModelUnloadRequest(model_name="guard_blue")
-        async with grpc.aio.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
-            path = "/inference.GRPCInferenceService/RepositoryModelUnload"
-            await channel.unary_unary(path)(unload.SerializeToString(), timeout=30)
-
-    return inject
+def _pair(name: str, one: str, other: str, inject: Over) -> Fault:
+    limit_s = max(_LIMITS[one], _LIMITS[other])
+    return Fault(name, f"{one} and {other}", inject, limit_s, at_once=True)
 
 
-def _deleted(server: ChaosServer) -> _Inject:
-    async def inject() -> None:
-        for path in server.run.iterdir():
-            path.unlink()
-
-    return inject
-
-
-def _starved(server: ChaosServer) -> _Inject:
-    """A worker may open no more files than these, for ten seconds."""
-
-    async def inject() -> None:
-        worker = server.pids("worker")[0]
-        before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
-        resource.prlimit(worker, resource.RLIMIT_NOFILE, (_FEW_FILES, before[1]))
-        await asyncio.sleep(10)
-        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
-
-    return inject
+def _files(server: ChaosServer) -> list[Fault]:
+    starved = "no file descriptor left for 10 s"
+    of_supervisor = "supervisor, and a worker killed"
+    return [
+        Fault("files deleted", "run directory", run_files_deleted(server), 1.0),
+        Fault("files deleted", "memory", memory_deleted(server), TRITON_S),
+        Fault(starved, "workers, and new callers", workers_starved(server), 1.0, at_once=True),
+        Fault(starved, of_supervisor, supervisor_starved(server), STUB_S, at_once=True),
+    ]

@@ -53,12 +53,17 @@ class ChaosGateways:
     async def until_whole(self, timeout_s: float) -> bool:
         """Whether Triton and its stub are there in time, and all gateways serve."""
         end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
+        while True:
             counts = [len(self.pids(part)) for part in ("Triton", "stub")]
             if counts == [1, 1] and await self._all_serve():
                 return True
+            if time.monotonic() >= end:
+                return False
             await asyncio.sleep(POLL_S)
-        return False
+
+    def callers(self) -> dict[int, int]:
+        """Each gateway has a target of its own."""
+        return {}
 
     def pids(self, part: str) -> list[int]:
         """Of `Triton` or `stub`."""

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,8 @@ from qwen3guard_client import AsyncClient, GuardError, request
 DEADLINE_S = 20.0
 WRONG = "WRONG"
 _PROMPTS = 200
-_CONNECTIONS = 4  # so that both workers have some
+_CONNECTIONS = 4
+_MOST_CONNECTIONS = 40  # the kernel deals them to the workers by chance
 _LATE_S = 1.0  # after the deadline: no status by then is a lost call
 _OPTIONS: Sequence[tuple[str, str | int]] = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -45,36 +46,68 @@ class KnownVerdicts:
         right = reply.verdict.SerializeToString() == self._verdicts[number % _PROMPTS]
         return CallResult(OK if right else WRONG, slot=reply.model.slot)
 
+    @asynccontextmanager
+    async def calling(
+        self,
+        targets: Sequence[str],
+        *,
+        retries: bool,
+        callers: Callable[[], Mapping[int, int]] = dict,
+    ) -> AsyncIterator[Send]:
+        """Gives a `Send` with a deadline of 20 s, over four connections to all targets together.
 
-@asynccontextmanager
-async def calling(
-    targets: Sequence[str], known: KnownVerdicts, *, retries: bool
-) -> AsyncIterator[Send]:
-    """Gives a `Send` with a deadline of 20 s, over four connections to all targets together."""
+        There are more where one of the `callers`, connections by process id, had got none. Raises
+        RuntimeError if that goes on.
+        """
+        async with AsyncExitStack() as stack:
+            ways: list[Any] = []
+            before = callers()
+            for target in itertools.cycle(targets):
+                if len(ways) >= _CONNECTIONS:
+                    now = callers()
+                    if all(count > before.get(pid, 0) for pid, count in now.items()):
+                        break
+                    if len(ways) >= _MOST_CONNECTIONS:
+                        raise RuntimeError(f"A worker got no connection: {now} after {before}.")
+                if retries:
+                    client = AsyncClient(target, insecure=True, options=_OPTIONS)
+                    ways.append((await stack.enter_async_context(client)).moderate)
+                else:
+                    channel = grpc.aio.insecure_channel(
+                        target, options=[*_OPTIONS, ("grpc.enable_retries", 0)]
+                    )
+                    await stack.enter_async_context(channel)
+                    ways.append(moderation_pb2_grpc.ModerationServiceStub(channel).Moderate)
+                await ways[-1](self.requests[0], timeout=DEADLINE_S)
+
+            async def send(number: int) -> CallResult:
+                asked = self.requests[number % _PROMPTS]
+                way = random.choice(ways)
+                try:
+                    async with asyncio.timeout(DEADLINE_S + _LATE_S):
+                        return self.result(number, await way(asked, timeout=DEADLINE_S))
+                except TimeoutError:
+                    return NO_ANSWER
+                except grpc.aio.AioRpcError as error:
+                    return CallResult(error.code().name, error.details() or "")
+                except GuardError as error:
+                    return CallResult(error.code.name, str(error))
+
+            yield send
+
+
+async def new_callers(target: str, count: int) -> list[str]:
+    """How a call of each ended, over a connection of its own that it keeps until all have ended."""
+
+    async def ask(client: AsyncClient) -> str:
+        try:
+            await client.moderate(request("How are you?"), timeout=DEADLINE_S)
+        except GuardError as error:
+            return error.code.name
+        return OK
+
     async with AsyncExitStack() as stack:
-        ways: list[Any] = []
-        for _, target in zip(range(_CONNECTIONS), itertools.cycle(targets), strict=False):
-            if retries:
-                client = AsyncClient(target, insecure=True, options=_OPTIONS)
-                ways.append((await stack.enter_async_context(client)).moderate)
-            else:
-                channel = grpc.aio.insecure_channel(
-                    target, options=[*_OPTIONS, ("grpc.enable_retries", 0)]
-                )
-                await stack.enter_async_context(channel)
-                ways.append(moderation_pb2_grpc.ModerationServiceStub(channel).Moderate)
-
-        async def send(number: int) -> CallResult:
-            asked = known.requests[number % _PROMPTS]
-            way = random.choice(ways)
-            try:
-                async with asyncio.timeout(DEADLINE_S + _LATE_S):
-                    return known.result(number, await way(asked, timeout=DEADLINE_S))
-            except TimeoutError:
-                return NO_ANSWER
-            except grpc.aio.AioRpcError as error:
-                return CallResult(error.code().name, error.details() or "")
-            except GuardError as error:
-                return CallResult(error.code.name, str(error))
-
-        yield send
+        clients = [AsyncClient(target, insecure=True, options=_OPTIONS) for _ in range(count)]
+        for client in clients:
+            await stack.enter_async_context(client)
+        return await asyncio.gather(*map(ask, clients))

@@ -1,6 +1,7 @@
 """`guard serve` that can be killed and started again on the same ports."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ GUARD = Path(sys.executable).with_name("guard")
 START_S, POLL_S = 120.0, 0.05
 _ENDED_S, _CHILDREN_S = 60.0, 15.0  # of a server that is stopped; of a dead one's processes
 _WORKERS = 2
+_STALE_S = 1.0  # of a status: each 0.1 s it is written, with a monotonic time of change
 _MEMORY = Path("/dev/shm")  # noqa: S108 - what the server's processes share
 
 
@@ -72,12 +74,13 @@ class ChaosServer:
     async def until_whole(self, timeout_s: float) -> bool:
         """Whether all its processes are there again in time, and have all slots."""
         end, slots = time.monotonic() + timeout_s, len(self._slots)
-        while time.monotonic() < end:
+        while True:
             counts = [len(self.pids(part)) for part in ("worker", "Triton", "stub")]
             if counts == [_WORKERS, slots, slots] and self._ready() == _WORKERS * slots:
                 return True
+            if time.monotonic() >= end:
+                return False
             await asyncio.sleep(POLL_S)
-        return False
 
     async def end(self, number: signal.Signals) -> None:
         """Sends the supervisor alone a signal; returns when all its processes have ended.
@@ -91,7 +94,7 @@ class ChaosServer:
         end = time.monotonic() + _CHILDREN_S
         while left and time.monotonic() < end:
             await asyncio.sleep(POLL_S)
-            left = {pid for pid in left if process_tree.state(pid) not in ("", "Z")}
+            left = {pid for pid in left if not process_tree.gone(pid)}
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         self.left_behind = left
@@ -111,11 +114,25 @@ class ChaosServer:
         """Of `worker`, `Triton` or `stub`; the first slot's comes first."""
         return process_tree.pids(self.pid, part)
 
+    def callers(self) -> dict[int, int]:
+        """How many connections of callers each worker has, by process id."""
+        workers = self.pids("worker")
+        return {pid: process_tree.connections(pid, self._port) for pid in workers}
+
+    def memory(self) -> list[Path]:
+        """What its processes share in memory."""
+        return list(_MEMORY.glob(f"qwen3guard_{self.pid}_*"))
+
     def _ready(self) -> int:
-        """How many slots are ready in each worker, in sum, as their status files have it."""
+        """How many slots are ready in each worker, in sum, as their status files have it.
+
+        A worker that has not written lately says nothing.
+        """
         found = 0
         for worker in self.pids("worker"):
             for path in _MEMORY.glob(f"qwen3guard_{self.pid}_*_run/gateways/{worker}.json"):
-                status = json.loads(path.read_text())
-                found += sum(slot["ready"] for slot in status["slots"].values())
+                with contextlib.suppress(OSError):  # it is gone meanwhile
+                    if time.monotonic() - path.stat().st_mtime < _STALE_S:
+                        status = json.loads(path.read_text())
+                        found += sum(slot["ready"] for slot in status["slots"].values())
         return found

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from guard_bench.chaos.faults import STUB_S, TRITON_S, Fault, each, process_faults
+from guard_bench.chaos.faults import STUB_S, TRITON_S, Fault, process_faults
 from guard_bench.chaos.gateways import ChaosGateways
+from guard_bench.chaos.hits import Over
 from guard_bench.chaos.moved_clock import MovedClock
-from guard_bench.chaos.process_tree import kill_first
+from guard_bench.chaos.process_tree import gone, kill_first
 from guard_bench.chaos.server import ChaosServer
 from guard_bench.chaos.small_disk import SmallDisk, small_disk
 from guard_bench.targets.guard_serve import build
@@ -34,6 +35,10 @@ class Served(Protocol):
     async def start(self) -> None: ...
 
     async def until_whole(self, timeout_s: float) -> bool: ...
+
+    def callers(self) -> dict[int, int]:
+        """How many connections of callers each process has that must have some."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ async def _one_slot(directory: Path) -> AsyncIterator[SetUp]:
 @asynccontextmanager
 async def _two_slots(directory: Path) -> AsyncIterator[SetUp]:
     with closing(ChaosServer(directory, _slots(directory, "blue", "green"))) as server:
-        faults = [fault for fault in process_faults(server) if not fault.long]
+        # Whatever happens to a supervisor: with it, all slots are gone.
+        faults = process_faults(server, in_pairs=("stub", "Triton", "worker"))
         yield SetUp("two slots", server, faults, second_slot=True)
 
 
@@ -74,26 +80,23 @@ async def _small_disk(directory: Path) -> AsyncIterator[SetUp]:
 
 
 def _disk_faults(server: ChaosServer, disk: SmallDisk) -> list[Fault]:
-    async def full() -> None:
-        disk.fill()
+    def meanwhile(begin: Callable[[], None], end: Callable[[], None]) -> Over:
+        async def inject() -> bool:
+            begin()
+            refused = disk.refuses()
+            pid = kill_first(server.pids("worker"), signal.SIGKILL)
+            await asyncio.sleep(_FAULT_S)
+            end()
+            return refused and gone(pid)
 
-    async def read_only() -> None:
-        disk.read_only()
-
-    async def worker_killed() -> None:
-        kill_first(server.pids("worker"), signal.SIGKILL)
-        await asyncio.sleep(_FAULT_S)
-
-    async def free() -> None:
-        disk.free()
-
-    async def writable() -> None:
-        disk.writable()
+        return inject
 
     part = "run directory, and a worker killed"
     return [
-        Fault("disk full", part, each(full, worker_killed, free), STUB_S),
-        Fault("disk read-only", part, each(read_only, worker_killed, writable), STUB_S),
+        Fault("disk full", part, meanwhile(disk.fill, disk.free), STUB_S, at_once=True),
+        Fault(
+            "disk read-only", part, meanwhile(disk.read_only, disk.writable), STUB_S, at_once=True
+        ),
     ]
 
 
@@ -107,12 +110,14 @@ async def _clock(directory: Path) -> AsyncIterator[SetUp]:
 
 
 def _clock_moved(clock: MovedClock, part: str) -> Fault:
-    async def inject() -> None:
+    async def inject() -> bool:
         for seconds in (_HOUR_S, -_HOUR_S, 0):
             clock.move(seconds, part)
             await asyncio.sleep(_FAULT_S / 2)
+        return True  # that the clock of such processes moves is seen by a test
 
-    return Fault("wall clock 1 h on, then 1 h back", part or "all", inject, 1.0)
+    name = "wall clock 1 h on, then 1 h back"
+    return Fault(name, part or "all", inject, 1.0, at_once=True)
 
 
 @asynccontextmanager
@@ -122,14 +127,18 @@ async def _behind_proxy(directory: Path) -> AsyncIterator[SetUp]:
 
 
 def _network_faults(gateways: ChaosGateways) -> list[Fault]:
-    async def hang() -> None:
+    async def hang() -> bool:
+        before = gateways.proxy.accepted
         gateways.proxy.stall(later_ones=False)
         await asyncio.sleep(_FAULT_S)
+        return gateways.proxy.accepted > before  # new ones were needed
 
-    async def nothing_passes() -> None:
+    async def nothing_passes() -> bool:
+        before = gateways.proxy.accepted
         gateways.proxy.stall()
         await asyncio.sleep(_FAULT_S)
         gateways.proxy.resume()
+        return gateways.proxy.accepted > before
 
     part = "network to Triton"
     return [
@@ -153,14 +162,16 @@ async def _without_lock(directory: Path) -> AsyncIterator[SetUp]:
 
 
 def _killed_again_and_again(gateways: ChaosGateways, pause_s: float) -> Fault:
-    async def inject() -> None:
-        for _ in range(_KILLS):
-            kill_first(gateways.pids("stub"), signal.SIGKILL)
+    async def inject() -> bool:
+        for kill in range(1, _KILLS + 1):
+            pid = kill_first(gateways.pids("stub"), signal.SIGKILL)
             await asyncio.sleep(1.0)  # until somebody has noticed
-            await gateways.until_whole(TRITON_S)
+            if not gone(pid) or not await gateways.until_whole(TRITON_S):
+                raise RuntimeError(f"After kill {kill} of {_KILLS} not all came back.")
             await asyncio.sleep(pause_s)
+        return True
 
-    return Fault(f"SIGKILL {_KILLS} times", "stub", inject, STUB_S, long=True)
+    return Fault(f"SIGKILL {_KILLS} times", "stub", inject, STUB_S, at_once=True)
 
 
 @asynccontextmanager

@@ -43,6 +43,16 @@ class SmallDisk:
         except OSError:  # it is full
             return
 
+    def refuses(self) -> bool:
+        """Whether one more page can't be written to it."""
+        try:
+            path = self.state / "page"
+            write = f"head -c 4096 /dev/zero > {shlex.quote(str(path))}"
+            self._run(write)
+        except subprocess.CalledProcessError:
+            return True
+        return False
+
     def free(self) -> None:
         """Removes what `fill` wrote."""
         (self.seen / "fill").unlink()
