@@ -124,17 +124,18 @@ def run_files_deleted(server: ChaosServer) -> Over:
 
 def memory_deleted(server: ChaosServer) -> Over:
     """All that its processes share: the traffic, statuses, Triton's socket and the control plane's,
-    and the regions of Triton and its stub.
+    and the regions of Triton and its stub. The supervisor then starts Triton again.
     """
 
     async def inject() -> bool:
+        [triton, *_] = server.pids("Triton")
         found = server.memory()
         for path in found:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        return bool(found)
+        return bool(found) and await _until(lambda: gone(triton))
 
     return inject
 
