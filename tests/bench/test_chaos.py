@@ -14,7 +14,7 @@ import pytest
 from guard_bench.chaos.fault_result import FaultResult, longest_without, result_counts, table
 from guard_bench.chaos.faults import Fault
 from guard_bench.chaos.load import KnownVerdicts
-from guard_bench.chaos.made import Times, make
+from guard_bench.chaos.made import FaultTimes, make
 from guard_bench.chaos.moved_clock import MovedClock
 from guard_bench.chaos.run import write
 from guard_bench.chaos.setups import SetUp
@@ -114,7 +114,7 @@ async def test_a_server_that_does_not_come_back_is_not_reached() -> None:
 
     async def made(served: Served) -> FaultResult:
         fault = Fault("model unloaded", "Triton", served.inject, 100.0)
-        times = Times(capacity=0, before=0.5, after=0.5, most=2)
+        times = FaultTimes(capacity=0, before=0.5, after=0.5, most=2)
         load = Calling(served)
         [found] = await make(SetUp("one slot", served, []), fault, load, 50.0, [False], times)
         return found
@@ -137,7 +137,7 @@ async def test_a_server_without_verdicts_before_a_fault_is_not_reached() -> None
     served = Served("OK")
     served.answer = "UNAVAILABLE"
     fault = Fault("SIGKILL", "Triton", served.inject, 100.0)
-    times = Times(capacity=0, before=0.5, after=0.5, most=2)
+    times = FaultTimes(capacity=0, before=0.5, after=0.5, most=2)
     [found] = await make(
         SetUp("one slot", served, []), fault, Calling(served), 50.0, [False], times
     )

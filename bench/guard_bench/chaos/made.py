@@ -24,7 +24,7 @@ _POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class FaultTimes:
     """In seconds: to measure the capacity, and of load before and after a fault."""
 
     capacity: float
@@ -40,7 +40,7 @@ async def make(
     known: KnownVerdicts,
     rate: float,
     retries: Sequence[bool],
-    times: Times,
+    times: FaultTimes,
 ) -> list[FaultResult]:
     """The fault once, and what each kind of callers noticed.
 
@@ -89,7 +89,9 @@ async def _injected(fault: Fault) -> str:
         return str(error)
 
 
-async def _until_well(served: Served, calls: Sequence[Sequence[LoadCall]], times: Times) -> bool:
+async def _until_well(
+    served: Served, calls: Sequence[Sequence[LoadCall]], times: FaultTimes
+) -> bool:
     """Waits until all is there, and verdicts came for a while without a failed call.
 
     Gives up at last. Whether all is there then.

@@ -17,7 +17,7 @@ from guard_bench import host
 from guard_bench.chaos.fault_result import FaultResult, table
 from guard_bench.chaos.faults import Fault
 from guard_bench.chaos.load import KnownVerdicts
-from guard_bench.chaos.made import Times, make
+from guard_bench.chaos.made import FaultTimes, make
 from guard_bench.chaos.setups import Served, set_ups
 from guard_bench.loadgen.closed_loop import closed_loop
 from guard_bench.page import write_between
@@ -27,7 +27,7 @@ _LOAD = 0.5  # of the capacity
 _BEGIN, _END = "<!-- chaos: made by make chaos -->", "<!-- chaos: end -->"
 
 
-_FULL, _SHORT = Times(5, 2, 5), Times(2, 1, 2)
+_FULL, _SHORT = FaultTimes(5, 2, 5), FaultTimes(2, 1, 2)
 
 
 async def measure(
