@@ -40,7 +40,7 @@ class Fault:
     short: bool = False
     """Whether the short form has it too."""
     at_once: bool = False
-    """It takes long: callers with retries and without are there at the same time."""
+    """To save time: callers with retries and without are there at the same time."""
 
     @property
     def parts(self) -> set[str]:
@@ -61,11 +61,13 @@ def _alone(server: ChaosServer) -> list[Fault]:
         kill = together(signalled(server, part, _KILL))
         found.append(Fault("SIGKILL", part, kill, back_s, short=True))
         name = "SIGTERM, which it ignores" if part == "stub" else "SIGTERM"
-        found.append(Fault(name, part, together(signalled(server, part, _TERM)), back_s))
+        term = together(signalled(server, part, _TERM))
+        found.append(Fault(name, part, term, back_s, at_once=True))
         for seconds in _STOPS_S:
             stop = together(stopped(server, part, seconds))
             found.append(Fault(f"SIGSTOP {seconds} s", part, stop, back_s, at_once=True))
-    found.append(Fault("model unloaded", "Triton", together(unloaded(server)), TRITON_S))
+    unload = together(unloaded(server))
+    found.append(Fault("model unloaded", "Triton", unload, TRITON_S, at_once=True))
     return found
 
 
@@ -99,8 +101,8 @@ def _files(server: ChaosServer) -> list[Fault]:
     starved = "no file descriptor left for 10 s"
     of_supervisor = "supervisor, and a worker killed"
     return [
-        Fault("files deleted", "run directory", run_files_deleted(server), 1.0),
-        Fault("files deleted", "memory", memory_deleted(server), TRITON_S),
+        Fault("files deleted", "run directory", run_files_deleted(server), 1.0, at_once=True),
+        Fault("files deleted", "memory", memory_deleted(server), TRITON_S, at_once=True),
         Fault(starved, "workers, and new callers", workers_starved(server), 1.0, at_once=True),
         Fault(starved, of_supervisor, supervisor_starved(server), STUB_S, at_once=True),
     ]
