@@ -49,6 +49,14 @@ def test_an_empty_new_message_is_sent_and_refused_and_not_left_out(guard: Client
     assert "conversation[2].content" in [one.field for one in failed.value.violations]
 
 
+@pytest.mark.parametrize("key", ["", " \n", "qg_1_sécret", "qg_1_secret\nx-other: 1"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(key: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="printable ASCII") as failed:
+            kind("127.0.0.1:1", insecure=True, key=key)
+        assert "secret" not in str(failed.value)
+
+
 @pytest.mark.parametrize(
     "given", [None, b"How?", {"role": "user", "content": "How?"}, 5, ["How?"], [None]]
 )

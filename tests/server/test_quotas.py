@@ -158,8 +158,25 @@ async def test_a_live_answer_costs_its_checks_and_is_held_meanwhile(
         await live.write(pb.ModerateLiveRequest(text=FINE))
         held = await live.read()
         assert retry_of(held.not_checked)
-        assert (await live.read()).cleared_bytes > held.cleared_bytes  # after a while
-        live.cancel()
+        later = await live.read()
+        assert later.cleared_bytes > held.cleared_bytes  # after a while
+        await live.write(pb.ModerateLiveRequest(end=pb.LiveEnd()))
+        assert (await live.read()).state == pb.LIVE_STATE_FINISHED  # so is the last check
+
+
+async def test_a_live_answer_ends_without_a_verdict_that_would_come_too_late(
+    tiny_serve: TinyServe, tmp_path: Path
+) -> None:
+    file = quotas(search={"conversations": rate(0.05, 1)})
+    async with limited(tiny_serve, tmp_path, file) as (client, _):
+        await client.stub.Moderate(ask("Q"), metadata=of("search"))
+        live = client.stub.ModerateLive(metadata=of("search"))
+        await live.write(pb.ModerateLiveRequest(start=pb.LiveStart(request=ask("Q"))))
+        await live.write(pb.ModerateLiveRequest(text=FINE))
+        await live.write(pb.ModerateLiveRequest(end=pb.LiveEnd()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            assert not [reply async for reply in live if reply.cleared_bytes]
+        assert retry_of(rich_status(caught.value))
 
 
 async def test_what_is_in_flight_is_bounded_and_given_back(

@@ -1,6 +1,7 @@
 """One ModerateLive call: the newest beginning that is due is judged while further parts come."""
 
 import asyncio
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -166,13 +167,19 @@ class LiveCall:
         return judged, unsafe
 
     async def _patiently(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
-        """A verdict, also if the engine is away for a moment."""
+        """A verdict, also if the engine is away, or the quota used up, for a moment."""
+        waited_s = 0.0
         while True:
             try:
                 return await self._ask(request, kind)
             except Unavailable as error:
                 self._pause(error)
                 await asyncio.sleep(_AWAY_S)
+            except QuotaExceeded as error:
+                waited_s += math.inf if error.retry_after is None else error.retry_after
+                if waited_s > self._times.away_s:
+                    raise
+                await asyncio.sleep(error.retry_after or 0.0)
 
     async def _ask(self, request: ModerationRequest, kind: CheckKind) -> Moderation:
         """One check. Raises what ends the reading meanwhile, unless that is the caller's end."""
