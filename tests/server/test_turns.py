@@ -131,6 +131,22 @@ async def test_no_refusal_waits_for_long() -> None:
     assert time.monotonic() - begun < 12  # one by one they would take 20
 
 
+async def test_refusals_that_wait_do_not_all_end_at_one_time() -> None:
+    """Else their callers come back at one time: another one waited 0.4 s, each 2.5 s again."""
+    refusals = RefusalTurns()
+    for _ in range(500):  # alone, so they don't wait; they are no debt either
+        refusals.arrived(MANY)
+        assert not refusals.count(MANY)
+    refusals.arrived(ONE)
+    refusals.arrived(MANY)
+    begun = time.monotonic()
+    ends = sorted(time.monotonic() - begun + refusals.count(MANY) for _ in range(1_000))
+    assert ends[50] < 1
+    for index, end in enumerate(ends):
+        soon = sum(end <= other < end + 0.1 for other in ends[index:])
+        assert soon <= 10 + 1_000 // 10
+
+
 async def test_refusals_of_a_connection_are_paced_beside_another_of_its_caller() -> None:
     refusals = RefusalTurns()
     connections = [Caller(MANY.identity, str(number)) for number in range(2)]

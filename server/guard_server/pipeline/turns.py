@@ -31,6 +31,7 @@ _MOST_THREADS = 4
 _MOST_QUEUED = 1024  # texts, for each thread
 _REFUSAL_S = 0.01  # between two refused calls of a caller
 _LONGEST_REFUSAL_S = 2.5  # that one waits
+_GOLDEN_RATIO = 0.618  # its multiples fill a range evenly
 _THERE_S = 1.0  # since its last call
 _MOST_KINDS = 1024  # callers, or connections, of which those that wait are kept
 
@@ -185,6 +186,7 @@ class _Pace:
         self._last_seen = -_THERE_S
         self._other_seen = -_THERE_S
         self._next: dict[Hashable, float] = {}
+        self._spread = 0.0
 
     def arrived(self, kind: Hashable, now: float) -> None:
         if kind != self._last:
@@ -193,12 +195,18 @@ class _Pace:
 
     def delay(self, kind: Hashable, now: float, count: float) -> float:
         """How long so many more of this kind have to wait, in seconds."""
+        seen = self._other_seen if kind == self._last else self._last_seen
+        if now - seen >= _THERE_S:
+            return 0.0
         turn = max(now, self._next.get(kind, now))
+        if turn - now > _LONGEST_REFUSAL_S:
+            # Those that all waited for the same time would be sent again at the same time.
+            self._spread = (self._spread + _GOLDEN_RATIO) % 1
+            return _LONGEST_REFUSAL_S * (1 + self._spread) / 2
         if len(self._next) >= _MOST_KINDS:
             self._next = {name: until for name, until in self._next.items() if until > now}
-        self._next[kind] = min(turn + count * _REFUSAL_S, now + _LONGEST_REFUSAL_S)
-        seen = self._other_seen if kind == self._last else self._last_seen
-        return turn - now if now - seen < _THERE_S else 0.0
+        self._next[kind] = turn + count * _REFUSAL_S
+        return turn - now
 
 
 class Turns:
