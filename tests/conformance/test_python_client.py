@@ -16,6 +16,7 @@ from qwen3guard_client import (
     GuardError,
     InvalidRequest,
     LiveEvent,
+    Message,
     Overloaded,
     Role,
     ServerFailed,
@@ -70,6 +71,22 @@ def test_what_is_no_request_is_a_type_error_and_no_failed_judgement(given: Any) 
             list(guard.stream([given]))
 
 
+@pytest.mark.parametrize(
+    "given", ["How?", b"How?", {"role": "user", "content": "How?"}, request("How?"), Message()]
+)
+async def test_one_request_where_several_are_meant_is_a_type_error(given: Any) -> None:
+    """A text's characters, or a message's keys, would be judged one by one, and allowed."""
+    with Client("127.0.0.1:1", insecure=True) as guard:
+        for call in (guard.batch, guard.stream):
+            with pytest.raises(TypeError, match="Give a list of requests, not "):
+                call(given)
+    async with AsyncClient("127.0.0.1:1", insecure=True) as asking:
+        with pytest.raises(TypeError, match="Give a list of requests, not "):
+            await asking.batch(given)
+        with pytest.raises(TypeError, match="Give a list of requests, not "):
+            asking.stream(given)
+
+
 @pytest.mark.parametrize("arguments", [{"prompt": b"How?"}, {"prompt": "How?", "response": 5}])
 def test_a_prompt_or_response_that_is_no_text_is_a_type_error(arguments: Any) -> None:
     with pytest.raises(TypeError, match="is a str, not"):
@@ -87,7 +104,13 @@ def test_a_key_without_a_value_holds_nothing_that_would_have_to_be_judged() -> N
     assert request(conversation=[message]) == request("How?")
 
 
-@pytest.mark.parametrize("target", ["localhost:{}", "dns:///127.0.0.1:{}", "ipv4:127.0.0.1:{}"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("localhost:{}", "LOCALHOST:{}", "dns:localhost:{}", "dns:///127.0.0.1:{}"),
+        *("ipv4:127.0.0.1:{}", "ipv4:127.0.0.1:{0},127.0.0.2:{0}", "[::ffff:127.0.0.1]:{}"),
+    ],
+)
 def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     target: str, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

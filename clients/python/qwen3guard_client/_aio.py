@@ -21,7 +21,7 @@ from qwen3guard_client._channel import (
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._live import LiveAnswer, LiveEvent
-from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
+from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes, several
 from qwen3guard_client._security import Security
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class AsyncClient:
 
     async def batch(self, given: Iterable[Given], *, timeout: float | None = None) -> list[Outcome]:
         """Judges up to 256 conversations in one call; returns their outcomes in order."""
-        items = list(map(checked, given))
+        items = list(map(checked, several(given)))
         asked = BatchModerateRequest(items=[item.request for item in items])
         return outcomes(
             items,
@@ -98,7 +98,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Outcome, None]:
         """As Client.stream. Leave it early by `aclose`, which cancels what is in flight."""
         stream = AsyncStream(self._stub, self._metadata, self._security, timeout)
-        return stream.outcomes(given)
+        return stream.outcomes(several(given))
 
     def live(
         self, given: "Given | LiveStart", texts: Iterable[str] | AsyncIterable[str]

@@ -19,7 +19,7 @@ from qwen3guard_client._channel import (
 )
 from qwen3guard_client._errors import from_rpc
 from qwen3guard_client._live import LiveAnswer, LiveEvent
-from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes
+from qwen3guard_client._requests import Given, Outcome, as_request, checked, outcomes, several
 from qwen3guard_client._security import Security
 from qwen3guard_client._stream import ThreadStream
 from qwen3guard_client._thread_live import ThreadLive
@@ -91,7 +91,7 @@ class Client:
 
     def batch(self, given: Iterable[Given], *, timeout: float | None = None) -> list[Outcome]:
         """Judges up to 256 conversations in one call; returns their outcomes in order."""
-        items = list(map(checked, given))
+        items = list(map(checked, several(given)))
         asked = BatchModerateRequest(items=[item.request for item in items])
         return outcomes(
             items,
@@ -114,7 +114,7 @@ class Client:
         DeadlineExceeded, and the stream goes on. Without one, the server bounds each request.
         """
         stream = ThreadStream(self._stub, self._metadata, self._security, timeout)
-        return stream.outcomes(map(checked, given))
+        return stream.outcomes(map(checked, several(given)))
 
     def live(
         self, given: "Given | LiveStart", texts: Iterable[str]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from qwen3guard.v1.moderation_pb2 import BatchModerateResponse, ModerateRequest, ModerateResponse
 from qwen3guard.v1.types_pb2 import Message, Policy
@@ -11,6 +11,8 @@ from qwen3guard_client._messages import ChatMessage, as_message, text_message
 
 if TYPE_CHECKING:  # stubs of an older contract lack it
     from qwen3guard.v1.types_pb2 import MarkerTreatment
+
+T = TypeVar("T")
 
 Given = str | ModerateRequest | Iterable[ChatMessage]
 """A user's prompt, a whole request, or a conversation's messages, as for `request`."""
@@ -99,6 +101,15 @@ def checked(given: Given) -> Checked:
         return Checked(as_request(given))
     except InvalidRequest as error:
         return Checked(ModerateRequest(), error)
+
+
+def several(given: T) -> T:
+    """The same. Raises TypeError for one request, whose characters or keys would be judged."""
+    if isinstance(given, (str, bytes, bytearray, Mapping, ModerateRequest, Message)):
+        raise TypeError(
+            f"Give a list of requests, not {type(given).__name__}; `moderate` judges one request."
+        )
+    return given
 
 
 def outcomes(asked: Sequence[Checked], reply: BatchModerateResponse) -> list[Outcome]:

@@ -44,8 +44,13 @@ class Security:
 
 
 def address_of(target: str) -> tuple[str, int] | None:
-    """Host and port of a target such as `localhost:50051`, `dns:///[::1]:50051`; others: None."""
-    address = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+    """Host and port of a target such as `localhost:50051`, `dns:///[::1]:50051`; others: None.
+
+    Of a list of addresses they are the first one's.
+    """
+    address = target.rpartition("/")[2].partition(",")[0]
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        address = address.removeprefix(scheme)
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
 
