@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
 
@@ -51,3 +51,17 @@ def credentials(
     return grpc.ssl_channel_credentials(
         ca.read_bytes(), key.read_bytes() if key else None, cert.read_bytes() if cert else None
     )
+
+
+def in_options(error: Exception) -> str:
+    """The error's text, with the command's options where it names the Python client's."""
+    said = str(error).replace("leave insecure=True out", "name its authorities by --tls-ca")
+    return said.replace("use insecure=True, or give it a certificate", "leave --tls-ca out")
+
+
+def fail_unavailable(target: str, error: Exception) -> NoReturn:
+    """Ends the command: there is no server at `target`, or one that disagrees about TLS."""
+    said = in_options(error)
+    if said != str(error):
+        fail(said)
+    fail(f"No server answers at {target} ({said}). Start one: `make serve`.")

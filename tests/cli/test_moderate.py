@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.commands import guard
 from tests.support.gateway import Client
@@ -143,6 +144,21 @@ def test_a_client_certificate_without_authorities_is_refused() -> None:
     done = guard("moderate", "x", "--tls-cert", here, "--tls-key", here)
     assert done.returncode == 2
     assert "--tls-ca" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["moderate", "eval"])
+def test_a_server_without_tls_is_named_with_the_commands_option(
+    command: str, served: Served, tmp_path: Path
+) -> None:
+    row = tmp_path / "own.jsonl"
+    row.write_text('{"prompt": "How do plants grow?", "prompt_label": "safe"}\n')
+    given = ["x"] if command == "moderate" else [str(row), "--out", str(tmp_path)]
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    done = guard(command, *given, "--target", f"127.0.0.1:{served.port}", "--tls-ca", str(ca))
+    assert done.returncode == 1
+    assert f"127.0.0.1:{served.port} speaks no TLS: leave --tls-ca out." in done.stderr
+    assert "insecure=True" not in done.stderr
 
 
 async def test_no_content_is_logged(served: Served, client: Client) -> None:

@@ -26,6 +26,9 @@ def test_a_files_policies_are_shown_or_what_is_wrong_with_it(tmp_path: Path) -> 
     assert done.exit_code == 0
     [chat] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["chat"]]
     assert (len(chat[1]), chat[2:]) == (12, ["search"])
+    rows = [json.loads(line) for line in guard_policy("check", path, "--json").stdout.splitlines()]
+    of = {row["policy"]: (row["of"], row["floor_of"]) for row in rows}
+    assert of == {"kids": ([], ["search"]), "chat": (["search"], [])}
     path.write_text(json.dumps(FILE | {"others": {"policy": "none"}}))
     done = guard_policy("check", path)
     assert done.exit_code == 1

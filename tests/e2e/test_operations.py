@@ -127,7 +127,12 @@ async def test_mutual_tls_from_the_command_line(blue: Path, tmp_path: Path) -> N
         named = [*anonymous, "--tls-cert", theirs, "--tls-key", theirs]
         assert (await asyncio.to_thread(guard, *named)).returncode == 0
         assert (await asyncio.to_thread(guard, *anonymous)).returncode == 1
-        assert (await asyncio.to_thread(guard, *ask_it)).returncode == 1
+        plain = await asyncio.to_thread(guard, *ask_it)
+        assert plain.returncode == 1
+        assert (
+            f"localhost:{up.port} speaks TLS only: name its authorities by --tls-ca."
+            in plain.stderr
+        )
         data = tmp_path / "own.jsonl"
         data.write_text('{"id": "a", "prompt": "How do plants grow?", "prompt_label": "safe"}\n')
         evaluate = ["eval", str(data), "--out", str(tmp_path / "eval"), *named[2:]]

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from guard_cli.connection import connect, credentials
+from guard_cli.connection import connect, credentials, in_options
 from guard_cli.options import (
     DEFAULT_TARGET,
     RUN,
@@ -110,7 +110,7 @@ def evaluate(
         with writing(out):
             evaluation = asyncio.run(run())
     except EvaluationFailed as error:
-        fail(str(error))
+        fail(in_options(error))
     except KeyboardInterrupt:
         fail("Stopped. The answers so far are kept: run the same command again to go on.", code=130)
     _report(evaluation, sets, target, out, paper=paper, json=json)
@@ -153,7 +153,7 @@ def _live(
     try:
         runs = asyncio.run(run())
     except* EvaluationFailed as failed:
-        fail(str(failed.exceptions[0]))
+        fail(in_options(failed.exceptions[0]))
     figures = live_figures(runs)
     with writing(out):
         draw_cleared(runs, out / "cleared.png")

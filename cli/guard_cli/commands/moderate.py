@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from guard_cli.connection import connect, credentials
+from guard_cli.connection import connect, credentials, fail_unavailable
 from guard_cli.controversial import ControversialOption
 from guard_cli.live_view import type_answer
 from guard_cli.options import (
@@ -147,7 +147,7 @@ def _type(
         last = type_answer(client, LiveStart(request=requests[0]), answer, rate, json=json)
     except GuardError as error:
         if isinstance(error, Unavailable):
-            fail(f"No server answers at {target} ({error}). Start one: `make serve`.")
+            fail_unavailable(target, error)
         fail(str(error))
     return _EXIT_CODES[last.action]
 
@@ -173,7 +173,7 @@ def _judge(
             )
     except GuardError as error:
         if not answers and isinstance(error, Unavailable):
-            fail(f"No server answers at {target} ({error}). Start one: `make serve`.")
+            fail_unavailable(target, error)
         ended = status_pb2.Status(code=error.status.code, message=f"not answered: {error}")
     return [
         answers.get(index) or StreamModerateResponse(error=ended) for index in range(len(requests))

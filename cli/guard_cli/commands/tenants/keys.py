@@ -1,5 +1,6 @@
 """`guard keys`: the API keys of a server's callers, in the file that its gateways follow."""
 
+import json as as_json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from guard_cli.options import fail
+from guard_cli.options import JsonLinesOption, fail
 from guard_core.errors import TenantsInvalid
 from guard_core.tenants import key_file
 
@@ -40,12 +41,18 @@ def add(tenant: Annotated[str, typer.Argument(help="Whose key it is.")], file: _
 
 
 @keys.command("list")
-def list_keys(file: _File) -> None:
+def list_keys(file: _File, json: JsonLinesOption = False) -> None:
     """Show the ids of all keys, with their tenants."""
     with _changing(file):
         found = key_file.load(file)
+    rows = sorted(found.keys.items(), key=lambda each: each[1].tenant)
+    if json:
+        for number, record in rows:
+            created = record.created.isoformat()
+            typer.echo(as_json.dumps({"id": number, "tenant": record.tenant, "created": created}))
+        return
     table = Table("ID", "Tenant", "Created", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, record in sorted(found.keys.items(), key=lambda each: each[1].tenant):
+    for number, record in rows:
         table.add_row(number, record.tenant, f"{record.created:%Y-%m-%d %H:%M} UTC")
     Console(highlight=False).print(table)
 

@@ -1,5 +1,6 @@
 """`guard policy`: checks tenants.json, and a server's actions by it."""
 
+import json as as_json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from guard_cli.connection import connect, credentials
+from guard_cli.connection import connect, credentials, in_options
 from guard_cli.options import (
     DEFAULT_TARGET,
     CaOption,
     CertOption,
+    JsonLinesOption,
     KeyOption,
     TargetOption,
     fail,
@@ -47,7 +49,7 @@ class PolicyExample(Record):
 
 
 @policy.command()
-def check(file: _File) -> None:
+def check(file: _File, json: JsonLinesOption = False) -> None:
     """Check a tenants.json, and show its policies' versions; exit code 1 if it would be refused."""
     try:
         found = tenant_file.load(file)
@@ -58,8 +60,12 @@ def check(file: _File) -> None:
     for name, each in found.policies.items():
         by_default = [who for who, tenant in tenants.items() if tenant.policy == name]
         floored = [who for who, tenant in tenants.items() if tenant.floor == name]
+        row = {"policy": name, "version": each.version, "of": by_default, "floor_of": floored}
+        if json:
+            typer.echo(as_json.dumps(row))
         table.add_row(name, each.version, ", ".join(by_default), ", ".join(floored))
-    Console(highlight=False).print(table)
+    if not json:
+        Console(highlight=False).print(table)
 
 
 @policy.command()
@@ -80,7 +86,7 @@ def test(
         try:
             outcomes = list(client.stream(example.asked() for example in examples))
         except GuardError as error:
-            fail(f"{target}: {error}")
+            fail(f"{target}: {in_options(error)}")
     failed = 0
     for outcome in sorted(outcomes, key=lambda each: each.index):
         if problem := _problem(examples[outcome.index], outcome):
