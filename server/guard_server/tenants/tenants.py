@@ -17,8 +17,8 @@ from guard_server.tenants.certificate_names import CertificateNames
 from guard_server.tenants.identification import Identification
 from guard_server.tenants.key_ring import KeyRing
 from guard_server.tenants.quotas import Quotas
-from guard_server.tenants.rules import Rules
 from guard_server.tenants.shared_usage import BEAT_S, SharedUsage
+from guard_server.tenants.tenant_rules import Rules
 
 _POLL_S = 0.25
 

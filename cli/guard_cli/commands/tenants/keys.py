@@ -1,8 +1,8 @@
 """`guard keys`: the API keys of a server's callers, in the file that its gateways follow."""
 
-import json as as_json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -45,14 +45,13 @@ def list_keys(file: _File, json: JsonLinesOption = False) -> None:
     """Show the ids of all keys, with their tenants."""
     with _changing(file):
         found = key_file.load(file)
-    rows = sorted(found.keys.items(), key=lambda each: each[1].tenant)
     if json:
-        for number, record in rows:
-            created = record.created.isoformat()
-            typer.echo(as_json.dumps({"id": number, "tenant": record.tenant, "created": created}))
+        for number, record in found.keys.items():
+            shown = {"id": number, "tenant": record.tenant, "created": record.created.isoformat()}
+            typer.echo(dumps(shown))
         return
     table = Table("ID", "Tenant", "Created", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, record in rows:
+    for number, record in sorted(found.keys.items(), key=lambda each: each[1].tenant):
         table.add_row(number, record.tenant, f"{record.created:%Y-%m-%d %H:%M} UTC")
     Console(highlight=False).print(table)
 

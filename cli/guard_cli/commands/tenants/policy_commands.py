@@ -1,7 +1,7 @@
 """`guard policy`: checks tenants.json, and a server's actions by it."""
 
-import json as as_json
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from guard_cli.connection import connect, credentials, in_options
+from guard_cli.connection import connect, credentials
 from guard_cli.options import (
     DEFAULT_TARGET,
     CaOption,
@@ -55,17 +55,25 @@ def check(file: _File, json: JsonLinesOption = False) -> None:
         found = tenant_file.load(file)
     except TenantsInvalid as error:
         fail(str(error))
-    table = Table("Policy", "Version", "Of", "Floor of", box=box.SIMPLE_HEAD, pad_edge=False)
     tenants = {**found.tenants, "others": found.others}
-    for name, each in found.policies.items():
-        by_default = [who for who, tenant in tenants.items() if tenant.policy == name]
-        floored = [who for who, tenant in tenants.items() if tenant.floor == name]
-        row = {"policy": name, "version": each.version, "of": by_default, "floor_of": floored}
-        if json:
-            typer.echo(as_json.dumps(row))
-        table.add_row(name, each.version, ", ".join(by_default), ", ".join(floored))
-    if not json:
-        Console(highlight=False).print(table)
+    rows = [
+        {
+            "policy": name,
+            "version": each.version,
+            "of": [who for who, tenant in tenants.items() if tenant.policy == name],
+            "floor_of": [who for who, tenant in tenants.items() if tenant.floor == name],
+        }
+        for name, each in found.policies.items()
+    ]
+    if json:
+        for row in rows:
+            typer.echo(dumps(row))
+        return
+    table = Table("Policy", "Version", "Of", "Floor of", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        cells = (each if isinstance(each, str) else ", ".join(each) for each in row.values())
+        table.add_row(*cells)
+    Console(highlight=False).print(table)
 
 
 @policy.command()
@@ -75,6 +83,7 @@ def test(
     tls_ca: CaOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
+    json: JsonLinesOption = False,
 ) -> None:
     """Judge examples by a running server; exit code 1 if an action is not the expected one.
 
@@ -86,14 +95,22 @@ def test(
         try:
             outcomes = list(client.stream(example.asked() for example in examples))
         except GuardError as error:
-            fail(f"{target}: {in_options(error)}")
-    failed = 0
-    for outcome in sorted(outcomes, key=lambda each: each.index):
-        if problem := _problem(examples[outcome.index], outcome):
-            failed += 1
-            typer.echo(f"{file}:{outcome.index + 1}: {problem}")
-    typer.echo(f"{len(examples) - failed} of {len(examples)} examples have the expected action.")
-    if failed or not examples:
+            fail(f"{target}: {error}")
+    problems = [
+        (outcome.index + 1, problem)
+        for outcome in sorted(outcomes, key=lambda each: each.index)
+        if (problem := _problem(examples[outcome.index], outcome))
+    ]
+    for number, problem in problems:
+        typer.echo(
+            dumps({"line": number, "problem": problem}) if json else f"{file}:{number}: {problem}"
+        )
+    passed = len(examples) - len(problems)
+    if json:
+        typer.echo(dumps({"examples": len(examples), "passed": passed}))
+    else:
+        typer.echo(f"{passed} of {len(examples)} examples have the expected action.")
+    if problems or not examples:
         raise typer.Exit(1)
 
 
