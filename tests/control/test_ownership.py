@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -65,6 +66,16 @@ def test_a_directory_is_free_again_when_its_owner_was_killed(tmp_path: Path) -> 
         owner.kill()
     with owned(tmp_path):
         pass
+
+
+def test_another_user_cannot_take_the_lock(tmp_path: Path) -> None:
+    """Whoever can open it to read can lock it, and then no server starts."""
+    lock = tmp_path / "lock"
+    lock.touch(0o644)  # of an earlier version
+    for _ in range(2):
+        with owned(tmp_path):
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+        lock.unlink()
 
 
 def test_servers_of_one_port_number_have_directories_of_their_own(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def owned(run: Path) -> Iterator[None]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchmod(lock, 0o600)  # earlier versions let all read it, and who can read it can lock it
+        return lock
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
