@@ -74,13 +74,14 @@ INSIDE = {
         "tenants": {"settings", "identity", "pipeline", "routing"},
         "refusing": {"api", "pipeline", "identity"},
         "receiving": {"api", "pipeline", "routing", "refusing", "identity"},
+        "gateway_status": {"api", "listening", "routing", "settings", "telemetry", "tls"},
         "grpc_listener": {"api", "listening", "pipeline", "settings", "tls"},
         "wiring": {
             *("api", "pipeline", "routing", "telemetry", "tenants", "tls"),
             *("settings", "tuning", "drain", "grpc_listener", "refusing"),
             "receiving",
         },
-        "app": {"settings", "tuning", "telemetry", "wiring"},
+        "app": {"gateway_status", "settings", "tuning", "telemetry", "wiring"},
         "__main__": {"app", "settings", "log"},
     },
     "guard_control": {
@@ -102,8 +103,9 @@ INSIDE = {
             *("errors", "events", "rollback_target", "traffic_files"),
             *("slot_processes", "triton_process", "gateway_workers"),
         },
+        "gateways": set(),
         "rollout": {"errors", "events", "fleet", "slot_processes"},
-        "api": {"errors", "fleet", "rollout", "slot_processes", "gateway_workers"},
+        "api": {"errors", "fleet", "rollout", "slot_processes", "gateways"},
         "supervisor": {
             *("api", "events", "fleet", "host"),
             *("slot_processes", "gateway_workers", "traffic_files"),

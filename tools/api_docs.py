@@ -14,7 +14,10 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 _PACKAGE = "qwen3guard.v1"
-_OPERATORS = "qwen3guard/v1/deployment.proto"  # comes last: most readers are callers
+_OPERATORS = (  # come last: most readers are callers
+    "qwen3guard/v1/deployment.proto",
+    "qwen3guard/v1/gateway_status.proto",
+)
 # Field numbers in descriptor.proto, of which a source location's path consists.
 _MESSAGES, _ENUMS, _SERVICES = 4, 5, 6
 _FIELDS, _VALUES, _METHODS = 2, 2, 2
@@ -43,7 +46,7 @@ class _Comments:
 def reference(descriptors: FileDescriptorSet) -> Iterator[str]:
     """Lines of Markdown: services, messages, enums; the callers' before the operators'."""
     ours = (file for file in descriptors.file if file.package == _PACKAGE)
-    files = sorted(ours, key=lambda file: (file.name == _OPERATORS, file.name))
+    files = sorted(ours, key=lambda file: (file.name in _OPERATORS, file.name))
     yield "# API reference"
     yield ""
     yield "Generated from `proto/` by `make proto`: services first, then messages, then enums."

@@ -1,7 +1,8 @@
-"""Which running server a command operates on, and how it reaches that server's control plane."""
+"""Which running server or fleet a command operates on, and how it reaches the control plane."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +30,21 @@ _ControlOption = Annotated[
         "given: its socket on this machine, which is found by --target.",
     ),
 ]
-_CLIENT = "server"
+_FleetOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FLEET.yaml",
+        help="Several gateways instead of one server: the file says where they are, and which "
+        "certificates they are shown.",
+    ),
+]
+_CLIENT, _FLEET = "server", "fleet"
 
 
-def with_server(command: Callable[..., None]) -> Callable[..., None]:
+def with_server(command: Callable[..., None], *, or_fleet: bool = False) -> Callable[..., None]:
     """Gives a Typer command the options that say which server, instead of its parameter `server`.
 
-    That is a client of the server's DeploymentService.
+    That is a client of the server's DeploymentService, or with `or_fleet` of a fleet's.
     """
     own = [each for name, each in inspect.signature(command).parameters.items() if name != _CLIENT]
 
@@ -46,15 +55,33 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
         tls_ca: CaOption = None,
         tls_cert: CertOption = None,
         tls_key: KeyOption = None,
+        fleet: _FleetOption = None,
         json: JsonLinesOption = False,
         **given: Any,
     ) -> None:
-        command(server=_client(target, control, tls_ca, tls_cert, tls_key, json=json), **given)
+        if fleet is None:
+            server = _client(target, control, tls_ca, tls_cert, tls_key, json=json)
+            command(server=server, **given)
+            return
+        if control or tls_ca or tls_cert or tls_key:
+            fail("--fleet says it all: leave out --control and --tls-*.", code=2)
+        with _fleet_client(fleet, json=json) as server:
+            command(server=server, **given)
 
-    options = list(inspect.signature(run).parameters.values())[:-1]
+    *options, _ = inspect.signature(run).parameters.values()
+    options = [each for each in options if or_fleet or each.name != _FLEET]
     setattr(run, "__signature__", inspect.Signature([*own, *options]))  # noqa: B010
     run.__doc__ = command.__doc__
     return run
+
+
+@contextmanager
+def _fleet_client(fleet: Path, *, json: bool) -> "Iterator[DeploymentClient]":
+    from guard_cli.deployment_client import DeploymentClient  # noqa: PLC0415
+    from guard_cli.fleet_connection import fleet_controlled  # noqa: PLC0415
+
+    with fleet_controlled(fleet) as control:
+        yield DeploymentClient(control, None, json=json)
 
 
 def _client(

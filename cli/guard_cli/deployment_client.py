@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from guard_cli.options import fail
-from guard_cli.slots_table import table
+from guard_cli.slots_table import problems, table
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
 
@@ -43,11 +43,8 @@ class DeploymentClient:
             listed = service.ListSlots(pb.ListSlotsRequest(), timeout=_LIST_S)
             if not self._said(listed):
                 self._out.print(table(listed, replicas=replicas))
-                for worker in listed.workers:
-                    if worker.refused:
-                        self._out.print(
-                            f"[red]Gateway process {worker.pid}:[/] {escape(worker.refused)}"
-                        )
+                for who, problem in problems(listed):
+                    self._out.print(f"[red]{escape(who)}:[/] {escape(problem)}")
             if not watch:
                 return
             for event in service.WatchEvents(pb.WatchEventsRequest()):

@@ -44,10 +44,31 @@ def table(listed: pb.ListSlotsResponse, *, replicas: bool = False) -> Group:
             lines += _replicas(slot)
     count = len(listed.workers)
     processes = "1 gateway process" if count == 1 else f"{count} gateway processes"
-    lines.append(f"{processes}, traffic {listed.generation}")
+    of = f" of {len(listed.gateways)} gateways" if listed.gateways else ""
+    lines.append(f"{processes}{of}, traffic {listed.generation}")
     if listed.rollback_to:
         lines.append(f"`guard rollback` gives the traffic to {listed.rollback_to}")
     return Group(shown, *map(escape, lines))
+
+
+def problems(listed: pb.ListSlotsResponse) -> Iterator[tuple[str, str]]:
+    """Which gateways or processes do not do what they should, and what is wrong."""
+    for gateway in listed.gateways:
+        if gateway.problem:
+            yield f"Gateway {gateway.address}", gateway.problem
+    versions = {one.version for one in listed.gateways if one.version}
+    if len(versions) > 1:
+        for gateway in listed.gateways:
+            if gateway.version:
+                yield f"Gateway {gateway.address}", f"is of version {gateway.version}"
+    for worker in listed.workers:
+        who = f"Gateway process {worker.pid}"
+        if worker.gateway:
+            who = f"Gateway {worker.gateway}, process {worker.pid}"
+        if worker.refused:
+            yield who, worker.refused
+        elif worker.gateway and worker.generation != listed.generation:
+            yield who, f"follows traffic {worker.generation}, not {listed.generation}"
 
 
 def _what(slot: pb.SlotInfo) -> str:

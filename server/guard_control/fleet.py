@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from guard_control import rollback_target
 from guard_control.errors import NoSuchSlot, PreconditionFailed
 from guard_control.events import Events
-from guard_control.gateway_workers import Workers, WorkerSnapshot
+from guard_control.gateway_workers import Workers
 from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.traffic_files import TrafficFiles
@@ -19,6 +19,7 @@ from guard_control.triton_process import TritonFailed
 from guard_core.errors import SlotInvalid, quoted
 from guard_core.schema import first_problem
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 
 _POLL_S = 0.02
 _FOLLOW_S = 15.0

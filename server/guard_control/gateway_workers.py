@@ -6,18 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from guard_control.events import Events
 from guard_control.host.child_process import kill_with_parent
 from guard_control.keeper import persist
-from guard_server.routing.health_check import ReplicaState
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 from guard_server.settings import Settings
 from guard_server.telemetry import metric_sums, worker_status
 from guard_server.telemetry.metric_sums import Family
 from guard_server.telemetry.supervisor_link import WorkerLink
-from guard_server.telemetry.worker_status import SlotStatus, WorkerStatus
 
 _RESTART_S = (0.5, 30.0)  # first and longest pause
 _STEADY_S = 60  # a worker that ran for so long restarts after the first pause again
@@ -30,63 +28,6 @@ _STARTING_S = 120.0  # as long until its first one
 
 class WorkersFailed(Exception):
     """A worker ended before it served; its own message is on standard error."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSnapshot:
-    """The workers' statuses, read once: every answer below is about the same moment."""
-
-    running: frozenset[int]  # process ids
-    statuses: tuple[WorkerStatus, ...]  # of running workers with a fresh status
-
-    @property
-    def all_reporting(self) -> bool:
-        """Whether every running worker has a fresh status: a silent one may do anything."""
-        return bool(self.statuses) and {status.pid for status in self.statuses} == self.running
-
-    @property
-    def refusals(self) -> list[str]:
-        """Why workers do not follow the newest traffic."""
-        return [status.refused for status in self.statuses if status.refused]
-
-    def all_follow(self, generation: int) -> bool:
-        """Whether every running worker follows this generation of the traffic."""
-        return self.all_reporting and all(
-            status.generation == generation for status in self.statuses
-        )
-
-    def slot(self, name: str) -> dict[int, SlotStatus]:
-        """The slot's status by process id; workers without a status of it are left out."""
-        return {status.pid: status.slots[name] for status in self.statuses if name in status.slots}
-
-    def ready(self, name: str) -> bool:
-        """Whether every running worker gets verdicts from the slot."""
-        return self.all_reporting and all(
-            name in status.slots and status.slots[name].ready for status in self.statuses
-        )
-
-    def ready_replicas(self, name: str) -> int:
-        """How many of the slot's Tritons give verdicts to every running worker, at least."""
-        if not self.ready(name):
-            return 0
-        states = [status.slots[name].replicas.values() for status in self.statuses]
-        return min(sum(one.state is ReplicaState.READY for one in each) for each in states)
-
-    def in_flight(self, name: str) -> int:
-        """The slot's requests in flight, in workers that report."""
-        return sum(
-            (status.slots[name].in_flight if name in status.slots else 0)
-            + status.closing.get(name, 0)
-            for status in self.statuses
-        )
-
-    def idle(self, name: str) -> bool:
-        """Whether no worker has a request in flight to the slot."""
-        return self.all_reporting and not self.in_flight(name)
-
-    def closed(self, name: str) -> bool:
-        """Whether every worker has let go of a slot that was taken out of the traffic."""
-        return self.all_reporting and not any(name in status.closing for status in self.statuses)
 
 
 class Workers:
@@ -128,11 +69,10 @@ class Workers:
 
     def snapshot(self) -> WorkerSnapshot:
         """Reads every worker's status file."""
+        found = {status.pid: status for status in worker_status.read(self._status)}
+        running = {pid: found[pid].key if pid in found else pid for pid in self._running}
         return WorkerSnapshot(
-            frozenset(self._running),
-            tuple(
-                status for status in worker_status.read(self._status) if status.pid in self._running
-            ),
+            frozenset(running.values()), tuple(found[pid] for pid in running if pid in found)
         )
 
     async def metrics(self) -> Sequence[Family]:

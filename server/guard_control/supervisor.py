@@ -94,6 +94,8 @@ async def supervising(
     check_port(settings.host, settings.port, "--port (`make serve PORT=...`)")
     if settings.metrics_port is not None:  # before Triton starts: it would be found out late
         check_port(settings.metrics_host, settings.metrics_port, "--metrics-port")
+    if settings.status_port is not None:
+        check_port(settings.status_host, settings.status_port, "--status-port")
     if control is not None:
         check_port(control.host, control.port, "--control-port")
     with ownership.owned(run), shared_memory.directory() as memory:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from guard_core.slot import traffic
+from guard_server.gateway_status import status_service
 from guard_server.settings import Settings
 from guard_server.telemetry.prometheus import exported
 from guard_server.telemetry.supervisor_link import SupervisorLink
@@ -46,7 +47,7 @@ async def serving(settings: Settings, tuning: Tuning | None = None) -> AsyncIter
     """
     gateway = build(settings, tuning or Tuning())
     with _metrics_exported(gateway):
-        async with gateway.router:
+        async with gateway.router, status_service.listening(settings, gateway.status):
             tasks = _start_background(gateway)
             last_answers_s = 0.0
             try:
@@ -99,7 +100,7 @@ def _start_background(gateway: Gateway) -> list[asyncio.Task[None]]:
     if settings.traffic is not None:
         work.append(router.follow(traffic.changes(settings.traffic)))
     if settings.status is not None:
-        work.append(Publisher(settings.status, router).run())
+        work.append(Publisher(settings.status, gateway.status).run())
     if settings.supervisor is not None:
         registry = gateway.metrics.registry if gateway.metrics else None
         work.append(SupervisorLink(settings.supervisor, registry).run())

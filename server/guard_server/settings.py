@@ -84,6 +84,23 @@ class Settings(ListenerSettings):
         description="Directory of worker status files; workers on one port read it to share the "
         "concurrency limit.",
     )
+    status_host: str = Field(
+        default="127.0.0.1",
+        description="Address of the status service, for rollouts over gateways.",
+    )
+    status_port: int | None = Field(
+        default=None,
+        gt=0,
+        le=65535,
+        description="Port of the status service; with its three files below.",
+    )
+    status_tls_cert: Path | None = Field(
+        default=None, description="PEM certificate chain of the status service."
+    )
+    status_tls_key: Path | None = Field(default=None, description="PEM key of that certificate.")
+    status_tls_client_ca: Path | None = Field(
+        default=None, description="PEM authorities: whoever has a certificate from one may ask."
+    )
     supervisor: int | None = Field(
         default=None,
         description="File descriptor of a socket to the supervisor, which gets heartbeats and "
@@ -93,7 +110,7 @@ class Settings(ListenerSettings):
         default="json", description="Format of log lines."
     )
 
-    @field_validator("port", "metrics_port", mode="before")
+    @field_validator("port", "metrics_port", "status_port", mode="before")
     @classmethod
     def _no_service_link(cls, port: object) -> object:
         if isinstance(port, str) and port.startswith("tcp://"):
@@ -124,6 +141,19 @@ class Settings(ListenerSettings):
             raise ValueError(
                 "TLS to Triton needs GUARD_TRITON_TLS_CA, GUARD_TRITON_TLS_CERT and "
                 "GUARD_TRITON_TLS_KEY together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _status_service_is_whole(self) -> Self:
+        given = (
+            *(self.status_port, self.status_tls_cert, self.status_tls_key),
+            self.status_tls_client_ca,
+        )
+        if any(given) and not all(given):
+            raise ValueError(
+                "the status service takes mutual TLS only: give its port, certificate, key and "
+                "client authorities together, or none of them"
             )
         return self
 

@@ -29,6 +29,7 @@ from guard_server.telemetry.kserve_statistics import KServeStatistics
 from guard_server.telemetry.live_metrics import LiveMetrics
 from guard_server.telemetry.prometheus import Metrics, ShadowMetrics
 from guard_server.telemetry.tenant_metrics import TenantMetrics
+from guard_server.telemetry.worker_status import OwnStatus
 from guard_server.tenants.tenants import Tenants
 from guard_server.tls.certificates import files_of, triton_files_of
 from guard_server.tls.renewal import RenewedCertificates
@@ -45,6 +46,7 @@ class Gateway:
     tuning: Tuning
     listeners: Listeners
     router: Router
+    status: OwnStatus
     shadow: Shadow
     health: Health
     drain: Drain
@@ -130,8 +132,8 @@ def build(settings: Settings, tuning: Tuning) -> Gateway:
     both = bounded(tenants.identify), bounded(tenants.identify_edge)
     listeners = Listeners(settings, certificates, turns.refusals, *both)
     return Gateway(
-        *(settings, tuning, listeners, router, shadow, health, drain, receiving, tenants),
-        *(metrics, certificates, triton_certificates),
+        *(settings, tuning, listeners, router, OwnStatus(router), shadow, health, drain),
+        *(receiving, tenants, metrics, certificates, triton_certificates),
     )
 
 

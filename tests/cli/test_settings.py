@@ -47,12 +47,24 @@ VALUES = {
     "metrics_port": ("0", "9000"),
     "metrics_host": ("127.0.0.2", "localhost"),
     "log_format": ("console", "json"),
+    "status_host": ("127.0.0.2", "localhost"),
+    "status_port": ("1", "65535"),
+    "status_tls_cert": ("a.pem", "b.pem"),
+    "status_tls_key": ("a.pem", "b.pem"),
+    "status_tls_client_ca": ("a.pem", "b.pem"),
+}
+_STATUS = {
+    "status_port": "1",
+    "status_tls_cert": "cert.pem",
+    "status_tls_key": "key.pem",
+    "status_tls_client_ca": "ca.pem",
 }
 MUTUAL = {"tls_cert": "cert.pem", "tls_key": "key.pem", "tls_client_ca": "ca.pem"}
 WITH_IT = {  # a setting that is refused alone
     "callers": {"keys": "a.json"},
     "edge_port": {**MUTUAL, "edge_sans": "a.example"},
     "edge_sans": {**MUTUAL, "edge_port": "1"},
+    **{name: {k: v for k, v in _STATUS.items() if k != name} for name in _STATUS},
     "tls_cert": {"tls_key": "key.pem"},
     "tls_key": {"tls_cert": "cert.pem"},
     "tls_client_ca": {"tls_cert": "cert.pem", "tls_key": "key.pem"},

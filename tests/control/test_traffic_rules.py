@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from guard_control.api import messages
-from guard_control.api.last_minute import LastMinute
 from guard_control.errors import PreconditionFailed
 from guard_control.fleet import Fleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Shift, Step
 from guard_core.slot.traffic import ShadowTraffic
+from guard_server.gateway_status.last_minute import LastMinute
 from guard_server.routing.health_check import ReplicaState
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.stand_ins.fleet import PID, Fleeting, replica, stand_in, with_replicas

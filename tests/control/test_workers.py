@@ -2,7 +2,7 @@
 
 import pytest
 
-from guard_control.gateway_workers import WorkerSnapshot
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 from guard_server.telemetry.worker_status import ShadowStatus, SlotStatus, WorkerStatus
 
 

@@ -1,5 +1,6 @@
 """Commands for the slots of a running server: clients of DeploymentService."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ KeepOld = Annotated[
 _STEPS, _PAUSE, _FACTOR = "5,25,50,100", 10.0, 2.0
 
 
-@with_server
+@partial(with_server, or_fleet=True)
 def slots(
     server: "DeploymentClient",
     watch: Annotated[

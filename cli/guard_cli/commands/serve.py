@@ -208,7 +208,7 @@ class _Server:
 
     def _banner(self, fleet: Fleet) -> None:
         settings, slot = self._settings, fleet.slots[fleet.active]
-        model, engine = slot.manifest.model, slot.manifest.engine
+        model = slot.manifest.model
         security = "plain text"
         if settings.tls_cert:
             security = "mutual TLS" if settings.tls_client_ca else "TLS"
@@ -221,7 +221,7 @@ class _Server:
             "Metrics": f"http://{settings.metrics_host}:{settings.metrics_port}/metrics",
             **_tritons(slot),
             "Model": f"{model.name}  {slot.manifest.fingerprint}  slot {slot.name}",
-            "Engine": f"{engine.kind} {engine.version}, {engine.weights}",
+            "Engine": slot.manifest.engine.summary,
         }
         if not settings.metrics_port:
             del facts["Metrics"]

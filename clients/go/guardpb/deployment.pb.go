@@ -713,7 +713,9 @@ type Worker struct {
 	// Generation of the traffic.json that the worker follows.
 	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Why the worker does not follow the newest generation; empty if it does.
-	Refused       string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Address of its gateway, where there are several.
+	Gateway       string `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +771,77 @@ func (x *Worker) GetRefused() string {
 	return ""
 }
 
+func (x *Worker) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+// One of several gateways.
+type Gateway struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Address of its status service.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Version of the server; empty if it does not answer.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Why it does not answer; empty if it does.
+	Problem       string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gateway) Reset() {
+	*x = Gateway{}
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gateway) ProtoMessage() {}
+
+func (x *Gateway) ProtoReflect() protoreflect.Message {
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
+func (*Gateway) Descriptor() ([]byte, []int) {
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Gateway) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Gateway) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Gateway) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // Empty.
 type ListSlotsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -778,7 +851,7 @@ type ListSlotsRequest struct {
 
 func (x *ListSlotsRequest) Reset() {
 	*x = ListSlotsRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +863,7 @@ func (x *ListSlotsRequest) String() string {
 func (*ListSlotsRequest) ProtoMessage() {}
 
 func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[5]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +876,7 @@ func (x *ListSlotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSlotsRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{5}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{6}
 }
 
 // Running slots and workers.
@@ -817,14 +890,16 @@ type ListSlotsResponse struct {
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// The slot that a rollback would return the traffic to; empty if there is none, or if that slot has
 	// all of the traffic.
-	RollbackTo    string `protobuf:"bytes,4,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
+	RollbackTo string `protobuf:"bytes,4,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
+	// The gateways, where there are several; else empty.
+	Gateways      []*Gateway `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSlotsResponse) Reset() {
 	*x = ListSlotsResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +911,7 @@ func (x *ListSlotsResponse) String() string {
 func (*ListSlotsResponse) ProtoMessage() {}
 
 func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[6]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +924,7 @@ func (x *ListSlotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSlotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSlotsResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{6}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListSlotsResponse) GetSlots() []*SlotInfo {
@@ -880,6 +955,13 @@ func (x *ListSlotsResponse) GetRollbackTo() string {
 	return ""
 }
 
+func (x *ListSlotsResponse) GetGateways() []*Gateway {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
 // A slot that also judges a share of the live requests, without answering them.
 type Shadow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -893,7 +975,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +987,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[7]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1000,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{7}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Shadow) GetSlot() string {
@@ -948,7 +1030,7 @@ type SetTrafficRequest struct {
 
 func (x *SetTrafficRequest) Reset() {
 	*x = SetTrafficRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1042,7 @@ func (x *SetTrafficRequest) String() string {
 func (*SetTrafficRequest) ProtoMessage() {}
 
 func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[8]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1055,7 @@ func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficRequest.ProtoReflect.Descriptor instead.
 func (*SetTrafficRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{8}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetTrafficRequest) GetWeights() map[string]uint32 {
@@ -1001,7 +1083,7 @@ type SetTrafficResponse struct {
 
 func (x *SetTrafficResponse) Reset() {
 	*x = SetTrafficResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1095,7 @@ func (x *SetTrafficResponse) String() string {
 func (*SetTrafficResponse) ProtoMessage() {}
 
 func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[9]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1108,7 @@ func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficResponse.ProtoReflect.Descriptor instead.
 func (*SetTrafficResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{9}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetTrafficResponse) GetGeneration() uint64 {
@@ -1049,7 +1131,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1143,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[10]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1156,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{10}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainRequest) GetSlot() string {
@@ -1100,7 +1182,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1194,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[11]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1207,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{11}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{12}
 }
 
 // How to shift the traffic.
@@ -1146,7 +1228,7 @@ type Shift struct {
 
 func (x *Shift) Reset() {
 	*x = Shift{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1240,7 @@ func (x *Shift) String() string {
 func (*Shift) ProtoMessage() {}
 
 func (x *Shift) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[12]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1253,7 @@ func (x *Shift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shift.ProtoReflect.Descriptor instead.
 func (*Shift) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{12}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Shift) GetSteps() []uint32 {
@@ -1234,7 +1316,7 @@ type DeployRequest struct {
 
 func (x *DeployRequest) Reset() {
 	*x = DeployRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1328,7 @@ func (x *DeployRequest) String() string {
 func (*DeployRequest) ProtoMessage() {}
 
 func (x *DeployRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[13]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1341,7 @@ func (x *DeployRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
 func (*DeployRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{13}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeployRequest) GetDirectory() string {
@@ -1345,7 +1427,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1439,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[14]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1452,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{14}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Progress) GetStep() Step {
@@ -1398,7 +1480,7 @@ type DeployResponse struct {
 
 func (x *DeployResponse) Reset() {
 	*x = DeployResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1492,7 @@ func (x *DeployResponse) String() string {
 func (*DeployResponse) ProtoMessage() {}
 
 func (x *DeployResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[15]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1505,7 @@ func (x *DeployResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployResponse.ProtoReflect.Descriptor instead.
 func (*DeployResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{15}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeployResponse) GetProgress() *Progress {
@@ -1446,7 +1528,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1540,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[16]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1553,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{16}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromoteRequest) GetSlot() string {
@@ -1499,7 +1581,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1593,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[17]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1606,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{17}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromoteResponse) GetProgress() *Progress {
@@ -1545,7 +1627,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1639,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[18]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1652,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{18}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RollbackRequest) GetKeep() bool {
@@ -1591,7 +1673,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1685,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[19]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1698,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{19}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RollbackResponse) GetSlot() string {
@@ -1635,7 +1717,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1729,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[20]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1742,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{20}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{21}
 }
 
 // One event.
@@ -1680,7 +1762,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1774,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[21]
+	mi := &file_qwen3guard_v1_deployment_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1787,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{21}
+	return file_qwen3guard_v1_deployment_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchEventsResponse) GetTime() *timestamppb.Timestamp {
@@ -1790,14 +1872,19 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x0ep99_of_answers\x18\a \x01(\v2\x19.google.protobuf.DurationR\fp99OfAnswers\x1a=\n" +
 	"\x0fSeveritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"n\n" +
 	"\x06Worker\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
-	"\arefused\x18\x03 \x01(\tR\arefused\"\x12\n" +
-	"\x10ListSlotsRequest\"\xb4\x01\n" +
+	"\arefused\x18\x03 \x01(\tR\arefused\x12\x18\n" +
+	"\agateway\x18\x04 \x01(\tR\agateway\"W\n" +
+	"\aGateway\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"\x12\n" +
+	"\x10ListSlotsRequest\"\xe8\x01\n" +
 	"\x11ListSlotsResponse\x12-\n" +
 	"\x05slots\x18\x01 \x03(\v2\x17.qwen3guard.v1.SlotInfoR\x05slots\x12/\n" +
 	"\aworkers\x18\x02 \x03(\v2\x15.qwen3guard.v1.WorkerR\aworkers\x12\x1e\n" +
@@ -1805,7 +1892,8 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x12\x1f\n" +
 	"\vrollback_to\x18\x04 \x01(\tR\n" +
-	"rollbackTo\"2\n" +
+	"rollbackTo\x122\n" +
+	"\bgateways\x18\x05 \x03(\v2\x16.qwen3guard.v1.GatewayR\bgateways\"2\n" +
 	"\x06Shadow\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\tR\x04slot\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x01R\x05share\"\xc7\x01\n" +
@@ -1916,7 +2004,7 @@ func file_qwen3guard_v1_deployment_proto_rawDescGZIP() []byte {
 }
 
 var file_qwen3guard_v1_deployment_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_qwen3guard_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_qwen3guard_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_qwen3guard_v1_deployment_proto_goTypes = []any{
 	(SlotState)(0),                // 0: qwen3guard.v1.SlotState
 	(ReplicaState)(0),             // 1: qwen3guard.v1.ReplicaState
@@ -1926,28 +2014,29 @@ var file_qwen3guard_v1_deployment_proto_goTypes = []any{
 	(*SlotCounts)(nil),            // 5: qwen3guard.v1.SlotCounts
 	(*ShadowCounts)(nil),          // 6: qwen3guard.v1.ShadowCounts
 	(*Worker)(nil),                // 7: qwen3guard.v1.Worker
-	(*ListSlotsRequest)(nil),      // 8: qwen3guard.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),     // 9: qwen3guard.v1.ListSlotsResponse
-	(*Shadow)(nil),                // 10: qwen3guard.v1.Shadow
-	(*SetTrafficRequest)(nil),     // 11: qwen3guard.v1.SetTrafficRequest
-	(*SetTrafficResponse)(nil),    // 12: qwen3guard.v1.SetTrafficResponse
-	(*DrainRequest)(nil),          // 13: qwen3guard.v1.DrainRequest
-	(*DrainResponse)(nil),         // 14: qwen3guard.v1.DrainResponse
-	(*Shift)(nil),                 // 15: qwen3guard.v1.Shift
-	(*DeployRequest)(nil),         // 16: qwen3guard.v1.DeployRequest
-	(*Progress)(nil),              // 17: qwen3guard.v1.Progress
-	(*DeployResponse)(nil),        // 18: qwen3guard.v1.DeployResponse
-	(*PromoteRequest)(nil),        // 19: qwen3guard.v1.PromoteRequest
-	(*PromoteResponse)(nil),       // 20: qwen3guard.v1.PromoteResponse
-	(*RollbackRequest)(nil),       // 21: qwen3guard.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 22: qwen3guard.v1.RollbackResponse
-	(*WatchEventsRequest)(nil),    // 23: qwen3guard.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 24: qwen3guard.v1.WatchEventsResponse
-	nil,                           // 25: qwen3guard.v1.SlotCounts.FailedEntry
-	nil,                           // 26: qwen3guard.v1.ShadowCounts.SeveritiesEntry
-	nil,                           // 27: qwen3guard.v1.SetTrafficRequest.WeightsEntry
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*Gateway)(nil),               // 8: qwen3guard.v1.Gateway
+	(*ListSlotsRequest)(nil),      // 9: qwen3guard.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),     // 10: qwen3guard.v1.ListSlotsResponse
+	(*Shadow)(nil),                // 11: qwen3guard.v1.Shadow
+	(*SetTrafficRequest)(nil),     // 12: qwen3guard.v1.SetTrafficRequest
+	(*SetTrafficResponse)(nil),    // 13: qwen3guard.v1.SetTrafficResponse
+	(*DrainRequest)(nil),          // 14: qwen3guard.v1.DrainRequest
+	(*DrainResponse)(nil),         // 15: qwen3guard.v1.DrainResponse
+	(*Shift)(nil),                 // 16: qwen3guard.v1.Shift
+	(*DeployRequest)(nil),         // 17: qwen3guard.v1.DeployRequest
+	(*Progress)(nil),              // 18: qwen3guard.v1.Progress
+	(*DeployResponse)(nil),        // 19: qwen3guard.v1.DeployResponse
+	(*PromoteRequest)(nil),        // 20: qwen3guard.v1.PromoteRequest
+	(*PromoteResponse)(nil),       // 21: qwen3guard.v1.PromoteResponse
+	(*RollbackRequest)(nil),       // 22: qwen3guard.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 23: qwen3guard.v1.RollbackResponse
+	(*WatchEventsRequest)(nil),    // 24: qwen3guard.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 25: qwen3guard.v1.WatchEventsResponse
+	nil,                           // 26: qwen3guard.v1.SlotCounts.FailedEntry
+	nil,                           // 27: qwen3guard.v1.ShadowCounts.SeveritiesEntry
+	nil,                           // 28: qwen3guard.v1.SetTrafficRequest.WeightsEntry
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 }
 var file_qwen3guard_v1_deployment_proto_depIdxs = []int32{
 	1,  // 0: qwen3guard.v1.ReplicaInfo.state:type_name -> qwen3guard.v1.ReplicaState
@@ -1955,44 +2044,45 @@ var file_qwen3guard_v1_deployment_proto_depIdxs = []int32{
 	5,  // 2: qwen3guard.v1.SlotInfo.counts:type_name -> qwen3guard.v1.SlotCounts
 	6,  // 3: qwen3guard.v1.SlotInfo.shadow:type_name -> qwen3guard.v1.ShadowCounts
 	3,  // 4: qwen3guard.v1.SlotInfo.replicas:type_name -> qwen3guard.v1.ReplicaInfo
-	25, // 5: qwen3guard.v1.SlotCounts.failed:type_name -> qwen3guard.v1.SlotCounts.FailedEntry
-	28, // 6: qwen3guard.v1.SlotCounts.p50:type_name -> google.protobuf.Duration
-	28, // 7: qwen3guard.v1.SlotCounts.p99:type_name -> google.protobuf.Duration
-	26, // 8: qwen3guard.v1.ShadowCounts.severities:type_name -> qwen3guard.v1.ShadowCounts.SeveritiesEntry
-	28, // 9: qwen3guard.v1.ShadowCounts.p99:type_name -> google.protobuf.Duration
-	28, // 10: qwen3guard.v1.ShadowCounts.p99_of_answers:type_name -> google.protobuf.Duration
+	26, // 5: qwen3guard.v1.SlotCounts.failed:type_name -> qwen3guard.v1.SlotCounts.FailedEntry
+	29, // 6: qwen3guard.v1.SlotCounts.p50:type_name -> google.protobuf.Duration
+	29, // 7: qwen3guard.v1.SlotCounts.p99:type_name -> google.protobuf.Duration
+	27, // 8: qwen3guard.v1.ShadowCounts.severities:type_name -> qwen3guard.v1.ShadowCounts.SeveritiesEntry
+	29, // 9: qwen3guard.v1.ShadowCounts.p99:type_name -> google.protobuf.Duration
+	29, // 10: qwen3guard.v1.ShadowCounts.p99_of_answers:type_name -> google.protobuf.Duration
 	4,  // 11: qwen3guard.v1.ListSlotsResponse.slots:type_name -> qwen3guard.v1.SlotInfo
 	7,  // 12: qwen3guard.v1.ListSlotsResponse.workers:type_name -> qwen3guard.v1.Worker
-	27, // 13: qwen3guard.v1.SetTrafficRequest.weights:type_name -> qwen3guard.v1.SetTrafficRequest.WeightsEntry
-	10, // 14: qwen3guard.v1.SetTrafficRequest.shadow:type_name -> qwen3guard.v1.Shadow
-	28, // 15: qwen3guard.v1.Shift.pause:type_name -> google.protobuf.Duration
-	28, // 16: qwen3guard.v1.DeployRequest.shadow_time:type_name -> google.protobuf.Duration
-	28, // 17: qwen3guard.v1.DeployRequest.ready_timeout:type_name -> google.protobuf.Duration
-	15, // 18: qwen3guard.v1.DeployRequest.shift:type_name -> qwen3guard.v1.Shift
-	2,  // 19: qwen3guard.v1.Progress.step:type_name -> qwen3guard.v1.Step
-	17, // 20: qwen3guard.v1.DeployResponse.progress:type_name -> qwen3guard.v1.Progress
-	15, // 21: qwen3guard.v1.PromoteRequest.shift:type_name -> qwen3guard.v1.Shift
-	17, // 22: qwen3guard.v1.PromoteResponse.progress:type_name -> qwen3guard.v1.Progress
-	29, // 23: qwen3guard.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
-	8,  // 24: qwen3guard.v1.DeploymentService.ListSlots:input_type -> qwen3guard.v1.ListSlotsRequest
-	11, // 25: qwen3guard.v1.DeploymentService.SetTraffic:input_type -> qwen3guard.v1.SetTrafficRequest
-	13, // 26: qwen3guard.v1.DeploymentService.Drain:input_type -> qwen3guard.v1.DrainRequest
-	16, // 27: qwen3guard.v1.DeploymentService.Deploy:input_type -> qwen3guard.v1.DeployRequest
-	19, // 28: qwen3guard.v1.DeploymentService.Promote:input_type -> qwen3guard.v1.PromoteRequest
-	21, // 29: qwen3guard.v1.DeploymentService.Rollback:input_type -> qwen3guard.v1.RollbackRequest
-	23, // 30: qwen3guard.v1.DeploymentService.WatchEvents:input_type -> qwen3guard.v1.WatchEventsRequest
-	9,  // 31: qwen3guard.v1.DeploymentService.ListSlots:output_type -> qwen3guard.v1.ListSlotsResponse
-	12, // 32: qwen3guard.v1.DeploymentService.SetTraffic:output_type -> qwen3guard.v1.SetTrafficResponse
-	14, // 33: qwen3guard.v1.DeploymentService.Drain:output_type -> qwen3guard.v1.DrainResponse
-	18, // 34: qwen3guard.v1.DeploymentService.Deploy:output_type -> qwen3guard.v1.DeployResponse
-	20, // 35: qwen3guard.v1.DeploymentService.Promote:output_type -> qwen3guard.v1.PromoteResponse
-	22, // 36: qwen3guard.v1.DeploymentService.Rollback:output_type -> qwen3guard.v1.RollbackResponse
-	24, // 37: qwen3guard.v1.DeploymentService.WatchEvents:output_type -> qwen3guard.v1.WatchEventsResponse
-	31, // [31:38] is the sub-list for method output_type
-	24, // [24:31] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	8,  // 13: qwen3guard.v1.ListSlotsResponse.gateways:type_name -> qwen3guard.v1.Gateway
+	28, // 14: qwen3guard.v1.SetTrafficRequest.weights:type_name -> qwen3guard.v1.SetTrafficRequest.WeightsEntry
+	11, // 15: qwen3guard.v1.SetTrafficRequest.shadow:type_name -> qwen3guard.v1.Shadow
+	29, // 16: qwen3guard.v1.Shift.pause:type_name -> google.protobuf.Duration
+	29, // 17: qwen3guard.v1.DeployRequest.shadow_time:type_name -> google.protobuf.Duration
+	29, // 18: qwen3guard.v1.DeployRequest.ready_timeout:type_name -> google.protobuf.Duration
+	16, // 19: qwen3guard.v1.DeployRequest.shift:type_name -> qwen3guard.v1.Shift
+	2,  // 20: qwen3guard.v1.Progress.step:type_name -> qwen3guard.v1.Step
+	18, // 21: qwen3guard.v1.DeployResponse.progress:type_name -> qwen3guard.v1.Progress
+	16, // 22: qwen3guard.v1.PromoteRequest.shift:type_name -> qwen3guard.v1.Shift
+	18, // 23: qwen3guard.v1.PromoteResponse.progress:type_name -> qwen3guard.v1.Progress
+	30, // 24: qwen3guard.v1.WatchEventsResponse.time:type_name -> google.protobuf.Timestamp
+	9,  // 25: qwen3guard.v1.DeploymentService.ListSlots:input_type -> qwen3guard.v1.ListSlotsRequest
+	12, // 26: qwen3guard.v1.DeploymentService.SetTraffic:input_type -> qwen3guard.v1.SetTrafficRequest
+	14, // 27: qwen3guard.v1.DeploymentService.Drain:input_type -> qwen3guard.v1.DrainRequest
+	17, // 28: qwen3guard.v1.DeploymentService.Deploy:input_type -> qwen3guard.v1.DeployRequest
+	20, // 29: qwen3guard.v1.DeploymentService.Promote:input_type -> qwen3guard.v1.PromoteRequest
+	22, // 30: qwen3guard.v1.DeploymentService.Rollback:input_type -> qwen3guard.v1.RollbackRequest
+	24, // 31: qwen3guard.v1.DeploymentService.WatchEvents:input_type -> qwen3guard.v1.WatchEventsRequest
+	10, // 32: qwen3guard.v1.DeploymentService.ListSlots:output_type -> qwen3guard.v1.ListSlotsResponse
+	13, // 33: qwen3guard.v1.DeploymentService.SetTraffic:output_type -> qwen3guard.v1.SetTrafficResponse
+	15, // 34: qwen3guard.v1.DeploymentService.Drain:output_type -> qwen3guard.v1.DrainResponse
+	19, // 35: qwen3guard.v1.DeploymentService.Deploy:output_type -> qwen3guard.v1.DeployResponse
+	21, // 36: qwen3guard.v1.DeploymentService.Promote:output_type -> qwen3guard.v1.PromoteResponse
+	23, // 37: qwen3guard.v1.DeploymentService.Rollback:output_type -> qwen3guard.v1.RollbackResponse
+	25, // 38: qwen3guard.v1.DeploymentService.WatchEvents:output_type -> qwen3guard.v1.WatchEventsResponse
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_qwen3guard_v1_deployment_proto_init() }
@@ -2000,14 +2090,14 @@ func file_qwen3guard_v1_deployment_proto_init() {
 	if File_qwen3guard_v1_deployment_proto != nil {
 		return
 	}
-	file_qwen3guard_v1_deployment_proto_msgTypes[13].OneofWrappers = []any{}
+	file_qwen3guard_v1_deployment_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_qwen3guard_v1_deployment_proto_rawDesc), len(file_qwen3guard_v1_deployment_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,7 +12,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guard_control.api import messages
-from guard_control.api.last_minute import LastMinute
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
 from guard_control.fleet import Fleet
 from guard_control.rollout import operations
@@ -23,6 +22,7 @@ from guard_core.slot.traffic import ShadowTraffic
 from guard_server.api.decoding import Received
 from guard_server.api.handlers import faultless, generic_handler
 from guard_server.api.reflection import Reflection
+from guard_server.gateway_status.last_minute import LastMinute
 from qwen3guard.v1 import deployment_pb2 as pb
 
 _SERVICE: Any = pb.DESCRIPTOR.services_by_name["DeploymentService"]

@@ -5,19 +5,14 @@ from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 
-from guard_control.api.last_minute import LastMinute
 from guard_control.fleet import Fleet
-from guard_control.gateway_workers import WorkerSnapshot
 from guard_control.slot_processes import SlotProcess
 from guard_core.stats import quantile
-from guard_server.routing.health_check import ReplicaState
+from guard_server.gateway_status.last_minute import LastMinute
+from guard_server.gateway_status.status_messages import replica_info
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 from guard_server.telemetry.worker_status import ReplicaStatus, SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb
-
-_FROM_READY = (
-    *(ReplicaState.DRAINING, ReplicaState.OUT, ReplicaState.CONNECTING, ReplicaState.WARMING),
-    ReplicaState.READY,
-)
 
 
 def list_slots(fleet: Fleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
@@ -40,22 +35,21 @@ def _slot(
 ) -> pb.SlotInfo:
     since = partial(last_minute.since, slot.name, now)
     statuses = list(now.slot(slot.name).values())
-    engine = slot.manifest.engine
     shadow = fleet.shadow
     return pb.SlotInfo(
         name=slot.name,
         directory=str(slot.directory),
         fingerprint=slot.manifest.fingerprint,
         model=slot.manifest.model.name,
-        engine=f"{engine.kind} {engine.version}, {engine.weights}",
+        engine=slot.manifest.engine.summary,
         state=_state(fleet, now, slot),
         weight=fleet.traffic.weights.get(slot.name, 0),
         shadow_share=shadow.share if shadow and shadow.slot == slot.name else 0,
         triton=slot.triton.target,
         restarts=slot.restarts,
-        replicas=_replicas(statuses),
-        counts=_counts(statuses, since(lambda status: status.latency)),
-        shadow=_shadow(
+        replicas=replicas(statuses),
+        counts=counts(statuses, since(lambda status: status.latency)),
+        shadow=shadow_counts(
             statuses,
             since(lambda status: status.shadow.latency),
             since(lambda status: status.shadow.latency_of_answers),
@@ -70,31 +64,15 @@ def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState
     return pb.SLOT_STATE_READY if fleet.ready(slot.name, now) else pb.SLOT_STATE_WARMING
 
 
-def _replicas(statuses: list[SlotStatus]) -> list[pb.ReplicaInfo]:
+def replicas(statuses: list[SlotStatus]) -> list[pb.ReplicaInfo]:
     seen: dict[str, list[ReplicaStatus]] = {}
     for status in statuses:
         for triton, replica in status.replicas.items():
             seen.setdefault(triton, []).append(replica)
-    return [_replica(triton, seen[triton]) for triton in sorted(seen)]
+    return [replica_info(triton, seen[triton]) for triton in sorted(seen)]
 
 
-def _replica(triton: str, seen: list[ReplicaStatus]) -> pb.ReplicaInfo:
-    """`seen`: by each worker."""
-    worst = min(seen, key=lambda one: _FROM_READY.index(one.state))
-    return pb.ReplicaInfo(
-        triton=triton,
-        state=pb.ReplicaState.Value(f"REPLICA_STATE_{worst.state.name}"),
-        reason=worst.reason,
-        in_flight=sum(one.in_flight for one in seen),
-        limit=sum(one.limit for one in seen),
-        answered=sum(one.answered for one in seen),
-        failed=sum(one.failed for one in seen),
-        retried_elsewhere=sum(one.retried for one in seen),
-        ejections=sum(one.ejections for one in seen),
-    )
-
-
-def _counts(statuses: list[SlotStatus], latency: Counter[int]) -> pb.SlotCounts:
+def counts(statuses: list[SlotStatus], latency: Counter[int]) -> pb.SlotCounts:
     failed: Counter[str] = Counter()
     for status in statuses:
         failed.update(status.failed)
@@ -109,7 +87,7 @@ def _counts(statuses: list[SlotStatus], latency: Counter[int]) -> pb.SlotCounts:
     )
 
 
-def _shadow(
+def shadow_counts(
     statuses: list[SlotStatus], latency: Counter[int], answers: Counter[int]
 ) -> pb.ShadowCounts:
     found = [status.shadow for status in statuses]

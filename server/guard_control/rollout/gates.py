@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from guard_core.stats import quantile
 from guard_eval.verify import Share
@@ -14,8 +15,9 @@ MIN_FOR_P99 = 100
 MIN_FOR_AGREEMENT = 100  # with fewer, the step reports that they are few
 TOLERATED_ERRORS = 0.001  # allowed beside an active slot without errors
 
-SlotStatuses = Mapping[int, SlotStatus]
-"""One slot's status in each worker, by process id."""
+_Worker = TypeVar("_Worker")
+SlotStatuses = Mapping[_Worker, SlotStatus]
+"""One slot's status in each worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,16 @@ class Window:
         return f"{self.ended} requests, {self.failed} failed, p99 {self.p99_ms:.1f} ms"
 
 
-def window(before: SlotStatuses, after: SlotStatuses) -> Window:
+def window(before: SlotStatuses[_Worker], after: SlotStatuses[_Worker]) -> Window:
     """The requests between two readings. A new worker counts from its start."""
     answered = failed = ejections = 0
     latency: Counter[int] = Counter()
-    for pid, now in after.items():
+    for worker, now in after.items():
         answered += now.answered
         failed += sum(now.failed.values())
         ejections += now.ejections
         latency.update(now.latency)
-        then = before.get(pid)
+        then = before.get(worker)
         if then is not None:
             answered -= then.answered
             failed -= sum(then.failed.values())
@@ -124,7 +126,7 @@ class ShadowResult:
         return f"agreement on live requests {agreement}{differing}; {left_out}"
 
 
-def shadow_result(statuses: SlotStatuses) -> ShadowResult:
+def shadow_result(statuses: SlotStatuses[_Worker]) -> ShadowResult:
     """Of all workers, since the slot was started."""
     found = [status.shadow for status in statuses.values()]
     severities: Counter[str] = Counter()

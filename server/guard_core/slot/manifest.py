@@ -62,6 +62,11 @@ class BuiltEngine(Record):
             raise ValueError("a tensorrt-llm engine needs tensorrt, gpu and kv_cache")
         return self
 
+    @property
+    def summary(self) -> str:
+        """Such as "openvino 2026.4.1, int8"."""
+        return f"{self.kind} {self.version}, {self.weights}"
+
 
 class Limits(Record):
     """What one request and the whole engine can take."""

@@ -6,6 +6,7 @@ The processes that serve one port find each other by these files, and share the 
 import asyncio
 import contextlib
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _PERIOD_S = 0.1
 _STALE_S = 2.0  # a process that has not written for so long is dead, or as good as
 
 _log = structlog.get_logger(__name__)
+
+WorkerKey = int | str
 
 
 class ShadowStatus(Record):
@@ -67,6 +70,8 @@ class SlotStatus(Record):
     latency: dict[int, int]
     shadow: ShadowStatus
     replicas: dict[str, ReplicaStatus] = Field(default_factory=dict)  # by Triton's address
+    model: str = ""
+    engine: str = ""
 
 
 class WorkerStatus(Record):
@@ -77,6 +82,12 @@ class WorkerStatus(Record):
     refused: str | None  # why it does not follow the newest
     slots: dict[str, SlotStatus]
     closing: dict[str, int]  # slots taken away that still have requests in flight: how many
+    id: str = ""  # no other process has it, on whichever machine
+
+    @property
+    def key(self) -> WorkerKey:
+        """By which statuses of one worker are found in several snapshots."""
+        return self.id or self.pid
 
 
 def read(directory: Path) -> Iterator[WorkerStatus]:
@@ -88,12 +99,33 @@ def read(directory: Path) -> Iterator[WorkerStatus]:
             continue  # it ended, or is of another version
 
 
+class OwnStatus:
+    """What this process says of itself."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self._id = secrets.token_hex(8)
+
+    def read(self) -> WorkerStatus:
+        closing = Counter[str]()
+        for endpoint in self.router.retired:
+            closing[endpoint.slot.name] += endpoint.in_flight
+        return WorkerStatus(
+            pid=os.getpid(),
+            generation=self.router.generation,
+            refused=self.router.refused,
+            slots={name: _slot(endpoint) for name, endpoint in self.router.endpoints.items()},
+            closing=closing,
+            id=self._id,
+        )
+
+
 class Publisher:
     """Writes this process's file, and shares the concurrency limits with the other processes."""
 
-    def __init__(self, directory: Path, router: Router) -> None:
+    def __init__(self, directory: Path, own: OwnStatus) -> None:
         self._path = directory / f"{os.getpid()}.json"
-        self._router = router
+        self._own = own
 
     async def run(self) -> None:
         """Until cancelled; then the file is removed."""
@@ -104,7 +136,7 @@ class Publisher:
                     self._write()
                     live = _live(self._path.parent)
                     if self._path in live:
-                        self._router.share_limits(live.index(self._path), len(live))
+                        self._own.router.share_limits(live.index(self._path), len(live))
                     failed = False
                 except OSError as error:
                     if not failed:
@@ -118,7 +150,7 @@ class Publisher:
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
-        new.write_text(_status(self._router).model_dump_json())
+        new.write_text(self._own.read().model_dump_json())
         now = time.monotonic()  # instead of the time of day, which may jump
         os.utime(new, (now, now))
         new.rename(self._path)
@@ -135,19 +167,6 @@ def _live(directory: Path) -> list[Path]:
                     if 0 <= now - entry.stat().st_mtime < _STALE_S:
                         found.append(Path(entry.path))
     return sorted(found)
-
-
-def _status(router: Router) -> WorkerStatus:
-    closing = Counter[str]()
-    for endpoint in router.retired:
-        closing[endpoint.slot.name] += endpoint.in_flight
-    return WorkerStatus(
-        pid=os.getpid(),
-        generation=router.generation,
-        refused=router.refused,
-        slots={name: _slot(endpoint) for name, endpoint in router.endpoints.items()},
-        closing=closing,
-    )
 
 
 def _slot(endpoint: Endpoint) -> SlotStatus:
@@ -173,6 +192,8 @@ def _slot(endpoint: Endpoint) -> SlotStatus:
             latency_of_answers=shadow.latency_of_answers,
         ),
         replicas={one.triton: _replica(one) for one in endpoint.replicas.all},
+        model=endpoint.slot.manifest.model.name,
+        engine=endpoint.slot.manifest.engine.summary,
     )
 
 

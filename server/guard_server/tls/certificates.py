@@ -55,6 +55,15 @@ def files_of(settings: Settings) -> CertificateFiles | None:
     return CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
+def status_files_of(settings: Settings) -> CertificateFiles | None:
+    """Of the status service; None without it."""
+    if settings.status_tls_cert is None or settings.status_tls_key is None:
+        return None
+    return CertificateFiles(
+        settings.status_tls_cert, settings.status_tls_key, settings.status_tls_client_ca
+    )
+
+
 def triton_files_of(settings: Settings) -> CertificateFiles | None:
     """What Tritons are shown, and theirs; None without TLS to them."""
     tls = settings.triton_tls

@@ -14,7 +14,7 @@ from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import listening
 from guard_control.events import Events
 from guard_control.fleet import Fleet
-from guard_control.gateway_workers import Workers, WorkerSnapshot
+from guard_control.gateway_workers import Workers
 from guard_control.host import control_socket, shared_memory
 from guard_control.kept_triton import KeptTriton
 from guard_control.slot_processes import SlotProcess, SlotProcesses
@@ -22,6 +22,7 @@ from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
 from guard_core.slot.manifest import BuiltEngine, Limits, Manifest, Model, Tokens
 from guard_core.slot.traffic import Traffic
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 from guard_server.routing.health_check import ReplicaState
 from guard_server.telemetry.worker_status import (
     ReplicaStatus,

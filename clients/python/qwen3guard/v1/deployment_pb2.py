@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/deployment.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n\x0bReplicaInfo\x12\x16\n\x06triton\x18\x01 \x01(\tR\x06triton\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\x1b.qwen3guard.v1.ReplicaStateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1b\n\tin_flight\x18\x04 \x01(\rR\x08inFlight\x12\x14\n\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1a\n\x08\x61nswered\x18\x06 \x01(\x04R\x08\x61nswered\x12\x16\n\x06\x66\x61iled\x18\x07 \x01(\x04R\x06\x66\x61iled\x12+\n\x11retried_elsewhere\x18\x08 \x01(\x04R\x10retriedElsewhere\x12\x1c\n\tejections\x18\t \x01(\x04R\tejections\"\xcb\x03\n\x08SlotInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tdirectory\x18\x02 \x01(\tR\tdirectory\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint\x12\x14\n\x05model\x18\x04 \x01(\tR\x05model\x12\x16\n\x06\x65ngine\x18\x05 \x01(\tR\x06\x65ngine\x12.\n\x05state\x18\x06 \x01(\x0e\x32\x18.qwen3guard.v1.SlotStateR\x05state\x12\x16\n\x06weight\x18\x07 \x01(\rR\x06weight\x12!\n\x0cshadow_share\x18\x08 \x01(\x01R\x0bshadowShare\x12\x16\n\x06triton\x18\t \x01(\tR\x06triton\x12\x1a\n\x08restarts\x18\n \x01(\rR\x08restarts\x12\x31\n\x06\x63ounts\x18\x0b \x01(\x0b\x32\x19.qwen3guard.v1.SlotCountsR\x06\x63ounts\x12\x33\n\x06shadow\x18\x0c \x01(\x0b\x32\x1b.qwen3guard.v1.ShadowCountsR\x06shadow\x12\x36\n\x08replicas\x18\r \x03(\x0b\x32\x1a.qwen3guard.v1.ReplicaInfoR\x08replicas\"\xe4\x02\n\nSlotCounts\x12\x1b\n\tin_flight\x18\x01 \x01(\rR\x08inFlight\x12\x1a\n\x08\x61nswered\x18\x02 \x01(\x04R\x08\x61nswered\x12=\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32%.qwen3guard.v1.SlotCounts.FailedEntryR\x06\x66\x61iled\x12+\n\x11retried_elsewhere\x18\x04 \x01(\x04R\x10retriedElsewhere\x12\x1c\n\tcancelled\x18\x05 \x01(\x04R\tcancelled\x12+\n\x03p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p50\x12+\n\x03p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\x1a\x39\n\x0b\x46\x61iledEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"\xee\x02\n\x0cShadowCounts\x12\x1a\n\x08\x63ompared\x18\x01 \x01(\x04R\x08\x63ompared\x12\x16\n\x06\x61greed\x18\x02 \x01(\x04R\x06\x61greed\x12\x18\n\x07\x64ropped\x18\x03 \x01(\x04R\x07\x64ropped\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x04R\x06\x66\x61iled\x12K\n\nseverities\x18\x05 \x03(\x0b\x32+.qwen3guard.v1.ShadowCounts.SeveritiesEntryR\nseverities\x12+\n\x03p99\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\x12?\n\x0ep99_of_answers\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cp99OfAnswers\x1a=\n\x0fSeveritiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"T\n\x06Worker\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x18\n\x07refused\x18\x03 \x01(\tR\x07refused\"\x12\n\x10ListSlotsRequest\"\xb4\x01\n\x11ListSlotsResponse\x12-\n\x05slots\x18\x01 \x03(\x0b\x32\x17.qwen3guard.v1.SlotInfoR\x05slots\x12/\n\x07workers\x18\x02 \x03(\x0b\x32\x15.qwen3guard.v1.WorkerR\x07workers\x12\x1e\n\ngeneration\x18\x03 \x01(\x04R\ngeneration\x12\x1f\n\x0brollback_to\x18\x04 \x01(\tR\nrollbackTo\"2\n\x06Shadow\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12\x14\n\x05share\x18\x02 \x01(\x01R\x05share\"\xc7\x01\n\x11SetTrafficRequest\x12G\n\x07weights\x18\x01 \x03(\x0b\x32-.qwen3guard.v1.SetTrafficRequest.WeightsEntryR\x07weights\x12-\n\x06shadow\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.ShadowR\x06shadow\x1a:\n\x0cWeightsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\"4\n\x12SetTrafficResponse\x12\x1e\n\ngeneration\x18\x01 \x01(\x04R\ngeneration\"6\n\x0c\x44rainRequest\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12\x12\n\x04stop\x18\x02 \x01(\x08R\x04stop\"\x0f\n\rDrainResponse\"\x88\x01\n\x05Shift\x12\x14\n\x05steps\x18\x01 \x03(\rR\x05steps\x12/\n\x05pause\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05pause\x12\x1d\n\nmax_factor\x18\x03 \x01(\x01R\tmaxFactor\x12\x19\n\x08keep_old\x18\x04 \x01(\x08R\x07keepOld\"\xb8\x03\n\rDeployRequest\x12\x1c\n\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\tR\x04\x64\x61ta\x12(\n\rmin_agreement\x18\x03 \x01(\x01H\x00R\x0cminAgreement\x88\x01\x01\x12(\n\x10verify_in_flight\x18\x04 \x01(\rR\x0everifyInFlight\x12!\n\x0cshadow_share\x18\x05 \x01(\x01R\x0bshadowShare\x12:\n\x0bshadow_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\nshadowTime\x12>\n\rready_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0creadyTimeout\x12*\n\x05shift\x18\x08 \x01(\x0b\x32\x14.qwen3guard.v1.ShiftR\x05shift\x12!\n\x0cprepare_only\x18\t \x01(\x08R\x0bprepareOnly\x12!\n\x0cignored_keys\x18\n \x03(\tR\x0bignoredKeysB\x10\n\x0e_min_agreement\"G\n\x08Progress\x12\'\n\x04step\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.StepR\x04step\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"E\n\x0e\x44\x65ployResponse\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32\x17.qwen3guard.v1.ProgressR\x08progress\"P\n\x0ePromoteRequest\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12*\n\x05shift\x18\x02 \x01(\x0b\x32\x14.qwen3guard.v1.ShiftR\x05shift\"F\n\x0fPromoteResponse\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32\x17.qwen3guard.v1.ProgressR\x08progress\"%\n\x0fRollbackRequest\x12\x12\n\x04keep\x18\x01 \x01(\x08R\x04keep\"&\n\x10RollbackResponse\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\"\x14\n\x12WatchEventsRequest\"\x83\x01\n\x13WatchEventsResponse\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x12\n\x04slot\x18\x02 \x01(\tR\x04slot\x12\x14\n\x05\x61larm\x18\x03 \x01(\x08R\x05\x61larm\x12\x12\n\x04text\x18\x04 \x01(\tR\x04text*n\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SLOT_STATE_STARTING\x10\x01\x12\x16\n\x12SLOT_STATE_WARMING\x10\x02\x12\x14\n\x10SLOT_STATE_READY\x10\x03*\xb2\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18REPLICA_STATE_CONNECTING\x10\x01\x12\x19\n\x15REPLICA_STATE_WARMING\x10\x02\x12\x17\n\x13REPLICA_STATE_READY\x10\x03\x12\x15\n\x11REPLICA_STATE_OUT\x10\x04\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x05*\xc1\x01\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x0e\n\nSTEP_CHECK\x10\x01\x12\x0e\n\nSTEP_START\x10\x02\x12\x10\n\x0cSTEP_WARM_UP\x10\x03\x12\x0f\n\x0bSTEP_VERIFY\x10\x04\x12\x0f\n\x0bSTEP_SHADOW\x10\x05\x12\x0e\n\nSTEP_SHIFT\x10\x06\x12\x0e\n\nSTEP_DRAIN\x10\x07\x12\r\n\tSTEP_STOP\x10\x08\x12\r\n\tSTEP_DONE\x10\t\x12\x11\n\rSTEP_ROLLBACK\x10\n2\xb4\x04\n\x11\x44\x65ploymentService\x12N\n\tListSlots\x12\x1f.qwen3guard.v1.ListSlotsRequest\x1a .qwen3guard.v1.ListSlotsResponse\x12Q\n\nSetTraffic\x12 .qwen3guard.v1.SetTrafficRequest\x1a!.qwen3guard.v1.SetTrafficResponse\x12\x42\n\x05\x44rain\x12\x1b.qwen3guard.v1.DrainRequest\x1a\x1c.qwen3guard.v1.DrainResponse\x12G\n\x06\x44\x65ploy\x12\x1c.qwen3guard.v1.DeployRequest\x1a\x1d.qwen3guard.v1.DeployResponse0\x01\x12J\n\x07Promote\x12\x1d.qwen3guard.v1.PromoteRequest\x1a\x1e.qwen3guard.v1.PromoteResponse0\x01\x12K\n\x08Rollback\x12\x1e.qwen3guard.v1.RollbackRequest\x1a\x1f.qwen3guard.v1.RollbackResponse\x12V\n\x0bWatchEvents\x12!.qwen3guard.v1.WatchEventsRequest\x1a\".qwen3guard.v1.WatchEventsResponse0\x01\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eqwen3guard/v1/deployment.proto\x12\rqwen3guard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n\x0bReplicaInfo\x12\x16\n\x06triton\x18\x01 \x01(\tR\x06triton\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\x1b.qwen3guard.v1.ReplicaStateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1b\n\tin_flight\x18\x04 \x01(\rR\x08inFlight\x12\x14\n\x05limit\x18\x05 \x01(\rR\x05limit\x12\x1a\n\x08\x61nswered\x18\x06 \x01(\x04R\x08\x61nswered\x12\x16\n\x06\x66\x61iled\x18\x07 \x01(\x04R\x06\x66\x61iled\x12+\n\x11retried_elsewhere\x18\x08 \x01(\x04R\x10retriedElsewhere\x12\x1c\n\tejections\x18\t \x01(\x04R\tejections\"\xcb\x03\n\x08SlotInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tdirectory\x18\x02 \x01(\tR\tdirectory\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint\x12\x14\n\x05model\x18\x04 \x01(\tR\x05model\x12\x16\n\x06\x65ngine\x18\x05 \x01(\tR\x06\x65ngine\x12.\n\x05state\x18\x06 \x01(\x0e\x32\x18.qwen3guard.v1.SlotStateR\x05state\x12\x16\n\x06weight\x18\x07 \x01(\rR\x06weight\x12!\n\x0cshadow_share\x18\x08 \x01(\x01R\x0bshadowShare\x12\x16\n\x06triton\x18\t \x01(\tR\x06triton\x12\x1a\n\x08restarts\x18\n \x01(\rR\x08restarts\x12\x31\n\x06\x63ounts\x18\x0b \x01(\x0b\x32\x19.qwen3guard.v1.SlotCountsR\x06\x63ounts\x12\x33\n\x06shadow\x18\x0c \x01(\x0b\x32\x1b.qwen3guard.v1.ShadowCountsR\x06shadow\x12\x36\n\x08replicas\x18\r \x03(\x0b\x32\x1a.qwen3guard.v1.ReplicaInfoR\x08replicas\"\xe4\x02\n\nSlotCounts\x12\x1b\n\tin_flight\x18\x01 \x01(\rR\x08inFlight\x12\x1a\n\x08\x61nswered\x18\x02 \x01(\x04R\x08\x61nswered\x12=\n\x06\x66\x61iled\x18\x03 \x03(\x0b\x32%.qwen3guard.v1.SlotCounts.FailedEntryR\x06\x66\x61iled\x12+\n\x11retried_elsewhere\x18\x04 \x01(\x04R\x10retriedElsewhere\x12\x1c\n\tcancelled\x18\x05 \x01(\x04R\tcancelled\x12+\n\x03p50\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p50\x12+\n\x03p99\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\x1a\x39\n\x0b\x46\x61iledEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"\xee\x02\n\x0cShadowCounts\x12\x1a\n\x08\x63ompared\x18\x01 \x01(\x04R\x08\x63ompared\x12\x16\n\x06\x61greed\x18\x02 \x01(\x04R\x06\x61greed\x12\x18\n\x07\x64ropped\x18\x03 \x01(\x04R\x07\x64ropped\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x04R\x06\x66\x61iled\x12K\n\nseverities\x18\x05 \x03(\x0b\x32+.qwen3guard.v1.ShadowCounts.SeveritiesEntryR\nseverities\x12+\n\x03p99\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\x12?\n\x0ep99_of_answers\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cp99OfAnswers\x1a=\n\x0fSeveritiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x04R\x05value:\x02\x38\x01\"n\n\x06Worker\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x18\n\x07refused\x18\x03 \x01(\tR\x07refused\x12\x18\n\x07gateway\x18\x04 \x01(\tR\x07gateway\"W\n\x07Gateway\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07problem\x18\x03 \x01(\tR\x07problem\"\x12\n\x10ListSlotsRequest\"\xe8\x01\n\x11ListSlotsResponse\x12-\n\x05slots\x18\x01 \x03(\x0b\x32\x17.qwen3guard.v1.SlotInfoR\x05slots\x12/\n\x07workers\x18\x02 \x03(\x0b\x32\x15.qwen3guard.v1.WorkerR\x07workers\x12\x1e\n\ngeneration\x18\x03 \x01(\x04R\ngeneration\x12\x1f\n\x0brollback_to\x18\x04 \x01(\tR\nrollbackTo\x12\x32\n\x08gateways\x18\x05 \x03(\x0b\x32\x16.qwen3guard.v1.GatewayR\x08gateways\"2\n\x06Shadow\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12\x14\n\x05share\x18\x02 \x01(\x01R\x05share\"\xc7\x01\n\x11SetTrafficRequest\x12G\n\x07weights\x18\x01 \x03(\x0b\x32-.qwen3guard.v1.SetTrafficRequest.WeightsEntryR\x07weights\x12-\n\x06shadow\x18\x02 \x01(\x0b\x32\x15.qwen3guard.v1.ShadowR\x06shadow\x1a:\n\x0cWeightsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\"4\n\x12SetTrafficResponse\x12\x1e\n\ngeneration\x18\x01 \x01(\x04R\ngeneration\"6\n\x0c\x44rainRequest\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12\x12\n\x04stop\x18\x02 \x01(\x08R\x04stop\"\x0f\n\rDrainResponse\"\x88\x01\n\x05Shift\x12\x14\n\x05steps\x18\x01 \x03(\rR\x05steps\x12/\n\x05pause\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05pause\x12\x1d\n\nmax_factor\x18\x03 \x01(\x01R\tmaxFactor\x12\x19\n\x08keep_old\x18\x04 \x01(\x08R\x07keepOld\"\xb8\x03\n\rDeployRequest\x12\x1c\n\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\tR\x04\x64\x61ta\x12(\n\rmin_agreement\x18\x03 \x01(\x01H\x00R\x0cminAgreement\x88\x01\x01\x12(\n\x10verify_in_flight\x18\x04 \x01(\rR\x0everifyInFlight\x12!\n\x0cshadow_share\x18\x05 \x01(\x01R\x0bshadowShare\x12:\n\x0bshadow_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\nshadowTime\x12>\n\rready_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0creadyTimeout\x12*\n\x05shift\x18\x08 \x01(\x0b\x32\x14.qwen3guard.v1.ShiftR\x05shift\x12!\n\x0cprepare_only\x18\t \x01(\x08R\x0bprepareOnly\x12!\n\x0cignored_keys\x18\n \x03(\tR\x0bignoredKeysB\x10\n\x0e_min_agreement\"G\n\x08Progress\x12\'\n\x04step\x18\x01 \x01(\x0e\x32\x13.qwen3guard.v1.StepR\x04step\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"E\n\x0e\x44\x65ployResponse\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32\x17.qwen3guard.v1.ProgressR\x08progress\"P\n\x0ePromoteRequest\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\x12*\n\x05shift\x18\x02 \x01(\x0b\x32\x14.qwen3guard.v1.ShiftR\x05shift\"F\n\x0fPromoteResponse\x12\x33\n\x08progress\x18\x01 \x01(\x0b\x32\x17.qwen3guard.v1.ProgressR\x08progress\"%\n\x0fRollbackRequest\x12\x12\n\x04keep\x18\x01 \x01(\x08R\x04keep\"&\n\x10RollbackResponse\x12\x12\n\x04slot\x18\x01 \x01(\tR\x04slot\"\x14\n\x12WatchEventsRequest\"\x83\x01\n\x13WatchEventsResponse\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x12\n\x04slot\x18\x02 \x01(\tR\x04slot\x12\x14\n\x05\x61larm\x18\x03 \x01(\x08R\x05\x61larm\x12\x12\n\x04text\x18\x04 \x01(\tR\x04text*n\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SLOT_STATE_STARTING\x10\x01\x12\x16\n\x12SLOT_STATE_WARMING\x10\x02\x12\x14\n\x10SLOT_STATE_READY\x10\x03*\xb2\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18REPLICA_STATE_CONNECTING\x10\x01\x12\x19\n\x15REPLICA_STATE_WARMING\x10\x02\x12\x17\n\x13REPLICA_STATE_READY\x10\x03\x12\x15\n\x11REPLICA_STATE_OUT\x10\x04\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x05*\xc1\x01\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x0e\n\nSTEP_CHECK\x10\x01\x12\x0e\n\nSTEP_START\x10\x02\x12\x10\n\x0cSTEP_WARM_UP\x10\x03\x12\x0f\n\x0bSTEP_VERIFY\x10\x04\x12\x0f\n\x0bSTEP_SHADOW\x10\x05\x12\x0e\n\nSTEP_SHIFT\x10\x06\x12\x0e\n\nSTEP_DRAIN\x10\x07\x12\r\n\tSTEP_STOP\x10\x08\x12\r\n\tSTEP_DONE\x10\t\x12\x11\n\rSTEP_ROLLBACK\x10\n2\xb4\x04\n\x11\x44\x65ploymentService\x12N\n\tListSlots\x12\x1f.qwen3guard.v1.ListSlotsRequest\x1a .qwen3guard.v1.ListSlotsResponse\x12Q\n\nSetTraffic\x12 .qwen3guard.v1.SetTrafficRequest\x1a!.qwen3guard.v1.SetTrafficResponse\x12\x42\n\x05\x44rain\x12\x1b.qwen3guard.v1.DrainRequest\x1a\x1c.qwen3guard.v1.DrainResponse\x12G\n\x06\x44\x65ploy\x12\x1c.qwen3guard.v1.DeployRequest\x1a\x1d.qwen3guard.v1.DeployResponse0\x01\x12J\n\x07Promote\x12\x1d.qwen3guard.v1.PromoteRequest\x1a\x1e.qwen3guard.v1.PromoteResponse0\x01\x12K\n\x08Rollback\x12\x1e.qwen3guard.v1.RollbackRequest\x1a\x1f.qwen3guard.v1.RollbackResponse\x12V\n\x0bWatchEvents\x12!.qwen3guard.v1.WatchEventsRequest\x1a\".qwen3guard.v1.WatchEventsResponse0\x01\x42\x39\n\rqwen3guard.v1P\x01Z&qwen3guard.internal/clients/go/guardpbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHADOWCOUNTS_SEVERITIESENTRY']._serialized_options = b'8\001'
   _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._loaded_options = None
   _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._serialized_options = b'8\001'
-  _globals['_SLOTSTATE']._serialized_start=3382
-  _globals['_SLOTSTATE']._serialized_end=3492
-  _globals['_REPLICASTATE']._serialized_start=3495
-  _globals['_REPLICASTATE']._serialized_end=3673
-  _globals['_STEP']._serialized_start=3676
-  _globals['_STEP']._serialized_end=3869
+  _globals['_SLOTSTATE']._serialized_start=3549
+  _globals['_SLOTSTATE']._serialized_end=3659
+  _globals['_REPLICASTATE']._serialized_start=3662
+  _globals['_REPLICASTATE']._serialized_end=3840
+  _globals['_STEP']._serialized_start=3843
+  _globals['_STEP']._serialized_end=4036
   _globals['_REPLICAINFO']._serialized_start=115
   _globals['_REPLICAINFO']._serialized_end=405
   _globals['_SLOTINFO']._serialized_start=408
@@ -59,43 +59,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHADOWCOUNTS_SEVERITIESENTRY']._serialized_start=1534
   _globals['_SHADOWCOUNTS_SEVERITIESENTRY']._serialized_end=1595
   _globals['_WORKER']._serialized_start=1597
-  _globals['_WORKER']._serialized_end=1681
-  _globals['_LISTSLOTSREQUEST']._serialized_start=1683
-  _globals['_LISTSLOTSREQUEST']._serialized_end=1701
-  _globals['_LISTSLOTSRESPONSE']._serialized_start=1704
-  _globals['_LISTSLOTSRESPONSE']._serialized_end=1884
-  _globals['_SHADOW']._serialized_start=1886
-  _globals['_SHADOW']._serialized_end=1936
-  _globals['_SETTRAFFICREQUEST']._serialized_start=1939
-  _globals['_SETTRAFFICREQUEST']._serialized_end=2138
-  _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._serialized_start=2080
-  _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._serialized_end=2138
-  _globals['_SETTRAFFICRESPONSE']._serialized_start=2140
-  _globals['_SETTRAFFICRESPONSE']._serialized_end=2192
-  _globals['_DRAINREQUEST']._serialized_start=2194
-  _globals['_DRAINREQUEST']._serialized_end=2248
-  _globals['_DRAINRESPONSE']._serialized_start=2250
-  _globals['_DRAINRESPONSE']._serialized_end=2265
-  _globals['_SHIFT']._serialized_start=2268
-  _globals['_SHIFT']._serialized_end=2404
-  _globals['_DEPLOYREQUEST']._serialized_start=2407
-  _globals['_DEPLOYREQUEST']._serialized_end=2847
-  _globals['_PROGRESS']._serialized_start=2849
-  _globals['_PROGRESS']._serialized_end=2920
-  _globals['_DEPLOYRESPONSE']._serialized_start=2922
-  _globals['_DEPLOYRESPONSE']._serialized_end=2991
-  _globals['_PROMOTEREQUEST']._serialized_start=2993
-  _globals['_PROMOTEREQUEST']._serialized_end=3073
-  _globals['_PROMOTERESPONSE']._serialized_start=3075
-  _globals['_PROMOTERESPONSE']._serialized_end=3145
-  _globals['_ROLLBACKREQUEST']._serialized_start=3147
-  _globals['_ROLLBACKREQUEST']._serialized_end=3184
-  _globals['_ROLLBACKRESPONSE']._serialized_start=3186
-  _globals['_ROLLBACKRESPONSE']._serialized_end=3224
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=3226
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=3246
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=3249
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=3380
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=3872
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=4436
+  _globals['_WORKER']._serialized_end=1707
+  _globals['_GATEWAY']._serialized_start=1709
+  _globals['_GATEWAY']._serialized_end=1796
+  _globals['_LISTSLOTSREQUEST']._serialized_start=1798
+  _globals['_LISTSLOTSREQUEST']._serialized_end=1816
+  _globals['_LISTSLOTSRESPONSE']._serialized_start=1819
+  _globals['_LISTSLOTSRESPONSE']._serialized_end=2051
+  _globals['_SHADOW']._serialized_start=2053
+  _globals['_SHADOW']._serialized_end=2103
+  _globals['_SETTRAFFICREQUEST']._serialized_start=2106
+  _globals['_SETTRAFFICREQUEST']._serialized_end=2305
+  _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._serialized_start=2247
+  _globals['_SETTRAFFICREQUEST_WEIGHTSENTRY']._serialized_end=2305
+  _globals['_SETTRAFFICRESPONSE']._serialized_start=2307
+  _globals['_SETTRAFFICRESPONSE']._serialized_end=2359
+  _globals['_DRAINREQUEST']._serialized_start=2361
+  _globals['_DRAINREQUEST']._serialized_end=2415
+  _globals['_DRAINRESPONSE']._serialized_start=2417
+  _globals['_DRAINRESPONSE']._serialized_end=2432
+  _globals['_SHIFT']._serialized_start=2435
+  _globals['_SHIFT']._serialized_end=2571
+  _globals['_DEPLOYREQUEST']._serialized_start=2574
+  _globals['_DEPLOYREQUEST']._serialized_end=3014
+  _globals['_PROGRESS']._serialized_start=3016
+  _globals['_PROGRESS']._serialized_end=3087
+  _globals['_DEPLOYRESPONSE']._serialized_start=3089
+  _globals['_DEPLOYRESPONSE']._serialized_end=3158
+  _globals['_PROMOTEREQUEST']._serialized_start=3160
+  _globals['_PROMOTEREQUEST']._serialized_end=3240
+  _globals['_PROMOTERESPONSE']._serialized_start=3242
+  _globals['_PROMOTERESPONSE']._serialized_end=3312
+  _globals['_ROLLBACKREQUEST']._serialized_start=3314
+  _globals['_ROLLBACKREQUEST']._serialized_end=3351
+  _globals['_ROLLBACKRESPONSE']._serialized_start=3353
+  _globals['_ROLLBACKRESPONSE']._serialized_end=3391
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=3393
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=3413
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=3416
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=3547
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=4039
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=4603
 # @@protoc_insertion_point(module_scope)

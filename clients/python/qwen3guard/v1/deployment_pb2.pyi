@@ -426,26 +426,60 @@ class Worker(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Process id."""
     generation: _builtins.int
     """Generation of the traffic.json that the worker follows."""
     refused: _builtins.str
     """Why the worker does not follow the newest generation; empty if it does."""
+    gateway: _builtins.str
+    """Address of its gateway, where there are several."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         generation: _builtins.int = ...,
         refused: _builtins.str = ...,
+        gateway: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "pid", b"pid", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "generation", b"generation", "pid", b"pid", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class Gateway(_message.Message):
+    """One of several gateways."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Address of its status service."""
+    version: _builtins.str
+    """Version of the server; empty if it does not answer."""
+    problem: _builtins.str
+    """Why it does not answer; empty if it does."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        version: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "problem", b"problem", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gateway: _TypeAlias = Gateway  # noqa: Y015
 
 @_typing.final
 class ListSlotsRequest(_message.Message):
@@ -474,6 +508,7 @@ class ListSlotsResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     ROLLBACK_TO_FIELD_NUMBER: _builtins.int
+    GATEWAYS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of traffic.json."""
     rollback_to: _builtins.str
@@ -488,6 +523,10 @@ class ListSlotsResponse(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """The running workers."""
 
+    @_builtins.property
+    def gateways(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gateway]:
+        """The gateways, where there are several; else empty."""
+
     def __init__(
         self,
         *,
@@ -495,10 +534,11 @@ class ListSlotsResponse(_message.Message):
         workers: _abc.Iterable[Global___Worker] | None = ...,
         generation: _builtins.int = ...,
         rollback_to: _builtins.str = ...,
+        gateways: _abc.Iterable[Global___Gateway] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "rollback_to", b"rollback_to", "slots", b"slots", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateways", b"gateways", "generation", b"generation", "rollback_to", b"rollback_to", "slots", b"slots", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from guard_control.gateway_workers import WorkerSnapshot
+from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 from guard_server.telemetry.worker_status import SlotStatus
 
 _SPAN_S = 60.0
@@ -44,11 +44,11 @@ class LastMinute:
         """A slot's latencies of the last minute; of its whole time if that is shorter."""
         before = self._readings[0][1].slot(name) if self._readings else {}
         found: Counter[int] = Counter()
-        for pid, status in now.slot(name).items():
+        for key, status in now.slot(name).items():
             grown = Counter(latency(status))
-            if pid in before:
+            if key in before:
                 # A slot that was removed and has come back counts from 0 again.
-                last = Counter(latency(before[pid]))
+                last = Counter(latency(before[key]))
                 grown = grown - last if last <= grown else grown
             found += grown
         return found
