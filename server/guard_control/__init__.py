@@ -4,7 +4,8 @@ supervisor       what `guard serve` runs: everything below, as one
 api/             DeploymentService: one operation at a time; where it listens, and for whom
 rollout/         deploy, promote and rollback, with their gates
 gateways/        the gateways that a scheduler runs
-fleet            the slots, the gateway workers and the traffic that the workers follow
+fleet            slots, their traffic and the processes that follow it: what a rollout moves
+local_fleet      that of one machine
 traffic_files    what the workers follow, and what the next start resumes
 rollback_target  the slot that a rollback goes back to, kept in a file
 slot_processes   one Triton for each slot, restarted when it dies

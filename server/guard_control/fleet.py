@@ -1,23 +1,25 @@
-"""The fleet: the slots that run, the traffic between them, and the workers that follow it."""
+"""A fleet: slots, the traffic between them, and the gateway processes that follow it.
+
+A rollout moves the traffic of a fleet and does not know which kind it is: `local_fleet` starts the
+Tritons and the gateway processes of this machine.
+"""
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from guard_control import rollback_target
 from guard_control.errors import NoSuchSlot, PreconditionFailed
 from guard_control.events import Events
-from guard_control.gateway_workers import Workers
-from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
-from guard_control.slot_processes import SlotProcess, SlotProcesses
-from guard_control.traffic_files import TrafficFiles
-from guard_control.triton_process import TritonFailed
-from guard_core.errors import SlotInvalid, quoted
+from guard_control.rollback_target import RollbackTarget
+from guard_core.errors import quoted
 from guard_core.schema import first_problem
+from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot import DirectSlot
 from guard_core.slot.traffic import ShadowTraffic, SlotTraffic, Traffic
 from guard_server.gateway_status.worker_snapshot import WorkerSnapshot
 
@@ -26,31 +28,71 @@ _FOLLOW_S = 15.0
 _DRAIN_S = 120.0
 
 
-class Fleet:
+class FleetSlot(Protocol):
+    """A slot of the traffic."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def replicas(self) -> int:
+        """How many Tritons it should have."""
+
+    def engines(self) -> Sequence[DirectSlot]:
+        """One for each of its Tritons, to be asked past the gateways."""
+
+
+class FleetSlots(Protocol):
+    """The slots that run, by name."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def __getitem__(self, name: str) -> FleetSlot: ...
+
+
+class Fleet(ABC):
     """Moves the traffic between slots that run. Not safe for several operations at a time."""
 
-    def __init__(
-        self,
-        run: Path,
-        traffic: Traffic,
-        files: TrafficFiles,
-        *,
-        slots: SlotProcesses,
-        workers: Workers,
-        events: Events,
-    ) -> None:
-        """Writes `traffic`, for slots that run, to its files. Raises OSError.
+    rollback_to: RollbackTarget | None
 
-        A rollback target is read from `run`; a file that is damaged is ignored, with an alarm.
-        """
-        self.slots = slots
-        self.workers = workers
-        self.events = events
-        self._files = files
-        self._rollback_path = run / rollback_target.FILE_NAME
+    def __init__(self, traffic: Traffic, events: Events) -> None:
         self.traffic = traffic
-        self._save(traffic)
-        self.rollback_to = self._last_rollback_target()
+        self.events = events
+
+    @property
+    @abstractmethod
+    def slots(self) -> FleetSlots:
+        """Those that run."""
+
+    @abstractmethod
+    def snapshot(self) -> WorkerSnapshot:
+        """What the gateway processes say now."""
+
+    @abstractmethod
+    async def set_rollback_target(self, name: str) -> None:
+        """Keeps, also across a restart, that a rollback goes back to this slot.
+
+        Raises PreconditionFailed if that can't be written.
+        """
+
+    @abstractmethod
+    async def start(self, directory: Path, timeout_s: float) -> FleetSlot:
+        """Starts a slot and gives it weight 0. Raises PreconditionFailed."""
+
+    @abstractmethod
+    async def _stop(self, name: str) -> None:
+        """Ends a slot that is out of the traffic."""
+
+    @abstractmethod
+    async def _save(self, traffic: Traffic) -> None:
+        """Writes what the gateway processes follow. Raises PreconditionFailed."""
+
+    @abstractmethod
+    def _reasons_at(self, name: str) -> str:
+        """A sentence that says where to look for why a slot is not ready."""
 
     @property
     def active(self) -> str:
@@ -61,9 +103,6 @@ class Fleet:
     @property
     def shadow(self) -> ShadowTraffic | None:
         return self.traffic.shadow
-
-    def snapshot(self) -> WorkerSnapshot:
-        return self.workers.snapshot()
 
     def ready(self, name: str, now: WorkerSnapshot) -> bool:
         """Whether every worker follows the traffic and gets verdicts from the slot."""
@@ -78,21 +117,6 @@ class Fleet:
         if name not in self.traffic.slots:
             known = ", ".join(sorted(self.traffic.slots))
             raise NoSuchSlot(f"No slot named {quoted(ascii(name))} runs; there are: {known}.")
-
-    def set_rollback_target(self, name: str) -> None:
-        """Keeps, also across a restart, that a rollback goes back to this slot.
-
-        Raises PreconditionFailed if the file can't be written.
-        """
-        slot = self.slots[name]
-        target = RollbackTarget(directory=slot.directory, fingerprint=slot.manifest.fingerprint)
-        try:
-            rollback_target.save(target, self._rollback_path)
-        except OSError as error:
-            raise PreconditionFailed(
-                f"{self._rollback_path} can't be written: {error.strerror}."
-            ) from None
-        self.rollback_to = target
 
     async def set_weights(self, weights: Mapping[str, int]) -> None:
         """Gives slots their weights, and 0 to those not named.
@@ -123,26 +147,12 @@ class Fleet:
                 )
         await self._write(dict(self.traffic.slots), shadow)
 
-    async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
-        """Starts a slot and gives it weight 0. Raises PreconditionFailed."""
-        try:
-            slot = await self.slots.start(directory, timeout_s)
-        except (TritonFailed, SlotInvalid, OSError) as error:
-            raise PreconditionFailed(str(error)) from None
-        try:
-            await self._write({**self.traffic.slots, slot.name: slot.traffic(0)}, self.shadow)
-        except BaseException:
-            await self.slots.stop(slot.name)
-            raise
-        return slot
-
     async def until_ready(self, name: str, timeout_s: float) -> None:
         """Raises PreconditionFailed if it takes longer."""
         await self._until(
             lambda now: self.ready(name, now),
             timeout_s,
-            f"{name} gave no verdict in {timeout_s:g} s. The gateway's log and "
-            f"{self.slots[name].triton.log} have the reason.",
+            f"{name} gave no verdict in {timeout_s:g} s. {self._reasons_at(name)}",
         )
 
     async def until_replicas(self, name: str, share: float, of: str, timeout_s: float) -> None:
@@ -150,7 +160,7 @@ class Fleet:
 
         All of its own are enough. Raises PreconditionFailed if it takes longer.
         """
-        own = len(self.slots[name].tritons)
+        own = self.slots[name].replicas
 
         def needed(now: WorkerSnapshot) -> int:
             return max(1, min(own, math.ceil(share * now.ready_replicas(of))))
@@ -193,11 +203,7 @@ class Fleet:
             _DRAIN_S,
             f"A gateway process still uses {name} after {_DRAIN_S:g} s.",
         )
-        await self.slots.stop(name)
-
-    def keeping_files(self) -> AbstractAsyncContextManager[None]:
-        """Writes a lost traffic.json again while the block runs."""
-        return self._files.keeping(lambda: self.traffic)
+        await self._stop(name)
 
     async def _write(self, slots: dict[str, SlotTraffic], shadow: ShadowTraffic | None) -> None:
         """Returns when every worker follows. If one refuses, the traffic stays as it was."""
@@ -207,10 +213,7 @@ class Fleet:
         except ValidationError as error:
             problem = first_problem(error, "the traffic")
             raise PreconditionFailed(f"Nothing was changed: {problem}.") from None
-        try:
-            self._save(new)
-        except OSError as error:
-            raise PreconditionFailed(f"The traffic can't be written: {error.strerror}.") from None
+        await self._save(new)
         late = "A gateway process does not follow the traffic. Its log has the reason."
         try:
             decided = await self._until(
@@ -219,28 +222,13 @@ class Fleet:
             if decided.refusals:
                 raise PreconditionFailed(decided.refusals[0])
         except PreconditionFailed:
-            self._save(before.model_copy(update={"generation": new.generation + 1}))
+            await self._save(before.model_copy(update={"generation": new.generation + 1}))
             await self._until(lambda now: not now.refusals, _FOLLOW_S, late)
             raise
-
-    def _save(self, traffic: Traffic) -> None:
-        self._files.save(traffic)
-        self.traffic = traffic
 
     def _others(self, name: str) -> str:
         others = ", ".join(sorted(set(self.traffic.slots) - {name}))
         return f"there are: {others}" if others else "`guard deploy SLOT --prepare` starts one"
-
-    def _last_rollback_target(self) -> RollbackTarget | None:
-        try:
-            return rollback_target.load(self._rollback_path)
-        except RollbackTargetInvalid as error:
-            self.events.publish(
-                f"{error} The file is ignored: `guard rollback` has no slot to go back to until "
-                "the next rollout.",
-                alarm=True,
-            )
-            return None
 
     async def _until(
         self, done: Callable[[WorkerSnapshot], bool], timeout_s: float, otherwise: str

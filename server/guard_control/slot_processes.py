@@ -12,6 +12,7 @@ from guard_control.host.ownership import PortClaim, PortTaken
 from guard_control.kept_triton import KeptTriton
 from guard_control.triton_process import TritonFailed, TritonProcess
 from guard_core.slot.manifest import Manifest
+from guard_core.slot.slot import DirectSlot
 from guard_core.slot.traffic import SlotTraffic, TritonList
 
 _GPUS = "CUDA_VISIBLE_DEVICES"
@@ -34,6 +35,17 @@ class SlotProcess:
     def triton(self) -> TritonProcess:
         """The first one."""
         return self._tritons[0].process
+
+    @property
+    def replicas(self) -> int:
+        return len(self._tritons)
+
+    def engines(self) -> list[DirectSlot]:
+        """One for each of its Tritons, to be asked past the gateway."""
+        return [
+            DirectSlot(self.directory, one.target, name=self.name, strict_completion=True)
+            for one in self.tritons
+        ]
 
     @property
     def restarts(self) -> int:

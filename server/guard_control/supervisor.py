@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
-from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
 from guard_control.host import control_socket, orphans, ownership, shared_memory
+from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
@@ -81,7 +81,7 @@ async def supervising(
     replicas: int,
     deploy_roots: Sequence[Path],
     control: ControlTcp | None,
-) -> AsyncIterator[Fleet]:
+) -> AsyncIterator[LocalFleet]:
     """Runs everything. Leaving the block is the graceful stop; cancelling that cuts off.
 
     `settings`: of every worker. `run`: the directory for the state. `replicas`: Tritons of each
@@ -108,7 +108,7 @@ async def supervising(
         try:
             first = await _start_slots(slots, initial)
             files = TrafficFiles(memory, run, events)
-            fleet = Fleet(run, first, files, slots=slots, workers=gateways, events=events)
+            fleet = LocalFleet(run, first, files, slots=slots, workers=gateways, events=events)
             await gateways.start(_START_S)
             with _metrics(settings, gateways):
                 service = DeploymentService(fleet, deploy_roots)

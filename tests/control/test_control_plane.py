@@ -15,8 +15,8 @@ import trustme
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
-from guard_control.fleet import Fleet
 from guard_control.host import control_socket, shared_memory
+from guard_control.local_fleet import LocalFleet
 from guard_server.tls.certificates import CertificateFiles
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
@@ -24,7 +24,7 @@ from tests.support.commands import guard
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
-NO_FLEET = cast(Fleet, SimpleNamespace(events=Events()))  # what is refused reaches no slot
+NO_FLEET = cast(LocalFleet, SimpleNamespace(events=Events()))  # what is refused reaches no slot
 NO_SLOT = pb.DeployRequest(directory="relative")  # refused before the fleet is asked
 
 

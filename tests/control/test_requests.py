@@ -8,13 +8,13 @@ import pytest
 
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import listening
-from guard_control.fleet import Fleet
+from guard_control.local_fleet import LocalFleet
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.gateway import fields, rich_status
 
 SERVICE = "/qwen3guard.v1.DeploymentService"
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["DeploymentService"].methods]
-NO_FLEET = cast(Fleet, None)  # what is refused reaches none
+NO_FLEET = cast(LocalFleet, None)  # what is refused reaches none
 
 
 @pytest.mark.parametrize("method", METHODS)

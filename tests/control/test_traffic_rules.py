@@ -7,7 +7,7 @@ import pytest
 
 from guard_control.api import messages
 from guard_control.errors import PreconditionFailed
-from guard_control.fleet import Fleet
+from guard_control.local_fleet import LocalFleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Shift, Step
 from guard_core.slot.traffic import ShadowTraffic
@@ -28,7 +28,7 @@ def quiet(_step: Step, _text: str) -> None:
     pass
 
 
-def offered(fleet: Fleet) -> str:
+def offered(fleet: LocalFleet) -> str:
     """The slot that the hint of `guard slots` names."""
     return messages.list_slots(fleet, LastMinute()).rollback_to
 

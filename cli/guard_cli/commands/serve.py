@@ -13,9 +13,9 @@ from guard_cli.server_output import ServerOutput, server_output
 from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
 from guard_control.api.listener import ControlTcp
 from guard_control.errors import OperationError
-from guard_control.fleet import Fleet
 from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
+from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed
@@ -168,10 +168,10 @@ class _Server:
         self._settings = settings
         self._control = control
         self._ready = False
-        self._fleet: Fleet | None = None
+        self._fleet: LocalFleet | None = None
         self._stop = asyncio.Event()
 
-    async def run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
+    async def run(self, supervised: AbstractAsyncContextManager[LocalFleet]) -> None:
         """Until a signal. One before it is ready, or a second one, raises CancelledError."""
         task = asyncio.create_task(self._run(supervised))
 
@@ -193,7 +193,7 @@ class _Server:
             self._output.say("SIGHUP: the gateway reads its certificates again.")
             self._fleet.workers.read_certificates()
 
-    async def _run(self, supervised: AbstractAsyncContextManager[Fleet]) -> None:
+    async def _run(self, supervised: AbstractAsyncContextManager[LocalFleet]) -> None:
         with ExitStack() as starting:
             starting.enter_context(
                 self._output.doing("Starting Triton, then waiting for the first verdicts ...")
@@ -206,7 +206,7 @@ class _Server:
                 await self._stop.wait()
                 self._output.say("Stopping: finishing what is accepted (again to cut it off) ...")
 
-    def _banner(self, fleet: Fleet) -> None:
+    def _banner(self, fleet: LocalFleet) -> None:
         settings, slot = self._settings, fleet.slots[fleet.active]
         model = slot.manifest.model
         security = "plain text"

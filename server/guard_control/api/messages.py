@@ -5,7 +5,7 @@ from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 
-from guard_control.fleet import Fleet
+from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess
 from guard_core.stats import quantile
 from guard_server.gateway_status.last_minute import LastMinute
@@ -15,7 +15,7 @@ from guard_server.telemetry.worker_status import ReplicaStatus, SlotStatus
 from qwen3guard.v1 import deployment_pb2 as pb
 
 
-def list_slots(fleet: Fleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
+def list_slots(fleet: LocalFleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
     now = fleet.snapshot()
     slots = sorted(fleet.slots, key=lambda slot: slot.name)
     back = fleet.rollback_to
@@ -31,7 +31,7 @@ def list_slots(fleet: Fleet, last_minute: LastMinute) -> pb.ListSlotsResponse:
 
 
 def _slot(
-    fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess, last_minute: LastMinute
+    fleet: LocalFleet, now: WorkerSnapshot, slot: SlotProcess, last_minute: LastMinute
 ) -> pb.SlotInfo:
     since = partial(last_minute.since, slot.name, now)
     statuses = list(now.slot(slot.name).values())
@@ -57,7 +57,7 @@ def _slot(
     )
 
 
-def _state(fleet: Fleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState.ValueType:
+def _state(fleet: LocalFleet, now: WorkerSnapshot, slot: SlotProcess) -> pb.SlotState.ValueType:
     # Workers notice dead Tritons a moment later.
     if not slot.running:
         return pb.SLOT_STATE_STARTING

@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from guard_control.errors import OperationError, PreconditionFailed
-from guard_control.fleet import Fleet
+from guard_control.fleet import Fleet, FleetSlot
 from guard_control.rollout import gates, verification
 from guard_control.rollout.gates import Window, window
 from guard_control.rollout.parameters import READY_S, Deployment, Shift, Step
 from guard_control.rollout.rollout import ReportStep
-from guard_control.slot_processes import SlotProcess
 from guard_core.errors import SlotInvalid
 from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import ShadowTraffic
@@ -118,7 +117,7 @@ async def _shift(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> N
     if fleet.has_all(name):
         raise PreconditionFailed(f"{name} has all of the traffic already.")
     try:
-        fleet.set_rollback_target(active)
+        await fleet.set_rollback_target(active)
         await _raise_weight(fleet, name, active, shift, report)
     except Exception as error:
         report(Step.ROLLBACK, f"{error} Giving the traffic back to {active}.")
@@ -164,7 +163,7 @@ async def _retire_others(fleet: Fleet, name: str, shift: Shift, report: ReportSt
     )
 
 
-async def _shadow(fleet: Fleet, slot: SlotProcess, wanted: Deployment, report: ReportStep) -> None:
+async def _shadow(fleet: Fleet, slot: FleetSlot, wanted: Deployment, report: ReportStep) -> None:
     """Has the candidate judge live requests beside the active slot. Raises PreconditionFailed."""
     name, active = slot.name, fleet.slots[fleet.active]
     report(

@@ -1,31 +1,42 @@
 """Compares a candidate's verdicts with the active slot's, on a fixed set of conversations."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from itertools import cycle
 from pathlib import Path
 
 from guard_control.errors import PreconditionFailed
-from guard_control.slot_processes import SlotProcess
-from guard_core.slot.slot import DirectSlot
+from guard_control.fleet import FleetSlot
+from guard_core.conversation import Message
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
-from guard_eval.verify import JudgeLost, compare, gate, same_checkpoint, slot_judge
+from guard_eval.verify import (
+    Judge,
+    JudgeLost,
+    Judgement,
+    compare,
+    gate,
+    same_checkpoint,
+    slot_judge,
+)
 
 _SHOWN = 5  # conversations that differ
 
 
 async def verify(
-    candidate: SlotProcess,
-    active: SlotProcess,
+    candidate: FleetSlot,
+    active: FleetSlot,
     *,
     examples: Sequence[Example],
     min_agreement: float | None,
     in_flight: int,
     report: Callable[[str], None],
 ) -> None:
-    """Sends the conversations to both engines directly, past the gateway's caches and limits.
+    """Sends the conversations to both slots' engines, past the gateway's caches and limits.
 
-    `in_flight`: conversations at once. Raises PreconditionFailed with every reason.
+    Each of a slot's Tritons gets its part. `in_flight`: conversations at once.
+    Raises PreconditionFailed with every reason.
     """
     tenth = 0
 
@@ -35,12 +46,12 @@ async def verify(
             tenth = done * 10 // total
             report(f"{done} of {total} conversations")
 
-    async with _slot(candidate) as ours, _slot(active) as theirs:
+    async with AsyncExitStack() as stack:
         try:
             comparison = await compare(
                 examples,
-                slot_judge(ours),
-                slot_judge(theirs),
+                await _judge(candidate, stack),
+                await _judge(active, stack),
                 in_flight=in_flight,
                 progress=progress,
             )
@@ -72,5 +83,12 @@ def load(data: Path | None, ignored_keys: Collection[str] = ()) -> tuple[Example
         raise PreconditionFailed(f"The data to verify with is invalid: {error}") from None
 
 
-def _slot(slot: SlotProcess) -> DirectSlot:
-    return DirectSlot(slot.directory, slot.triton.target, name=slot.name, strict_completion=True)
+async def _judge(slot: FleetSlot, opened: AsyncExitStack) -> Judge:
+    """Asks the slot's engines in turn; they are in `opened`."""
+    judges = [slot_judge(await opened.enter_async_context(one)) for one in slot.engines()]
+    turns = cycle(judges)
+
+    async def judge(messages: Sequence[Message]) -> Judgement:
+        return await next(turns)(messages)
+
+    return judge

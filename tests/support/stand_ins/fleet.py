@@ -13,10 +13,10 @@ from typing import Any, cast
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import listening
 from guard_control.events import Events
-from guard_control.fleet import Fleet
 from guard_control.gateway_workers import Workers
 from guard_control.host import control_socket, shared_memory
 from guard_control.kept_triton import KeptTriton
+from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic
@@ -39,7 +39,7 @@ PID = 4242
 class Fleeting:
     """A fleet, and what its one worker reports of each slot beside weight and fingerprint."""
 
-    fleet: Fleet
+    fleet: LocalFleet
     reported: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -136,7 +136,7 @@ def with_replicas(
         )
         return WorkerSnapshot(frozenset({PID}), (worker,))
 
-    fleet = Fleet(
+    fleet = LocalFleet(
         run,
         first,
         TrafficFiles(memory, run, events),
@@ -148,7 +148,7 @@ def with_replicas(
 
 
 @asynccontextmanager
-async def controlled(fleet: Fleet) -> AsyncIterator[str]:
+async def controlled(fleet: LocalFleet) -> AsyncIterator[str]:
     """Runs DeploymentService where `guard` commands find it; gives the address for --target."""
     with shared_memory.directory() as memory:
         service = DeploymentService(fleet, roots=())
