@@ -99,16 +99,16 @@ INSIDE = {
         "slot_processes": {"events", "host", "kept_triton", "triton_process"},
         "traffic_files": {"events", "host"},
         "gateway_workers": {"events", "host", "keeper"},
-        "fleet": {"errors", "events", "rollback_target"},
-        "local_fleet": {
-            *("errors", "events", "fleet", "rollback_target", "traffic_files"),
+        "fleets": {
+            *("errors", "events", "rollback_target", "traffic_files"),
             *("slot_processes", "triton_process", "gateway_workers"),
         },
-        "gateways": set(),
-        "rollout": {"errors", "events", "fleet"},
-        "api": {"errors", "fleet", "local_fleet", "rollout", "slot_processes", "gateways"},
+        "stores": set(),
+        "gateways": {"errors", "events", "fleets", "rollback_target", "stores"},
+        "rollout": {"errors", "events", "fleets"},
+        "api": {"errors", "events", "fleets", "gateways", "rollout", "slot_processes", "stores"},
         "supervisor": {
-            *("api", "events", "local_fleet", "host"),
+            *("api", "events", "fleets", "host"),
             *("slot_processes", "gateway_workers", "traffic_files"),
         },
     },

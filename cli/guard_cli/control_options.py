@@ -38,13 +38,13 @@ _FleetOption = Annotated[
         "certificates they are shown.",
     ),
 ]
-_CLIENT, _FLEET = "server", "fleet"
+_CLIENT = "server"
 
 
-def with_server(command: Callable[..., None], *, or_fleet: bool = False) -> Callable[..., None]:
+def with_server(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a Typer command the options that say which server, instead of its parameter `server`.
 
-    That is a client of the server's DeploymentService, or with `or_fleet` of a fleet's.
+    That is a client of the server's DeploymentService, or of a fleet's.
     """
     own = [each for name, each in inspect.signature(command).parameters.items() if name != _CLIENT]
 
@@ -69,7 +69,6 @@ def with_server(command: Callable[..., None], *, or_fleet: bool = False) -> Call
             command(server=server, **given)
 
     *options, _ = inspect.signature(run).parameters.values()
-    options = [each for each in options if or_fleet or each.name != _FLEET]
     setattr(run, "__signature__", inspect.Signature([*own, *options]))  # noqa: B010
     run.__doc__ = command.__doc__
     return run
@@ -81,7 +80,7 @@ def _fleet_client(fleet: Path, *, json: bool) -> "Iterator[DeploymentClient]":
     from guard_cli.fleet_connection import fleet_controlled  # noqa: PLC0415
 
     with fleet_controlled(fleet) as control:
-        yield DeploymentClient(control, None, json=json)
+        yield DeploymentClient(control.address, None, json=json, slots=control.slots)
 
 
 def _client(

@@ -4,7 +4,7 @@ With `json` each answer is one line: the contract's message as JSON, with all it
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.markup import escape
 
-from guard_cli.options import fail
+from guard_cli.options import fail, slot_directory
 from guard_cli.slots_table import problems, table
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc
@@ -29,10 +29,19 @@ class DeploymentClient:
     """An error of the service ends the command with its message."""
 
     def __init__(
-        self, control: str, credentials: grpc.ChannelCredentials | None, *, json: bool
+        self,
+        control: str,
+        credentials: grpc.ChannelCredentials | None,
+        *,
+        json: bool,
+        slots: Mapping[str, Path] | None = None,
     ) -> None:
-        """`control`: its gRPC address; a Unix socket takes no credentials."""
+        """`control`: its gRPC address; a Unix socket takes no credentials.
+
+        `slots`: those that a fleet can have, and their files here by name.
+        """
         self._control = control
+        self._slots = slots
         self._json = json
         self._credentials = credentials
         self._out = Console()
@@ -57,8 +66,9 @@ class DeploymentClient:
 
     def deploy(
         self,
-        directory: Path,
+        candidate: Path,
         *,
+        resume: bool,
         data: Path | None,
         ignored_keys: Sequence[str],
         min_agreement: float | None,
@@ -72,9 +82,13 @@ class DeploymentClient:
         keep_old: bool,
         prepare: bool,
     ) -> None:
-        """Prints the rollout's steps. Times are seconds, `steps` percent of the traffic."""
+        """Prints the rollout's steps. Times are seconds, `steps` percent of the traffic.
+
+        `candidate`: a slot's name or directory; of a fleet its name.
+        """
         request = pb.DeployRequest(
-            directory=str(directory.resolve()),
+            directory=str(self._directory(candidate).resolve()),
+            resume=resume,
             data=str(data.resolve()) if data else "",
             ignored_keys=ignored_keys,
             min_agreement=min_agreement,
@@ -87,6 +101,14 @@ class DeploymentClient:
         )
         with self._service() as service:
             self._follow(service, service.Deploy(request))
+
+    def _directory(self, candidate: Path) -> Path:
+        if self._slots is None:
+            return slot_directory(candidate)
+        if str(candidate) not in self._slots:
+            known = ", ".join(sorted(self._slots))
+            fail(f"FLEET.yaml has no slot {candidate}; it has: {known}.", code=2)
+        return self._slots[str(candidate)]
 
     def promote(
         self, slot: str, *, steps: Sequence[int], pause: float, max_factor: float, keep_old: bool

@@ -46,6 +46,8 @@ def table(listed: pb.ListSlotsResponse, *, replicas: bool = False) -> Group:
     processes = "1 gateway process" if count == 1 else f"{count} gateway processes"
     of = f" of {len(listed.gateways)} gateways" if listed.gateways else ""
     lines.append(f"{processes}{of}, traffic {listed.generation}")
+    if listed.change:
+        lines.append(f"Changed now by {listed.change}")
     if listed.rollback_to:
         lines.append(f"`guard rollback` gives the traffic to {listed.rollback_to}")
     return Group(shown, *map(escape, lines))

@@ -3,9 +3,9 @@
 supervisor       what `guard serve` runs: everything below, as one
 api/             DeploymentService: one operation at a time; where it listens, and for whom
 rollout/         deploy, promote and rollback, with their gates
-gateways/        the gateways that a scheduler runs
-fleet            slots, their traffic and the processes that follow it: what a rollout moves
-local_fleet      that of one machine
+fleets/          slots, their traffic and the processes that follow it: what a rollout moves
+gateways/        a fleet whose gateways and Tritons a scheduler runs
+stores/          where such a fleet's traffic is kept
 traffic_files    what the workers follow, and what the next start resumes
 rollback_target  the slot that a rollback goes back to, kept in a file
 slot_processes   one Triton for each slot, restarted when it dies
@@ -18,5 +18,5 @@ host/            child processes, files in memory, and what one server alone may
 events           what happens, for the log and for watchers
 errors           why an operation failed
 
-Imports run downwards: supervisor and api -> rollout -> fleet -> processes.
+Imports run downwards: supervisor and api -> rollout -> fleets -> processes.
 """

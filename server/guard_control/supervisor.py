@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.gateway_workers import Workers
 from guard_control.host import control_socket, orphans, ownership, shared_memory
-from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic

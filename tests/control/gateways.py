@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guard_control.gateways import fleet_file
+from guard_control.gateways.gateway_fleet import GatewayFleet
+from guard_control.gateways.gateway_watch import watching
+from guard_control.stores.file_store import FileStore
+from guard_core.slot import traffic
+from guard_core.slot.traffic import SlotTraffic, Traffic
 from guard_server.app import serving
 from guard_server.settings import Settings
 from guard_server.wiring import Gateway
@@ -13,8 +19,9 @@ from tests.support.gateway import AT_ONCE, Client, connect
 from tests.support.ports import free_port
 from tests.support.stand_ins.fake_engine import Answer, Asked, FakeEngine, fake_engine, until
 from tests.support.tls_files import TlsFiles, tls_files
-from tests.support.two_slots import TrafficFile, traffic_file
+from tests.support.two_slots import TrafficFile
 
+_VOCABULARY = 20_000  # for the scores that a verification asks for
 WriteSlot = Callable[..., Path]
 
 
@@ -63,10 +70,44 @@ class Gateways:
     def write_fleet(self, *also: str) -> None:
         """FLEET.yaml with the gateways that run, and these addresses."""
         listed = [*(one.status for one in self.all), *also]
-        self.fleet_yaml.write_text(
-            f"gateways: {{list: {listed}}}\n"
-            "tls: {ca: ca.pem, cert: operator.pem, key: operator.key}\n"
+        self.fleet_yaml.write_text(fleet_text(listed, self.file))
+
+    @asynccontextmanager
+    async def operated(self) -> AsyncIterator[GatewayFleet]:
+        """An operator's view of it."""
+        given = fleet_file.load(self.fleet_yaml)
+        store = FileStore(given.traffic.file)
+        async with watching(given.gateways, given.tls) as watch:
+            yield GatewayFleet(given, store, await store.read(), watch)
+
+
+def fleet_text(listed: list[str], file: TrafficFile) -> str:
+    slots = {
+        name: {"directory": str(entry.directory), "triton": entry.triton}
+        for name, entry in file.slots.items()
+    }
+    return (
+        f"gateways: {{list: {listed}}}\n"
+        "tls: {ca: ca.pem, cert: operator.pem, key: operator.key}\n"
+        f"traffic: {{file: {file.path}}}\n"
+        f"slots: {slots}\n"
+    )
+
+
+def slot_files(directory: Path, write_slot: WriteSlot, **ports: int) -> TrafficFile:
+    """Slots whose directories have their names: all of the traffic is the first one's."""
+    slots = {}
+    for number, (name, port) in enumerate(ports.items()):
+        # Another limit makes another fingerprint.
+        made = write_slot(directory / f"made {name}", max_in_flight=32 + number)
+        slots[name] = SlotTraffic(
+            directory=made.rename(directory / name),
+            triton=f"127.0.0.1:{port}",
+            weight=0 if number else 100,
         )
+    file = TrafficFile(directory / "traffic.json", Traffic(generation=0, slots=slots), slots)
+    traffic.save(file.traffic, file.path)
+    return file
 
 
 @asynccontextmanager
@@ -78,8 +119,8 @@ async def gateways(
     operator = tls.authority.issue_cert("operator@example.org")
     operator.private_key_pem.write_to_path(directory / "operator.key")
     operator.cert_chain_pems[0].write_to_path(directory / "operator.pem")
-    async with fake_engine(answer) as blue, fake_engine(answer) as green:
-        file = traffic_file(directory, write_slot, blue=blue.port, green=green.port)
+    async with fake_engine(answer, _VOCABULARY) as blue, fake_engine(answer, _VOCABULARY) as green:
+        file = slot_files(directory, write_slot, blue=blue.port, green=green.port)
         found = Gateways(directory, tls, file, blue, green)
         try:
             for _ in range(count):

@@ -15,8 +15,8 @@ import trustme
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import ControlTcp, listening
 from guard_control.events import Events
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.host import control_socket, shared_memory
-from guard_control.local_fleet import LocalFleet
 from guard_server.tls.certificates import CertificateFiles
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import deployment_pb2_grpc

@@ -17,9 +17,10 @@ from guard_control.gateways.fleet_file import FleetInvalid, GatewayDns
 from guard_control.gateways.gateway_watch import GatewayWatch, watching
 from guard_core.slot.traffic import ShadowTraffic
 from guard_server.telemetry import worker_status
+from qwen3guard.v1 import deployment_pb2 as dpb
 from qwen3guard.v1 import gateway_status_pb2 as pb
 from qwen3guard.v1 import gateway_status_pb2_grpc
-from tests.control.gateways import Gateways, OneGateway, WriteSlot, gateways
+from tests.control.gateways import Gateways, OneGateway, WriteSlot, gateways, slot_files
 from tests.support.commands import guard
 from tests.support.gateway import fields, rich_status
 from tests.support.ports import free_port
@@ -47,6 +48,11 @@ async def ask(one: OneGateway, credentials: grpc.ChannelCredentials) -> pb.GetSt
 async def seen(watch: GatewayWatch, condition: Callable[[], bool]) -> None:
     await until(condition)
     assert not watch.answers().unknown
+
+
+async def listed_by(fleet: Gateways, watch: GatewayWatch) -> dpb.ListSlotsResponse:
+    async with fleet.operated() as operated:
+        return list_fleet(watch.answers(), operated)
 
 
 async def test_a_gateway_says_what_it_follows_and_counts(
@@ -135,8 +141,11 @@ async def test_the_gateways_of_a_list_are_one_fleet_and_who_is_missing_is_named(
 
 
 @pytest.mark.slow
-async def test_a_fleet_of_which_no_gateway_reports_is_an_error(tmp_path: Path) -> None:
+async def test_a_fleet_of_which_no_gateway_reports_is_an_error(
+    tmp_path: Path, write_tiny_slot: WriteSlot
+) -> None:
     files, nowhere = tls_files(tmp_path), f"127.0.0.1:{free_port()}"
+    slot_files(tmp_path, write_tiny_slot, blue=1)
     path = fleet_yaml(tmp_path, files, f"gateways: {{list: ['{nowhere}']}}")
     done = await asyncio.to_thread(guard, "slots", "--fleet", str(path))
     assert done.returncode == 1
@@ -149,23 +158,22 @@ async def test_who_follows_an_older_generation_or_refuses_the_newest_is_seen(
     async with gateways(tmp_path, write_tiny_slot, agree) as fleet:
         given = fleet_file.load(fleet.fleet_yaml)
         async with watching(given.gateways, given.tls) as watch:
+            await until(lambda: watch.answers().workers.all_follow(0))
             now = watch.answers().workers
-            assert now.all_follow(0) and now.ready("blue") and now.ready_replicas("green") == 1
+            assert now.ready("blue") and now.ready_replicas("green") == 1
             apart = tmp_path / "apart"
             apart.mkdir()
             fleet.file.path = apart / "traffic.json"
             fleet.file.write({"blue": 100, "green": 0})
             newer = await fleet.start()
-            fleet.write_fleet()
             await watch.use(frozenset(one.status for one in fleet.all))
             await until(lambda: watch.answers().workers.all_reporting)
-            listed = list_fleet(watch.answers())
-            assert listed.generation == 1
+            listed = await listed_by(fleet, watch)
             assert sorted(worker.generation for worker in listed.workers) == [0, 0, 1]
             assert not watch.answers().workers.all_follow(1)
             fleet.file.path.write_text("{}")
             await seen(watch, lambda: bool(watch.answers().workers.refusals))
-            [refused] = [one for one in list_fleet(watch.answers()).workers if one.refused]
+            [refused] = [one for one in (await listed_by(fleet, watch)).workers if one.refused]
             assert refused.gateway == newer.status
 
 
@@ -205,7 +213,9 @@ def fleet_yaml(directory: Path, files: TlsFiles, text: str = "", **changes: str)
     path = directory / "fleet.yaml"
     names = {"ca": files.ca.name, "cert": files.cert.name, "key": files.key.name, **changes}
     text = text or "gateways: {list: ['a:1']}"
-    path.write_text(f"{text}\ntls: {names}\n")
+    rest = "traffic: {file: traffic.json}" if "traffic:" not in text else ""
+    slots = "slots: {blue: {directory: /s/blue, triton: 'a:1'}}" if "slots:" not in text else ""
+    path.write_text(f"{text}\ntls: {names}\n{rest}\n{slots}\n")
     return path
 
 
@@ -217,7 +227,12 @@ def fleet_yaml(directory: Path, files: TlsFiles, text: str = "", **changes: str)
         ("gateways: {list: ['a']}", "gateways.list.list.0"),
         ("gateways: {dns: 'a:1,b:2'}", "gateways.dns.dns"),
         ("gateways: {list: ['a:1']}\ngateways: {list: ['b:1']}", "the key gateways is there twice"),
-        ("gateways: {list: ['a:1']}\nslots: 3", "slots: Extra inputs are not permitted"),
+        ("gateways: {list: ['a:1']}\nother: 3", "other: Extra inputs are not permitted"),
+        ("gateways: {dns: 'a:1'}\ntraffic: {}", "traffic.file: Field required"),
+        (
+            "gateways: {dns: 'a:1'}\nslots: {blue: {directory: /s/b, triton: 'a:1'}}",
+            "the directory of blue's files here has another name",
+        ),
         ("gateways: [", "is no YAML"),
         ("other: 1", "gateways: Field required"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import listening
-from guard_control.local_fleet import LocalFleet
+from guard_control.fleets.local_fleet import LocalFleet
 from qwen3guard.v1 import deployment_pb2 as pb
 from tests.support.gateway import fields, rich_status
 

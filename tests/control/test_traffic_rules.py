@@ -7,7 +7,7 @@ import pytest
 
 from guard_control.api import messages
 from guard_control.errors import PreconditionFailed
-from guard_control.local_fleet import LocalFleet
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Shift, Step
 from guard_core.slot.traffic import ShadowTraffic

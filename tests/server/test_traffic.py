@@ -10,7 +10,7 @@ import pytest
 
 from guard_core.errors import TrafficInvalid
 from guard_core.slot import traffic
-from guard_core.slot.traffic import ShadowTraffic, Traffic
+from guard_core.slot.traffic import RolloutLease, ShadowTraffic, Traffic
 from qwen3guard.v1 import moderation_pb2
 from tests.support.gateway import ask
 from tests.support.stand_ins.fake_engine import Answer, Asked, until
@@ -47,7 +47,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema_version": 3}, "schema_version"),
+        ({"schema_version": 4}, "schema_version"),
         ({"slots": several({"list": ["a:1"]})}, "schema_version 2"),
         ({"schema_version": 2, "slots": several({"list": []})}, "triton"),
         ({"schema_version": 2, "slots": several({"list": ["a:1", "a:1"]})}, "a Triton twice"),
@@ -186,3 +186,36 @@ async def test_a_config_map_is_followed_by_its_link(
     await until(lambda: len(found) == 2)
     assert found[1] == file.traffic
     watching.cancel()
+
+
+LEASE = RolloutLease(
+    id="0123456789abcdef", holder="a@b", change="a rollout", slot="green", beats=1, lease_s=15
+)
+
+
+def test_what_rollouts_of_a_fleet_write_is_there_only_while_there_is_some() -> None:
+    """An older gateway refuses a key that it does not know."""
+    plain = Traffic.model_validate(document())
+    leased = plain.for_rollouts(LEASE, None)
+    assert set(json.loads(plain.text())) == {"schema_version", "generation", "slots", "shadow"}
+    assert json.loads(leased.text())["schema_version"] == 3
+    assert traffic.parse("it", leased.text().encode()) == leased
+    assert leased.for_rollouts(None, None) == plain
+    with pytest.raises(TrafficInvalid, match="need schema_version 3"):
+        traffic.parse(
+            "it", leased.text().replace('"schema_version": 3', '"schema_version": 2').encode()
+        )
+
+
+async def test_a_beat_of_a_rollout_changes_nothing_for_a_gateway(
+    tmp_path: Path, write_tiny_slot: WriteSlot, agree: Agree, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with two_slots(tmp_path, write_tiny_slot, agree, agree) as two:
+        capfd.readouterr()
+        for beats in (1, 2):
+            lease = LEASE.model_copy(update={"beats": beats})
+            traffic.save(two.file.traffic.for_rollouts(lease, None), two.file.path)
+            await asyncio.sleep(0.2)
+        assert two.router.refused is None
+        assert "traffic" not in capfd.readouterr().out
+        assert await slots_of(two.client, "Q", count=1) == ["blue"]

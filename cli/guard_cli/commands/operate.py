@@ -1,13 +1,12 @@
 """Commands for the slots of a running server: clients of DeploymentService."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guard_cli.control_options import with_server
-from guard_cli.options import IgnoreOption, fail, slot_directory
+from guard_cli.options import IgnoreOption, fail
 
 if TYPE_CHECKING:
     from guard_cli.deployment_client import DeploymentClient
@@ -24,7 +23,7 @@ KeepOld = Annotated[
 _STEPS, _PAUSE, _FACTOR = "5,25,50,100", 10.0, 2.0
 
 
-@partial(with_server, or_fleet=True)
+@with_server
 def slots(
     server: "DeploymentClient",
     watch: Annotated[
@@ -77,6 +76,12 @@ def deploy(
             "--prepare", help="Stop after the verification: `guard promote` does the rest."
         ),
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with this rollout of a fleet, whose command has died."
+        ),
+    ] = False,
 ) -> None:
     """Roll out a slot: check, start, warm up, verify, shadow, shift, drain and stop the old one.
 
@@ -84,7 +89,8 @@ def deploy(
     is.
     """
     server.deploy(
-        slot_directory(candidate),
+        candidate,
+        resume=resume,
         data=data,
         ignored_keys=ignore or (),
         min_agreement=min_agreement,

@@ -13,9 +13,9 @@ from guard_cli.server_output import ServerOutput, server_output
 from guard_cli.settings_options import SettingsInvalid, gateway_settings, with_settings
 from guard_control.api.listener import ControlTcp
 from guard_control.errors import OperationError
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.gateway_workers import WorkersFailed
 from guard_control.host.ownership import run_directory
-from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess
 from guard_control.supervisor import InitialTraffic, supervising
 from guard_control.triton_process import TritonFailed

@@ -892,7 +892,10 @@ type ListSlotsResponse struct {
 	// all of the traffic.
 	RollbackTo string `protobuf:"bytes,4,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
 	// The gateways, where there are several; else empty.
-	Gateways      []*Gateway `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	Gateways []*Gateway `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// Who changes the traffic now, and what is changed, where there are several gateways; empty if nobody
+	// does. A rollout that has died is still named.
+	Change        string `protobuf:"bytes,6,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +963,13 @@ func (x *ListSlotsResponse) GetGateways() []*Gateway {
 		return x.Gateways
 	}
 	return nil
+}
+
+func (x *ListSlotsResponse) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
 }
 
 // A slot that also judges a share of the live requests, without answering them.
@@ -1309,7 +1319,10 @@ type DeployRequest struct {
 	// Whether to end after the verification. The slot keeps running; Promote completes the rollout.
 	PrepareOnly bool `protobuf:"varint,9,opt,name=prepare_only,json=prepareOnly,proto3" json:"prepare_only,omitempty"`
 	// Unknown keys that rows of `data` may have. Other unknown keys are refused.
-	IgnoredKeys   []string `protobuf:"bytes,10,rep,name=ignored_keys,json=ignoredKeys,proto3" json:"ignored_keys,omitempty"`
+	IgnoredKeys []string `protobuf:"bytes,10,rep,name=ignored_keys,json=ignoredKeys,proto3" json:"ignored_keys,omitempty"`
+	// Whether to go on with a rollout of this slot that has died, as its fleet's traffic.json says.
+	// Refused while it lives, and where there is none.
+	Resume        bool `protobuf:"varint,11,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1412,6 +1425,13 @@ func (x *DeployRequest) GetIgnoredKeys() []string {
 		return x.IgnoredKeys
 	}
 	return nil
+}
+
+func (x *DeployRequest) GetResume() bool {
+	if x != nil {
+		return x.Resume
+	}
+	return false
 }
 
 // One progress event of a rollout.
@@ -1884,7 +1904,7 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
 	"\aproblem\x18\x03 \x01(\tR\aproblem\"\x12\n" +
-	"\x10ListSlotsRequest\"\xe8\x01\n" +
+	"\x10ListSlotsRequest\"\x80\x02\n" +
 	"\x11ListSlotsResponse\x12-\n" +
 	"\x05slots\x18\x01 \x03(\v2\x17.qwen3guard.v1.SlotInfoR\x05slots\x12/\n" +
 	"\aworkers\x18\x02 \x03(\v2\x15.qwen3guard.v1.WorkerR\aworkers\x12\x1e\n" +
@@ -1893,7 +1913,8 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"generation\x12\x1f\n" +
 	"\vrollback_to\x18\x04 \x01(\tR\n" +
 	"rollbackTo\x122\n" +
-	"\bgateways\x18\x05 \x03(\v2\x16.qwen3guard.v1.GatewayR\bgateways\"2\n" +
+	"\bgateways\x18\x05 \x03(\v2\x16.qwen3guard.v1.GatewayR\bgateways\x12\x16\n" +
+	"\x06change\x18\x06 \x01(\tR\x06change\"2\n" +
 	"\x06Shadow\x12\x12\n" +
 	"\x04slot\x18\x01 \x01(\tR\x04slot\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x01R\x05share\"\xc7\x01\n" +
@@ -1916,7 +1937,7 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x05pause\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05pause\x12\x1d\n" +
 	"\n" +
 	"max_factor\x18\x03 \x01(\x01R\tmaxFactor\x12\x19\n" +
-	"\bkeep_old\x18\x04 \x01(\bR\akeepOld\"\xb8\x03\n" +
+	"\bkeep_old\x18\x04 \x01(\bR\akeepOld\"\xd0\x03\n" +
 	"\rDeployRequest\x12\x1c\n" +
 	"\tdirectory\x18\x01 \x01(\tR\tdirectory\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\tR\x04data\x12(\n" +
@@ -1929,7 +1950,8 @@ const file_qwen3guard_v1_deployment_proto_rawDesc = "" +
 	"\x05shift\x18\b \x01(\v2\x14.qwen3guard.v1.ShiftR\x05shift\x12!\n" +
 	"\fprepare_only\x18\t \x01(\bR\vprepareOnly\x12!\n" +
 	"\fignored_keys\x18\n" +
-	" \x03(\tR\vignoredKeysB\x10\n" +
+	" \x03(\tR\vignoredKeys\x12\x16\n" +
+	"\x06resume\x18\v \x01(\bR\x06resumeB\x10\n" +
 	"\x0e_min_agreement\"G\n" +
 	"\bProgress\x12'\n" +
 	"\x04step\x18\x01 \x01(\x0e2\x13.qwen3guard.v1.StepR\x04step\x12\x12\n" +

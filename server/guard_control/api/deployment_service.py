@@ -5,7 +5,7 @@ from pathlib import Path
 
 from guard_control.api import messages
 from guard_control.api.rollout_service import Context, RolloutService
-from guard_control.local_fleet import LocalFleet
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_server.api.decoding import Received
 from guard_server.api.handlers import faultless
 from guard_server.gateway_status.last_minute import LastMinute

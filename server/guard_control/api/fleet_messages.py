@@ -4,14 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from guard_control.api.messages import counts, replicas, shadow_counts
+from guard_control.gateways.gateway_fleet import GatewayFleet
 from guard_control.gateways.gateway_watch import FleetAnswers
 from guard_server.telemetry.worker_status import WorkerStatus
 from qwen3guard.v1 import deployment_pb2 as pb
 from qwen3guard.v1 import gateway_status_pb2 as spb
 
 
-def list_fleet(found: FleetAnswers) -> pb.ListSlotsResponse:
-    """Where gateways differ, a weight is that of the newest generation that one follows."""
+def list_fleet(found: FleetAnswers, fleet: GatewayFleet) -> pb.ListSlotsResponse:
+    """`found`: what the gateways say; where they differ, a weight is that of the newest generation.
+
+    The generation is that of the traffic itself, which no gateway may follow yet.
+    """
+    traffic, back = fleet.traffic, fleet.rollback_to
+    lease = traffic.rollout
     workers = sorted(found.workers.statuses, key=lambda worker: -worker.generation)
     replies = {each.id: each for one in found.gateways if one.workers for each in one.reply.workers}
     gateway_of = {each.id: one.address for one in found.gateways for each in one.workers}
@@ -32,7 +38,9 @@ def list_fleet(found: FleetAnswers) -> pb.ListSlotsResponse:
             )
             for worker in sorted(workers, key=lambda worker: (gateway_of[worker.id], worker.pid))
         ],
-        generation=workers[0].generation if workers else 0,
+        generation=traffic.generation,
+        rollback_to=back.name if back and not fleet.has_all(back.name) else "",
+        change=f"{lease.holder}: {lease.change}" if lease else "",
         gateways=[
             pb.Gateway(address=one.address, version=one.reply.version, problem=one.problem)
             for one in found.gateways

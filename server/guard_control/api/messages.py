@@ -5,7 +5,7 @@ from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 
-from guard_control.local_fleet import LocalFleet
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess
 from guard_core.stats import quantile
 from guard_server.gateway_status.last_minute import LastMinute

@@ -12,7 +12,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from guard_control.errors import STATUS, InvalidOperation, OperationError, OperationInProgress
-from guard_control.fleet import Fleet
+from guard_control.fleets.fleet import Fleet
+from guard_control.fleets.fleet_kind import Others
 from guard_control.rollout import operations
 from guard_control.rollout.parameters import Deployment, Shift, slot_below
 from guard_control.rollout.rollout import ReportStep, Rollout
@@ -43,7 +44,7 @@ class RolloutService:
         self, received: Received[pb.SetTrafficRequest], context: Context
     ) -> pb.SetTrafficResponse:
         request = await faultless(received, context)
-        async with _errors_as_statuses(context), self._alone():
+        async with _errors_as_statuses(context), self._alone("weights or the shadow are set"):
             shadow = _shadow(request.shadow)
             if request.weights:
                 await self._fleet.set_weights(request.weights)
@@ -55,7 +56,7 @@ class RolloutService:
         self, received: Received[pb.DrainRequest], context: Context
     ) -> pb.DrainResponse:
         request = await faultless(received, context)
-        async with _errors_as_statuses(context), self._alone():
+        async with _errors_as_statuses(context), self._alone(f"{request.slot} is drained"):
             await (self._fleet.remove if request.stop else self._fleet.drain)(request.slot)
         return pb.DrainResponse()
 
@@ -65,12 +66,14 @@ class RolloutService:
         request = await faultless(received, context)
 
         async def deploy(report: ReportStep) -> None:
-            await operations.deploy(self._fleet, wanted, report)
+            run = operations.resume if request.resume else operations.deploy
+            await run(self._fleet, wanted, report)
 
         async with _errors_as_statuses(context):
             wanted = _deployment(request, self._roots)
         async with _errors_as_statuses(context, wanted.directory, wanted.data):
-            async for progress in self._roll_out(wanted.directory.name, deploy):
+            others = Others.RESUME if request.resume else Others.REFUSE
+            async for progress in self._roll_out(wanted.directory.name, deploy, others):
                 yield pb.DeployResponse(progress=progress)
 
     async def Promote(  # noqa: N802
@@ -90,7 +93,8 @@ class RolloutService:
     ) -> pb.RollbackResponse:
         request = await faultless(received, context)
         await self.cancel_rollout("A rollback took over.")
-        async with _errors_as_statuses(context), self._alone():
+        others = Others.TAKE_OVER
+        async with _errors_as_statuses(context), self._alone("a rollback", others=others):
             slot = await operations.rollback(self._fleet, keep=request.keep)
         return pb.RollbackResponse(slot=slot)
 
@@ -115,12 +119,15 @@ class RolloutService:
             await self._rollout.cancel(reason)
 
     async def _roll_out(
-        self, slot: str, operation: Callable[[ReportStep], Awaitable[None]]
+        self,
+        slot: str,
+        operation: Callable[[ReportStep], Awaitable[None]],
+        others: Others = Others.REFUSE,
     ) -> AsyncIterator[pb.Progress]:
         """Runs a rollout and yields its progress. The end of the call cancels it."""
 
         async def alone(report: ReportStep) -> None:
-            async with self._alone():
+            async with self._alone(f"a rollout of {slot}", slot=slot, others=others):
                 self._rollout = rollout
                 await operation(report)
 
@@ -130,13 +137,15 @@ class RolloutService:
                 yield pb.Progress(step=pb.Step.Value(event.step), text=event.text)
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(
+        self, change: str, *, slot: str | None = None, others: Others = Others.REFUSE
+    ) -> AsyncIterator[None]:
         if self._operating.locked():
             raise OperationInProgress(
                 "Another change is being made: `guard slots --watch` shows its progress. "
                 "Try again when it is done."
             )
-        async with self._operating:
+        async with self._operating, self._fleet.operating(change, slot=slot, others=others):
             yield
 
 

@@ -1,5 +1,6 @@
-"""FLEET.yaml: where a fleet's gateways are, and what they are shown."""
+"""FLEET.yaml: where a fleet's gateways, its traffic.json and its slots are."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from guard_core.schema import Record, first_problem
+from guard_core.slot.traffic import SlotName, Tritons
 
 Address = Annotated[str, Field(pattern=r"^\S+:[0-9]+$")]
 
@@ -58,11 +60,51 @@ GatewayAddresses = Annotated[
 ]
 
 
+class FileTraffic(Record):
+    """traffic.json as a file that all gateways follow."""
+
+    file: Path
+
+
+class SlotPlace(Record):
+    """Where a slot is, for the gateways and for who rolls it out."""
+
+    directory: Path = Field(description="Of its files, as the gateways see them.")
+    files: Path | None = Field(
+        default=None, description="Of its files on this machine; default: the same path."
+    )
+    triton: Tritons = Field(description="As in traffic.json.")
+    replicas: int = Field(
+        default=sys.maxsize,
+        ge=1,
+        description="Ready Tritons that are enough for all of the traffic; default: as many as the "
+        "slot has that has the traffic.",
+    )
+
+
 class FleetFile(Record):
     """All of FLEET.yaml."""
 
     gateways: GatewayAddresses
     tls: OperatorTls
+    traffic: FileTraffic
+    slots: dict[SlotName, SlotPlace] = Field(min_length=1)
+    triton_tls: OperatorTls | None = Field(
+        default=None, description="What Tritons are shown when a candidate is verified."
+    )
+
+    @field_validator("slots")
+    @classmethod
+    def _files_are_named_by_the_slot(cls, slots: dict[str, SlotPlace]) -> dict[str, SlotPlace]:
+        for name, place in slots.items():
+            if (place.files or place.directory).name != name:
+                raise ValueError(f"the directory of {name}'s files here has another name")
+        return slots
+
+    def files(self, name: str) -> Path:
+        """Of a slot's files on this machine."""
+        place = self.slots[name]
+        return place.files or place.directory
 
 
 def load(path: Path) -> FleetFile:
@@ -77,12 +119,26 @@ def load(path: Path) -> FleetFile:
         raise FleetInvalid(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
         raise FleetInvalid(f"{path}: {first_problem(error)}. Correct the file.") from None
-    beside = path.parent
-    files = {name: beside / file for name, file in fleet.tls}
+    beside = path.absolute().parent
+    found: dict[str, Any] = {
+        "slots": {
+            name: place.model_copy(update={"files": beside / (place.files or place.directory)})
+            for name, place in fleet.slots.items()
+        },
+        "traffic": FileTraffic(file=beside / fleet.traffic.file),
+        "tls": _beside(path, "tls", fleet.tls),
+    }
+    if fleet.triton_tls is not None:
+        found["triton_tls"] = _beside(path, "triton_tls", fleet.triton_tls)
+    return fleet.model_copy(update=found)
+
+
+def _beside(path: Path, key: str, tls: OperatorTls) -> OperatorTls:
+    files = {name: path.absolute().parent / file for name, file in tls}
     for name, file in files.items():
         if not file.is_file():
-            raise FleetInvalid(f"{path}: tls.{name}: there is no file {file}.")
-    return fleet.model_copy(update={"tls": OperatorTls(**files)})
+            raise FleetInvalid(f"{path}: {key}.{name}: there is no file {file}.")
+    return OperatorTls(**files)
 
 
 def _check_keys(node: Any) -> None:

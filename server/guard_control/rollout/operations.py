@@ -4,18 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from dataclasses import replace
 
-from guard_control.errors import OperationError, PreconditionFailed
-from guard_control.fleet import Fleet, FleetSlot
+from guard_control.errors import OperationError, PreconditionFailed, Superseded
+from guard_control.fleets.fleet import Fleet
+from guard_control.fleets.fleet_slot import READY_S, FleetSlot, checked_manifest
 from guard_control.rollout import gates, verification
 from guard_control.rollout.gates import Window, window
-from guard_control.rollout.parameters import READY_S, Deployment, Shift, Step
+from guard_control.rollout.parameters import Deployment, Shift, Step
 from guard_control.rollout.rollout import ReportStep
-from guard_core.errors import SlotInvalid
-from guard_core.slot.manifest import Manifest
 from guard_core.slot.traffic import ShadowTraffic
 from guard_eval.verify import least_agreement, same_checkpoint
+from guard_server.telemetry.worker_status import WorkerKey
 
 _WATCH_S = 0.2
 _SHADOW_SPANS = 6  # at most, while a busy server lets too few requests be judged twice
@@ -33,14 +33,14 @@ async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
             f"{name} has traffic. Build the candidate into another slot: `guard build --slot NAME`."
         )
     report(Step.CHECK, f"comparing the files of {name} with their manifest")
-    manifest = await _checked_manifest(wanted.directory)
+    manifest = await checked_manifest(wanted.directory)
     examples = await asyncio.to_thread(verification.load, wanted.data, wanted.ignored_keys)
     report(Step.CHECK, f"{manifest.model.name} {manifest.fingerprint}, {manifest.engine.weights}")
     if name in fleet.slots:
-        report(Step.STOP, f"{name} runs without traffic: stopping it, to start it again")
+        report(Step.STOP, f"{name} runs without traffic: {fleet.stopping(name)}, to start it again")
         await fleet.remove(name)
     async with _removed_on_failure(fleet, name, report):
-        report(Step.START, "starting Triton")
+        report(Step.START, fleet.starting)
         slot = await fleet.start(wanted.directory, wanted.ready_s)
         report(Step.WARM_UP, "waiting for verdicts of both modes in every gateway process")
         await fleet.until_ready(name, wanted.ready_s)
@@ -63,6 +63,23 @@ async def deploy(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
     except Exception:
         await _remove(fleet, name)
         raise
+    await _retire_others(fleet, name, wanted.shift, report)
+
+
+async def resume(fleet: Fleet, wanted: Deployment, report: ReportStep) -> None:
+    """Goes on with a deployment or a promotion that has died, from what it had reached.
+
+    Before its first traffic it begins again. Raises and is cancelled as those are.
+    """
+    wanted.check()
+    name = wanted.directory.name
+    if fleet.weights_before == fleet.traffic.weights:
+        await deploy(fleet, wanted, report)
+        return
+    reached = fleet.traffic.weights[name]
+    left = [percent for percent in wanted.shift.steps if percent >= reached]
+    report(Step.SHIFT, f"{name} has {reached}% of the traffic: going on")
+    await _shift(fleet, name, replace(wanted.shift, steps=left), report)
     await _retire_others(fleet, name, wanted.shift, report)
 
 
@@ -90,18 +107,10 @@ async def rollback(fleet: Fleet, *, keep: bool) -> str:
             "No rollout has moved the traffic of this server: there is no slot to go back to."
         )
     name = target.name
-    runs = name in fleet.slots
-    manifest = fleet.slots[name].manifest if runs else await _checked_manifest(target.directory)
-    if manifest.fingerprint != target.fingerprint:
-        raise PreconditionFailed(
-            f"{name} was built again since it had the traffic. Deploy it: "
-            f"`guard deploy {target.directory}`."
-        )
-    if not runs:
-        await fleet.start(target.directory, READY_S)
+    await fleet.bring_back(target)
     await fleet.until_ready(name, READY_S)
     others = [other for other in fleet.traffic.slots if other != name]
-    await fleet.set_weights({name: 100})
+    await fleet.set_weights({name: 100}, insist=True)
     fleet.events.publish("Rolled back: it has all of the traffic.", slot=name)
     for other in others:
         await (fleet.drain(other) if keep else fleet.remove(other))
@@ -110,18 +119,23 @@ async def rollback(fleet: Fleet, *, keep: bool) -> str:
 
 async def _shift(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> None:
     """Moves all traffic to a slot. A failure gives the traffic back; a cancellation leaves it."""
-    before = fleet.traffic.weights
+    before = fleet.weights_before
     active = max((n for n in before if n != name), key=lambda n: before[n], default=None)
     if active is None:
         raise PreconditionFailed(f"{name} is the only slot: it has all of the traffic.")
-    if fleet.has_all(name):
+    if set(filter(before.get, before)) == {name}:
         raise PreconditionFailed(f"{name} has all of the traffic already.")
     try:
         await fleet.set_rollback_target(active)
         await _raise_weight(fleet, name, active, shift, report)
+    except Superseded:  # another hand has the traffic
+        raise
     except Exception as error:
         report(Step.ROLLBACK, f"{error} Giving the traffic back to {active}.")
-        await fleet.set_weights(before)
+        try:
+            await fleet.set_weights(before, insist=True)
+        except PreconditionFailed as late:
+            report(Step.ROLLBACK, str(late))
         raise
 
 
@@ -134,7 +148,7 @@ async def _raise_weight(
         await fleet.until_replicas(name, percent / 100, active, READY_S)
         await fleet.set_weights({name: percent, active: 100 - percent})
         before = fleet.snapshot()
-        await _watch(fleet, name, shift.pause_s)
+        await _watch(fleet, name, shift.pause_s, percent / 100, active)
         after = fleet.snapshot()
         candidate = window(before.slot(name), after.slot(name))
         other = window(before.slot(active), after.slot(active))
@@ -145,6 +159,7 @@ async def _raise_weight(
             raise PreconditionFailed(f"At {percent}%: {' '.join(found)}")
         if percent < 100 and (missing := gates.missing_samples(candidate, reference)):
             report(Step.SHIFT, f"too few {missing}: a longer pause gives more")
+    await fleet.until_replicas(name, 1, active, READY_S)  # in processes that are new, too
 
 
 async def _retire_others(fleet: Fleet, name: str, shift: Shift, report: ReportStep) -> None:
@@ -154,7 +169,7 @@ async def _retire_others(fleet: Fleet, name: str, shift: Shift, report: ReportSt
         report(Step.DRAIN, f"waiting for the last requests of {other}")
         await fleet.drain(other)
         if not shift.keep_old:
-            report(Step.STOP, f"stopping {other}")
+            report(Step.STOP, fleet.stopping(other))
             await fleet.remove(other)
     report(
         Step.DONE,
@@ -172,7 +187,7 @@ async def _shadow(fleet: Fleet, slot: FleetSlot, wanted: Deployment, report: Rep
     await fleet.set_shadow(ShadowTraffic(slot=name, share=wanted.shadow_share))
     try:
         for _ in range(_SHADOW_SPANS):
-            await _watch(fleet, name, wanted.shadow_s)
+            await _watch(fleet, name, wanted.shadow_s, 0, active.name)
             found = gates.shadow_result(fleet.snapshot().slot(name))
             report(Step.SHADOW, str(found))
             if not found.starved:
@@ -194,14 +209,29 @@ async def _shadow(fleet: Fleet, slot: FleetSlot, wanted: Deployment, report: Rep
         )
 
 
-async def _watch(fleet: Fleet, name: str, pause_s: float) -> None:
-    """Waits. Raises PreconditionFailed at once if a worker loses the candidate."""
+async def _watch(fleet: Fleet, name: str, pause_s: float, share: float, of: str) -> None:
+    """Waits. Raises PreconditionFailed at once if a worker loses the candidate, or so many of its
+    replicas that the rest are too few for its share of what the slot `of` has.
+
+    A worker that has begun meanwhile does not lose what it did not have yet.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + pause_s
+    had: dict[WorkerKey, int] = {}  # ready replicas at most
     while (left := end - loop.time()) > 0:
         await asyncio.sleep(min(_WATCH_S, left))
-        if any(not status.ready for status in fleet.snapshot().slot(name).values()):
-            raise PreconditionFailed(f"{name} was lost: it stopped giving verdicts.")
+        now = fleet.snapshot()
+        needed = fleet.replicas_for(name, share, of, now)
+        for worker, status in now.slot(name).items():
+            ready = status.ready_replicas
+            had[worker] = max(had.get(worker, 0), ready, int(status.ready))
+            if had[worker] and not status.ready:
+                raise PreconditionFailed(f"{name} was lost: it stopped giving verdicts.")
+            if ready < min(had[worker], needed):
+                raise PreconditionFailed(
+                    f"{name} has lost replicas: {ready} are ready, and {share:.0%} of the traffic "
+                    f"needs {needed}."
+                )
 
 
 @asynccontextmanager
@@ -221,13 +251,3 @@ async def _remove(fleet: Fleet, name: str) -> None:
     if name in fleet.slots:
         with contextlib.suppress(OperationError):
             await fleet.remove(name)
-
-
-async def _checked_manifest(directory: Path) -> Manifest:
-    """Raises PreconditionFailed unless all files are those that the manifest describes."""
-    try:
-        manifest = await asyncio.to_thread(Manifest.load, directory)
-        await asyncio.to_thread(manifest.check, directory)
-    except SlotInvalid as error:
-        raise PreconditionFailed(str(error)) from None
-    return manifest

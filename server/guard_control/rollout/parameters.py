@@ -7,10 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from guard_control.errors import InvalidOperation
+from guard_control.fleets.fleet_slot import READY_S
 from guard_core.errors import SlotInvalid, quoted
 from guard_core.slot import traffic
-
-READY_S = 300.0
 
 
 class Step(StrEnum):

@@ -6,8 +6,10 @@ from itertools import cycle
 from pathlib import Path
 
 from guard_control.errors import PreconditionFailed
-from guard_control.fleet import FleetSlot
+from guard_control.fleets.fleet_slot import FleetSlot
 from guard_core.conversation import Message
+from guard_core.errors import Unavailable
+from guard_core.slot.slot import DirectSlot
 from guard_eval.datasets import GOLDEN_SET, load_examples
 from guard_eval.errors import DataInvalid
 from guard_eval.rows import Example
@@ -84,11 +86,29 @@ def load(data: Path | None, ignored_keys: Collection[str] = ()) -> tuple[Example
 
 
 async def _judge(slot: FleetSlot, opened: AsyncExitStack) -> Judge:
-    """Asks the slot's engines in turn; they are in `opened`."""
-    judges = [slot_judge(await opened.enter_async_context(one)) for one in slot.engines()]
-    turns = cycle(judges)
+    """Asks the slot's engines in turn; they are in `opened`. Raises PreconditionFailed."""
+    engines = [await opened.enter_async_context(one) for one in slot.engines()]
+    if not engines:
+        raise PreconditionFailed(f"No Triton of {slot.name} is known.")
+    for one in engines:
+        await _check_fingerprint(one, several=len(engines) > 1)
+    turns = cycle([slot_judge(one) for one in engines])
 
     async def judge(messages: Sequence[Message]) -> Judgement:
         return await next(turns)(messages)
 
     return judge
+
+
+async def _check_fingerprint(slot: DirectSlot, *, several: bool) -> None:
+    """Raises PreconditionFailed if its Triton serves other files; one alone need not say it."""
+    at = f"The Triton of {slot.name} at {slot.engine.target}"
+    try:
+        found = await slot.engine.fingerprint()
+    except Unavailable as error:
+        raise PreconditionFailed(f"{at} can't be asked. {error}") from None
+    if found != slot.manifest.served_fingerprint and (several or found):
+        raise PreconditionFailed(
+            f"{at} serves {found or 'a slot without a fingerprint'}, and not "
+            f"{slot.manifest.served_fingerprint}, as its files here say. Give it the same files."
+        )

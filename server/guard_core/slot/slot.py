@@ -111,11 +111,15 @@ class DirectSlot(Slot):
         name: str = "",
         strict_completion: bool = False,
         tls: TritonTls | None = None,
+        verified_name: str = "",
     ) -> None:
-        """`triton`: gRPC address. Raises SlotInvalid, or OSError for a file of `tls`."""
+        """`triton`: gRPC address; TLS verifies `verified_name`, or the address if that is empty.
+
+        Raises SlotInvalid, or OSError for a file of `tls`.
+        """
         super().__init__(directory, name=name, strict_completion=strict_completion)
         model = self.manifest.engine.triton_model
-        self.engine = EngineClient(triton, model, RenewedCredentials(tls))
+        self.engine = EngineClient(triton, model, RenewedCredentials(tls), verified_name)
 
     async def __aenter__(self) -> Self:
         await self.engine.__aenter__()

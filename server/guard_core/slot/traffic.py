@@ -18,6 +18,7 @@ from guard_core.schema import Record, first_problem
 FILE_NAME = "traffic.json"
 _POLL_S = 0.05
 
+_FINGERPRINT = r"^[0-9a-f]{16}$"
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 SlotName = Annotated[str, Field(pattern=_NAME)]
 TritonAddress = Annotated[str, Field(pattern=r"^\S+:[0-9]+$")]
@@ -68,7 +69,7 @@ class SlotTraffic(Record):
     )
     fingerprint: str | None = Field(
         default=None,
-        pattern=r"^[0-9a-f]{16}$",
+        pattern=_FINGERPRINT,
         description="The manifest's; if given, a directory that holds another one is refused.",
     )
     weight: int = Field(
@@ -93,15 +94,43 @@ class ShadowTraffic(Record):
     share: float = Field(gt=0, le=1, description="Of the requests, chosen at random.")
 
 
+class RolloutLease(Record):
+    """Who alone may change the traffic of a fleet, and what a rollout that has died leaves."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    holder: str = Field(max_length=200, description="Who changes the traffic, for people.")
+    change: str = Field(max_length=200, description="What is changed, for people.")
+    slot: SlotName | None = Field(default=None, description="The candidate, if it is a rollout.")
+    beats: int = Field(ge=0, description="It grows while the holder lives.")
+    lease_s: float = Field(gt=0, description="A holder without a beat for so long is dead.")
+    before: dict[SlotName, int] | None = Field(
+        default=None, description="The weights to give back, since the candidate may have traffic."
+    )
+
+
+class RollbackSlot(Record):
+    """The slot that had the traffic before the last rollout."""
+
+    slot: SlotName
+    fingerprint: str = Field(pattern=_FINGERPRINT, description="The manifest's.")
+
+
 class Traffic(Record):
     """All of `traffic.json`."""
 
-    schema_version: Literal[1, 2] = Field(
-        default=1, description="2: a slot may have several Tritons."
+    schema_version: Literal[1, 2, 3] = Field(
+        default=1,
+        description="2: a slot may have several Tritons. 3: with what rollouts of a fleet write.",
     )
     generation: int = Field(ge=0, description="Number of this state, which gateways report.")
     slots: dict[SlotName, SlotTraffic] = Field(min_length=1, description="By the slot's name.")
     shadow: ShadowTraffic | None = None
+    rollout: RolloutLease | None = Field(
+        default=None, description="Of a fleet's rollout; gateways ignore it."
+    )
+    rollback_to: RollbackSlot | None = Field(
+        default=None, description="Of a fleet's rollouts; gateways ignore it."
+    )
 
     @model_validator(mode="after")
     def _has_somewhere_to_go(self) -> Self:
@@ -111,6 +140,8 @@ class Traffic(Record):
             raise ValueError(f"the shadow slot {self.shadow.slot} is none of the slots")
         if self.schema_version < _version_for(self.slots):
             raise ValueError("several Tritons of a slot need schema_version 2")
+        if self.schema_version < 3 and (self.rollout or self.rollback_to):
+            raise ValueError("rollout and rollback_to need schema_version 3")
         return self
 
     @classmethod
@@ -124,6 +155,28 @@ class Traffic(Record):
         return cls(
             schema_version=_version_for(slots), generation=generation, slots=slots, shadow=shadow
         )
+
+    def for_rollouts(
+        self, rollout: RolloutLease | None, rollback_to: RollbackSlot | None
+    ) -> "Traffic":
+        """The same traffic with these, in the lowest version that can say it."""
+        return Traffic(
+            schema_version=3 if rollout or rollback_to else _version_for(self.slots),
+            generation=self.generation,
+            slots=self.slots,
+            shadow=self.shadow,
+            rollout=rollout,
+            rollback_to=rollback_to,
+        )
+
+    def same_for_gateways(self, other: "Traffic") -> bool:
+        """Whether the two differ at most in what gateways ignore."""
+        return self.for_rollouts(None, None) == other.for_rollouts(None, None)
+
+    def text(self) -> str:
+        """As the file has it, without what an older gateway would not know and needs not."""
+        unset = {key for key in ("rollout", "rollback_to") if getattr(self, key) is None}
+        return self.model_dump_json(indent=2, exclude=unset) + "\n"
 
     @property
     def weights(self) -> dict[str, int]:
@@ -146,7 +199,7 @@ def check_name(directory: Path) -> None:
 def load(path: Path) -> Traffic:
     """Raises TrafficInvalid, saying where and what."""
     try:
-        return _parse(path, path.read_bytes())
+        return parse(str(path), path.read_bytes())
     except OSError as error:
         raise TrafficInvalid(
             f"{path} can't be read: {error.strerror}. Write it, or name another with GUARD_TRAFFIC."
@@ -155,7 +208,7 @@ def load(path: Path) -> Traffic:
 
 def save(traffic: Traffic, path: Path) -> None:
     """Replaces the file: a reader finds the old or the new one, whole."""
-    files.replace_file(path, traffic.model_dump_json(indent=2).encode() + b"\n")
+    files.replace_file(path, traffic.text().encode())
 
 
 def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:
@@ -163,8 +216,9 @@ def changes(path: Path) -> AsyncIterator[Traffic | TrafficInvalid]:
     return files.changes(path, load, TrafficInvalid, _POLL_S)
 
 
-def _parse(path: Path, text: bytes) -> Traffic:
+def parse(name: str, text: bytes) -> Traffic:
+    """`name`: of what holds the text, for people. Raises TrafficInvalid."""
     try:
         return Traffic.model_validate_json(text)
     except ValidationError as error:
-        raise TrafficInvalid(f"{path}: {first_problem(error)}. Correct the file.") from None
+        raise TrafficInvalid(f"{name}: {first_problem(error)}. Correct it.") from None

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from guard_server.routing.health_check import ReplicaState
 from guard_server.telemetry.worker_status import SlotStatus, WorkerKey, WorkerStatus
 
 
@@ -43,8 +42,7 @@ class WorkerSnapshot:
         """How many of the slot's Tritons give verdicts to every running worker, at least."""
         if not self.ready(name):
             return 0
-        states = [status.slots[name].replicas.values() for status in self.statuses]
-        return min(sum(one.state is ReplicaState.READY for one in each) for each in states)
+        return min(status.slots[name].ready_replicas for status in self.statuses)
 
     def in_flight(self, name: str) -> int:
         """The slot's requests in flight, in workers that report."""

@@ -165,7 +165,7 @@ class Router:
                 self.refused = str(error)
                 _log.error("traffic refused", reason=str(error), still_follows=self.generation)
                 continue
-            if traffic == self._traffic:
+            if traffic.same_for_gateways(self._traffic):
                 self.refused = None
                 continue
             self._follow(traffic, new)

@@ -73,6 +73,11 @@ class SlotStatus(Record):
     model: str = ""
     engine: str = ""
 
+    @property
+    def ready_replicas(self) -> int:
+        """How many of its Tritons give verdicts."""
+        return sum(one.state is ReplicaState.READY for one in self.replicas.values())
+
 
 class WorkerStatus(Record):
     """One process."""

@@ -13,10 +13,10 @@ from typing import Any, cast
 from guard_control.api.deployment_service import DeploymentService
 from guard_control.api.listener import listening
 from guard_control.events import Events
+from guard_control.fleets.local_fleet import LocalFleet
 from guard_control.gateway_workers import Workers
 from guard_control.host import control_socket, shared_memory
 from guard_control.kept_triton import KeptTriton
-from guard_control.local_fleet import LocalFleet
 from guard_control.slot_processes import SlotProcess, SlotProcesses
 from guard_control.traffic_files import TrafficFiles
 from guard_core.slot import traffic

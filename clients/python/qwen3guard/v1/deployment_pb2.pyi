@@ -509,11 +509,16 @@ class ListSlotsResponse(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     ROLLBACK_TO_FIELD_NUMBER: _builtins.int
     GATEWAYS_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of traffic.json."""
     rollback_to: _builtins.str
     """The slot that a rollback would return the traffic to; empty if there is none, or if that slot has
     all of the traffic.
+    """
+    change: _builtins.str
+    """Who changes the traffic now, and what is changed, where there are several gateways; empty if nobody
+    does. A rollout that has died is still named.
     """
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotInfo]:
@@ -535,10 +540,11 @@ class ListSlotsResponse(_message.Message):
         generation: _builtins.int = ...,
         rollback_to: _builtins.str = ...,
         gateways: _abc.Iterable[Global___Gateway] | None = ...,
+        change: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateways", b"gateways", "generation", b"generation", "rollback_to", b"rollback_to", "slots", b"slots", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "gateways", b"gateways", "generation", b"generation", "rollback_to", b"rollback_to", "slots", b"slots", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -741,6 +747,7 @@ class DeployRequest(_message.Message):
     SHIFT_FIELD_NUMBER: _builtins.int
     PREPARE_ONLY_FIELD_NUMBER: _builtins.int
     IGNORED_KEYS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     directory: _builtins.str
     """Directory of the built slot on the server's machine, below one that the server deploys from.
     The name that it has without symbolic links becomes the slot's.
@@ -758,6 +765,10 @@ class DeployRequest(_message.Message):
     """Share of live requests that the slot judges as the shadow before it gets traffic; 0: no shadow."""
     prepare_only: _builtins.bool
     """Whether to end after the verification. The slot keeps running; Promote completes the rollout."""
+    resume: _builtins.bool
+    """Whether to go on with a rollout of this slot that has died, as its fleet's traffic.json says.
+    Refused while it lives, and where there is none.
+    """
     @_builtins.property
     def shadow_time(self) -> _duration_pb2.Duration:
         """How long the shadow step lasts. Not given: 10 s."""
@@ -787,10 +798,11 @@ class DeployRequest(_message.Message):
         shift: Global___Shift | None = ...,
         prepare_only: _builtins.bool = ...,
         ignored_keys: _abc.Iterable[_builtins.str] | None = ...,
+        resume: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "min_agreement", b"min_agreement", "ready_timeout", b"ready_timeout", "shadow_time", b"shadow_time", "shift", b"shift"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "data", b"data", "directory", b"directory", "ignored_keys", b"ignored_keys", "min_agreement", b"min_agreement", "prepare_only", b"prepare_only", "ready_timeout", b"ready_timeout", "shadow_share", b"shadow_share", "shadow_time", b"shadow_time", "shift", b"shift", "verify_in_flight", b"verify_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "data", b"data", "directory", b"directory", "ignored_keys", b"ignored_keys", "min_agreement", b"min_agreement", "prepare_only", b"prepare_only", "ready_timeout", b"ready_timeout", "resume", b"resume", "shadow_share", b"shadow_share", "shadow_time", b"shadow_time", "shift", b"shift", "verify_in_flight", b"verify_in_flight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_agreement: _TypeAlias = _typing.Literal["min_agreement"]  # noqa: Y015
     _WhichOneofArgType__min_agreement: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement"]  # noqa: Y015

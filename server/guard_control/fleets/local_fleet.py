@@ -6,7 +6,8 @@ from pathlib import Path
 from guard_control import rollback_target
 from guard_control.errors import PreconditionFailed
 from guard_control.events import Events
-from guard_control.fleet import Fleet
+from guard_control.fleets.fleet import Fleet
+from guard_control.fleets.fleet_slot import READY_S, checked_manifest
 from guard_control.gateway_workers import Workers
 from guard_control.rollback_target import RollbackTarget, RollbackTargetInvalid
 from guard_control.slot_processes import SlotProcess, SlotProcesses
@@ -40,7 +41,11 @@ class LocalFleet(Fleet):
         self._files = files
         self._rollback_path = run / rollback_target.FILE_NAME
         files.save(traffic)
-        self.rollback_to = self._last_rollback_target()
+        self._rollback_to = self._last_rollback_target()
+
+    @property
+    def rollback_to(self) -> RollbackTarget | None:
+        return self._rollback_to
 
     @property
     def slots(self) -> SlotProcesses:
@@ -58,7 +63,7 @@ class LocalFleet(Fleet):
             raise PreconditionFailed(
                 f"{self._rollback_path} can't be written: {error.strerror}."
             ) from None
-        self.rollback_to = target
+        self._rollback_to = target
 
     async def start(self, directory: Path, timeout_s: float) -> SlotProcess:
         try:
@@ -71,6 +76,21 @@ class LocalFleet(Fleet):
             await self.slots.stop(slot.name)
             raise
         return slot
+
+    async def bring_back(self, target: RollbackTarget) -> None:
+        name = target.name
+        runs = name in self.slots
+        manifest = self.slots[name].manifest if runs else await checked_manifest(target.directory)
+        if manifest.fingerprint != target.fingerprint:
+            raise PreconditionFailed(
+                f"{name} was built again since it had the traffic. Deploy it: "
+                f"`guard deploy {target.directory}`."
+            )
+        if not runs:
+            await self.start(target.directory, READY_S)
+
+    def stopping(self, name: str) -> str:
+        return f"stopping {name}"
 
     def keeping_files(self) -> AbstractAsyncContextManager[None]:
         """Writes a lost traffic.json again while the block runs."""
