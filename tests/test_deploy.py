@@ -15,6 +15,7 @@ import grpc
 import pytest
 from ruamel.yaml import YAML
 
+from guard_control.gateways.fleet_file import ConfigMapTraffic, FleetFile, GatewayDns
 from guard_control.host.child_process import children
 from guard_core.slot import traffic
 from guard_core.slot.manifest import Manifest
@@ -228,6 +229,31 @@ def test_only_the_gateway_reaches_triton() -> None:
     [peer] = rule["from"]
     assert peer["podSelector"]["matchLabels"].items() <= labels["guard-gateway"].items()
     assert rule["ports"] == [{"protocol": "TCP", "port": 8001}]
+
+
+def test_rollouts_reach_the_gateways_and_may_change_the_traffic_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, yaml = PROJECT / "deploy" / "kubernetes" / "rollouts", YAML(typ="safe")
+    found = {(one["kind"], one["metadata"]["name"]): one for one in yaml.load_all(
+        folder / "rollouts.yaml"
+    )}  # fmt: skip
+    fleet = FleetFile.model_validate(yaml.load(folder / "fleet.yaml"))
+    assert isinstance(fleet.traffic, ConfigMapTraffic) and isinstance(fleet.gateways, GatewayDns)
+    [rule] = found["Role", "guard-rollout"]["rules"]
+    assert rule["resourceNames"] == [fleet.traffic.config_map.name]
+    assert (rule["resources"], rule["verbs"]) == (["configmaps"], ["get", "update"])
+    assert found["RoleBinding", "guard-rollout"]["roleRef"]["name"] == "guard-rollout"
+    name, _, port = fleet.gateways.dns.partition(":")
+    service = found["Service", name]["spec"]
+    assert service["clusterIP"] == "None" and service["ports"][0]["port"] == int(port)
+    [gateway, _] = yaml.load_all(PROJECT / "deploy" / "kubernetes" / "gateway.yaml")
+    [of_gateway] = gateway["spec"]["template"]["spec"]["containers"]
+    [patch] = yaml.load(folder / "gateway-status.yaml")["spec"]["template"]["spec"]["containers"]
+    assert patch["name"] == of_gateway["name"]
+    for each in (*of_gateway["env"], *patch["env"]):
+        monkeypatch.setenv(each["name"], each["value"])
+    assert Settings().status_port == int(port)
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

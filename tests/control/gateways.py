@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from guard_control.gateways import fleet_file
+from guard_control.gateways.fleet_store import store_of
 from guard_control.gateways.gateway_fleet import GatewayFleet
 from guard_control.gateways.gateway_watch import watching
-from guard_control.stores.file_store import FileStore
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
 from guard_server.app import serving
@@ -76,7 +76,7 @@ class Gateways:
     async def operated(self) -> AsyncIterator[GatewayFleet]:
         """An operator's view of it."""
         given = fleet_file.load(self.fleet_yaml)
-        store = FileStore(given.traffic.file)
+        store = store_of(given)
         async with watching(given.gateways, given.tls) as watch:
             yield GatewayFleet(given, store, await store.read(), watch)
 

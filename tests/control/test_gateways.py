@@ -228,7 +228,7 @@ def fleet_yaml(directory: Path, files: TlsFiles, text: str = "", **changes: str)
         ("gateways: {dns: 'a:1,b:2'}", "gateways.dns.dns"),
         ("gateways: {list: ['a:1']}\ngateways: {list: ['b:1']}", "the key gateways is there twice"),
         ("gateways: {list: ['a:1']}\nother: 3", "other: Extra inputs are not permitted"),
-        ("gateways: {dns: 'a:1'}\ntraffic: {}", "traffic.file: Field required"),
+        ("gateways: {dns: 'a:1'}\ntraffic: {}", "traffic.file.file: Field required"),
         (
             "gateways: {dns: 'a:1'}\nslots: {blue: {directory: /s/b, triton: 'a:1'}}",
             "the directory of blue's files here has another name",

@@ -2,15 +2,18 @@
 
 import asyncio
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from guard_control.stores.command_store import CommandStore
 from guard_control.stores.file_store import FileStore
 from guard_control.stores.traffic_store import StoreConflict, StoreFailed, TrafficStore
 from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotTraffic, Traffic
+from tests.support.stand_ins.kube_api import KubeApi, kube_api
 
 Made = tuple[TrafficStore, Callable[[Traffic], None], Callable[[], Traffic]]
 
@@ -20,12 +23,63 @@ def generation(number: int) -> Traffic:
     return Traffic.of(number, {"blue": entry})
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    """A store that holds generation 1, a change of it by another hand, and what it holds."""
+def with_file(tmp_path: Path) -> Made:
     path = tmp_path / "traffic.json"
     traffic.save(generation(1), path)
     return FileStore(path), lambda new: traffic.save(new, path), lambda: traffic.load(path)
+
+
+COMMAND = """#!/bin/sh
+# Replaces a file, as an operator's own command would replace anything.
+cd "$(dirname "$0")" || exit 1
+exec 9>lock
+flock 9
+case $1 in
+read) exec cat held.json ;;
+write)
+    grep -q "\\"generation\\": $2," held.json || exit 3
+    cat >new.json && mv new.json held.json ;;
+esac
+"""
+
+
+def with_command(tmp_path: Path) -> Made:
+    path, command = tmp_path / "held.json", tmp_path / "traffic.sh"
+    command.write_text(COMMAND)
+    command.chmod(0o700)
+    traffic.save(generation(1), path)
+    store = CommandStore([str(command)])
+    return store, lambda new: traffic.save(new, path), lambda: traffic.load(path)
+
+
+@pytest.fixture(params=["file", "command", "ConfigMap"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Made]:
+    """A store that holds generation 1, a change of it by another hand, and what it holds."""
+    if request.param == "ConfigMap":
+        with with_config_map(tmp_path) as (found, _):
+            yield found
+        return
+    yield (with_file if request.param == "file" else with_command)(tmp_path)
+
+
+@contextmanager
+def with_config_map(tmp_path: Path) -> Iterator[tuple[Made, KubeApi]]:
+    pytest.importorskip("kubernetes", reason="the extra `kubernetes` is not installed")
+    from guard_control.stores.config_map_store import ConfigMapStore  # noqa: PLC0415
+
+    with kube_api(tmp_path / "kubeconfig") as api:
+
+        def change(new: Traffic) -> None:
+            found = api.read()
+            found["data"]["traffic.json"] = new.text()
+            assert api.replace(found)
+
+        def held() -> Traffic:
+            return traffic.parse("it", api.read()["data"]["traffic.json"].encode())
+
+        change(generation(1))
+        store = ConfigMapStore("guard-traffic", "guard", "traffic.json", tmp_path / "kubeconfig")
+        yield (store, change, held), api
 
 
 async def test_what_was_read_is_replaced_again_and_again(made: Made) -> None:
@@ -73,8 +127,8 @@ async def test_a_file_that_is_away_or_wrong_is_named(tmp_path: Path) -> None:
         await store.replace(last, generation(2))
 
 
-async def test_a_lock_that_another_process_has_is_waited_for(made: Made, tmp_path: Path) -> None:
-    store, _, held = made
+async def test_a_lock_that_another_process_has_is_waited_for(tmp_path: Path) -> None:
+    store, _, held = with_file(tmp_path)
     last = await store.read()
     with (tmp_path / ".traffic.json.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,3 +137,60 @@ async def test_a_lock_that_another_process_has_is_waited_for(made: Made, tmp_pat
         assert held() == generation(1)
     await replacing
     assert held() == generation(2)
+
+
+async def test_what_else_is_in_a_config_map_stays(tmp_path: Path) -> None:
+    with with_config_map(tmp_path) as ((store, _, _), api):
+        await store.replace(await store.read(), generation(2))
+        assert api.read()["data"]["other"] == "stays"
+        assert api.read()["metadata"]["labels"] == {"of": "others"}
+
+
+async def test_a_label_of_another_hand_is_a_conflict_and_then_is_not(tmp_path: Path) -> None:
+    """The traffic is the same: who reads it again may write."""
+    with with_config_map(tmp_path) as ((store, _, held), api):
+        last = await store.read()
+        labelled = api.read()
+        labelled["metadata"]["labels"] = {"of": "them"}
+        assert api.replace(labelled)
+        with pytest.raises(StoreConflict):
+            await store.replace(last, generation(2))
+        again = await store.read()
+        assert again.traffic == last.traffic
+        await store.replace(again, generation(2))
+        assert held() == generation(2) and api.read()["metadata"]["labels"] == {"of": "them"}
+
+
+async def test_an_api_that_refuses_or_is_away_is_named(tmp_path: Path) -> None:
+    with with_config_map(tmp_path) as ((store, _, _), api):
+        last = await store.read()
+        api.forbidden = True
+        for tried in (store.read(), store.replace(last, generation(2))):
+            with pytest.raises(StoreFailed, match=r"answers 403 .*May this account get and update"):
+                await tried
+        api.forbidden = False
+        api.found["data"] = {}
+        with pytest.raises(StoreFailed, match=r"guard/guard-traffic has no key traffic\.json"):
+            await store.read()
+        api.path = "/elsewhere"
+        with pytest.raises(StoreFailed, match="answers 404"):
+            await store.read()
+    with pytest.raises(StoreFailed, match="the Kubernetes API is away"):
+        await store.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#!/bin/sh\necho no such bucket >&2; exit 1", r"ended with code 1: no such bucket\."),
+        ("#!/bin/sh\necho {}", "read` writes: generation: Field required"),
+        ("", "can't be run"),
+    ],
+)
+async def test_a_command_that_fails_is_shown(tmp_path: Path, text: str, said: str) -> None:
+    command = tmp_path / "traffic.sh"
+    if text:
+        command.write_text(text)
+        command.chmod(0o700)
+    with pytest.raises(StoreFailed, match=said):
+        await CommandStore([str(command)]).read()

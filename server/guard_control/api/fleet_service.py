@@ -10,9 +10,9 @@ from guard_control.api.fleet_messages import list_fleet
 from guard_control.api.rollout_service import Context, RolloutService
 from guard_control.errors import PreconditionFailed
 from guard_control.gateways.fleet_file import FleetFile
+from guard_control.gateways.fleet_store import store_of
 from guard_control.gateways.gateway_fleet import GatewayFleet
 from guard_control.gateways.gateway_watch import watching
-from guard_control.stores.file_store import FileStore
 from guard_control.stores.traffic_store import StoreFailed
 from guard_server.api.decoding import Received
 from guard_server.api.handlers import faultless
@@ -45,8 +45,8 @@ async def fleet_served(file: FleetFile, socket: Path) -> AsyncIterator[None]:
     `socket`: in a directory that only its owner may enter. Raises OSError, or PreconditionFailed if
     the traffic can't be read.
     """
-    store = FileStore(file.traffic.file)
     try:
+        store = store_of(file)
         first = await store.read()
     except StoreFailed as error:
         raise PreconditionFailed(str(error)) from None

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from guard_core.schema import Record, first_problem
+from guard_core.slot import traffic
 from guard_core.slot.traffic import SlotName, Tritons
 
 Address = Annotated[str, Field(pattern=r"^\S+:[0-9]+$")]
@@ -66,6 +67,47 @@ class FileTraffic(Record):
     file: Path
 
 
+class ConfigMap(Record):
+    """A ConfigMap that is mounted in every gateway's pod."""
+
+    name: str = Field(min_length=1)
+    namespace: str = Field(min_length=1)
+    key: str = Field(default=traffic.FILE_NAME, min_length=1)
+    kubeconfig: Path | None = Field(
+        default=None,
+        description="How to reach the API; default: this pod's service account, or the user's.",
+    )
+
+
+class ConfigMapTraffic(Record):
+    """traffic.json in a ConfigMap."""
+
+    config_map: ConfigMap
+
+
+class CommandTraffic(Record):
+    """traffic.json by a command of the operator's: see stores.command_store."""
+
+    command: tuple[str, ...] = Field(
+        min_length=1, description="Its words; the first is a path, or a program on PATH."
+    )
+
+
+def _kept(given: object) -> str:
+    for form, kind in (("config_map", ConfigMapTraffic), ("command", CommandTraffic)):
+        if isinstance(given, kind) or (isinstance(given, dict) and form in given):
+            return form
+    return "file"
+
+
+KeptTraffic = Annotated[
+    Annotated[FileTraffic, Tag("file")]
+    | Annotated[ConfigMapTraffic, Tag("config_map")]
+    | Annotated[CommandTraffic, Tag("command")],
+    Discriminator(_kept),
+]
+
+
 class SlotPlace(Record):
     """Where a slot is, for the gateways and for who rolls it out."""
 
@@ -87,7 +129,7 @@ class FleetFile(Record):
 
     gateways: GatewayAddresses
     tls: OperatorTls
-    traffic: FileTraffic
+    traffic: KeptTraffic
     slots: dict[SlotName, SlotPlace] = Field(min_length=1)
     triton_tls: OperatorTls | None = Field(
         default=None, description="What Tritons are shown when a candidate is verified."
@@ -125,12 +167,27 @@ def load(path: Path) -> FleetFile:
             name: place.model_copy(update={"files": beside / (place.files or place.directory)})
             for name, place in fleet.slots.items()
         },
-        "traffic": FileTraffic(file=beside / fleet.traffic.file),
         "tls": _beside(path, "tls", fleet.tls),
     }
+    found["traffic"] = _kept_beside(fleet.traffic, beside)
     if fleet.triton_tls is not None:
         found["triton_tls"] = _beside(path, "triton_tls", fleet.triton_tls)
     return fleet.model_copy(update=found)
+
+
+def _kept_beside(kept: KeptTraffic, beside: Path) -> KeptTraffic:
+    if isinstance(kept, FileTraffic):
+        return FileTraffic(file=beside / kept.file)
+    if isinstance(kept, CommandTraffic):
+        program, *words = kept.command
+        return CommandTraffic(
+            command=(str(beside / program) if "/" in program else program, *words)
+        )
+    kubeconfig = kept.config_map.kubeconfig
+    if kubeconfig is None:
+        return kept
+    found = kept.config_map.model_copy(update={"kubeconfig": beside / kubeconfig})
+    return ConfigMapTraffic(config_map=found)
 
 
 def _beside(path: Path, key: str, tls: OperatorTls) -> OperatorTls:

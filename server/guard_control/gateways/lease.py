@@ -25,8 +25,8 @@ from guard_core.slot.traffic import RolloutLease, Traffic
 
 LEASE_S = 15.0
 _BEATS = 3  # in a lease
-_AWAY_S = 30.0  # a store that fails is tried again for so long
-_AGAIN_S = 1.0
+AWAY_S = 30.0  # a store that fails is tried again for so long
+AGAIN_S = 1.0
 
 
 class LeasedTraffic:
@@ -54,7 +54,7 @@ class LeasedTraffic:
     async def write(self, new: Traffic) -> None:
         """Raises PreconditionFailed, or Superseded if another hand changed it."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + _AWAY_S
+        end = loop.time() + AWAY_S
         async with self._writing:
             while True:
                 if self._lost:
@@ -70,7 +70,7 @@ class LeasedTraffic:
                             f"last try has made it {new.generation} with {weights(new)}: `guard "
                             "slots --fleet` shows what the gateways follow."
                         ) from None
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(AGAIN_S)
 
     @asynccontextmanager
     async def held(self, change: str, slot: str | None, others: Others) -> AsyncIterator[None]:
@@ -196,7 +196,7 @@ class LeasedTraffic:
                     self._stored = await self._store.replace(self._stored, free)
                     return
                 except (StoreConflict, StoreFailed):
-                    await asyncio.sleep(_AGAIN_S)
+                    await asyncio.sleep(AGAIN_S)
 
     async def _read(self) -> StoredTraffic:
         try:
