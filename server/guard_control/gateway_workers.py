@@ -68,11 +68,14 @@ class Workers:
                 await asyncio.sleep(_POLL_S)
 
     def snapshot(self) -> WorkerSnapshot:
-        """Reads every worker's status file."""
-        found = {status.pid: status for status in worker_status.read(self._status)}
-        running = {pid: found[pid].key if pid in found else pid for pid in self._running}
+        """Reads every worker's status file. On one machine a process id names a worker."""
         return WorkerSnapshot(
-            frozenset(running.values()), tuple(found[pid] for pid in running if pid in found)
+            frozenset(self._running),
+            tuple(
+                status.model_copy(update={"id": ""})
+                for status in worker_status.read(self._status)
+                if status.pid in self._running
+            ),
         )
 
     async def metrics(self) -> Sequence[Family]:

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +25,11 @@ from tests.support.commands import guard
 from tests.support.ports import free_port
 from tests.support.serving import Served
 
-NO_FLEET = cast(LocalFleet, SimpleNamespace(events=Events()))  # what is refused reaches no slot
+# What is refused reaches no slot.
+NO_FLEET = cast(
+    LocalFleet,
+    SimpleNamespace(events=Events(), operating=lambda *_, **__: nullcontext()),
+)
 NO_SLOT = pb.DeployRequest(directory="relative")  # refused before the fleet is asked
 
 

@@ -1,5 +1,6 @@
 """The traffic in the hands of one operator, where what holds it fails."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -32,12 +33,14 @@ class Memory(TrafficStore):
         self.held = StoredTraffic(generation(1), "1")
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
+        self.takes_s = 0.0
 
     async def read(self) -> StoredTraffic:
         return self.held
 
     async def replace(self, last: StoredTraffic, new: Traffic) -> StoredTraffic:
         self.before()
+        await asyncio.sleep(self.takes_s)
         if last.version != self.held.version:
             raise StoreConflict
         self.change(new)
@@ -143,3 +146,20 @@ async def test_who_comes_second_while_nobody_has_it_is_refused(store: Memory) ->
     with pytest.raises(OperationInProgress, match="has just begun"):
         async with second.held("the second", None, Others.REFUSE):
             pass
+
+
+async def test_a_beat_undoes_no_change(store: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat that was made before a change, and written after it, once gave the traffic back."""
+    monkeypatch.setattr(lease, "LEASE_S", 0.015)
+    store.takes_s = 0.004
+
+    async def write(leased: LeasedTraffic) -> None:
+        for _ in range(40):
+            new = changed(leased)
+            await leased.write(new)
+            await asyncio.sleep(0.006)
+            assert store.held.traffic.generation == new.generation
+        beaten = store.held.traffic.rollout
+        assert beaten is not None and beaten.beats > 5
+
+    await held(store, write)

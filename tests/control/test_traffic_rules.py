@@ -109,6 +109,18 @@ async def test_a_rollout_that_fails_offers_no_rollback(two: Fleeting) -> None:
     assert offered(two.fleet) == ""
 
 
+async def test_a_candidate_that_is_lost_as_the_weights_change_is_lost(two: Fleeting) -> None:
+    """Before the first look at it in that step."""
+    slow = Shift(steps=(5, 100), pause_s=60)
+    promoting = asyncio.create_task(operations.promote(two.fleet, "green", slow, quiet))
+    while two.fleet.traffic.weights["green"] != 5:
+        await asyncio.sleep(0)
+    two.reported["green"] = {"ready": False, "replicas": {}}
+    with pytest.raises(PreconditionFailed, match="it stopped giving verdicts"):
+        await promoting
+    assert two.fleet.has_all("blue")
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
@@ -177,3 +189,27 @@ async def test_a_step_waits_for_as_many_ready_replicas_as_its_share_needs(tmp_pa
     assert four.fleet.has_all("green")
     [listed] = messages.list_slots(four.fleet, LastMinute()).slots
     assert [one.state for one in listed.replicas].count(pb.REPLICA_STATE_READY) == 2
+
+
+async def test_a_candidate_that_loses_replicas_which_its_share_needs_gives_the_traffic_back(
+    tmp_path: Path,
+) -> None:
+    four = with_replicas(tmp_path, {"blue": 100, "green": 0}, 4, {})
+
+    def report(slot: str, ready: int) -> None:
+        states = [ReplicaState.READY] * ready + [ReplicaState.OUT] * (4 - ready)
+        four.reported[slot] = {"replicas": {f"t:{n}": replica(s) for n, s in enumerate(states)}}
+
+    report("blue", 4)
+    report("green", 4)
+    shift = Shift(steps=(50, 100), pause_s=60)
+    promoting = asyncio.create_task(operations.promote(four.fleet, "green", shift, quiet))
+    while four.fleet.traffic.weights["green"] != 50:
+        await asyncio.sleep(0.01)
+    report("green", 2)  # enough for half of the traffic
+    await asyncio.sleep(0.5)
+    assert not promoting.done()
+    report("green", 1)
+    with pytest.raises(PreconditionFailed, match=r"1 are ready, and 50% of the traffic needs 2"):
+        await promoting
+    assert four.fleet.has_all("blue")

@@ -121,12 +121,7 @@ class GatewayFleet(Fleet):
         """It is out of the traffic: its Tritons are the scheduler's."""
 
     async def _save(self, traffic: Traffic) -> None:
-        # A beat may have been written meanwhile: the lease is that of the last write.
-        lease = traffic.rollout
-        beats = self._leased.lease.beats if self._leased.lease else 0
-        if lease is not None:
-            lease = lease.model_copy(update={"beats": max(beats, lease.beats)})
-        await self._leased.write(traffic.for_rollouts(lease, traffic.rollback_to))
+        await self._leased.write(traffic)
         self.traffic = self._leased.traffic
 
     def _check_gateways(self) -> None:

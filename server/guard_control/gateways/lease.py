@@ -10,7 +10,7 @@ import getpass
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from guard_control.errors import OperationInProgress, PreconditionFailed, Superseded
@@ -52,10 +52,26 @@ class LeasedTraffic:
         return self.traffic
 
     async def write(self, new: Traffic) -> None:
-        """Raises PreconditionFailed, or Superseded if another hand changed it."""
+        """Raises PreconditionFailed, or Superseded if another hand changed it.
+
+        The beats of the lease stay as they are.
+        """
+
+        def with_beats() -> Traffic:
+            own, given = self.lease, new.rollout
+            if own is None or given is None or own.id != given.id:
+                return new
+            beats = given.model_copy(update={"beats": own.beats})
+            return new.for_rollouts(beats, new.rollback_to)
+
+        await self._write(with_beats)
+
+    async def _write(self, made: Callable[[], Traffic]) -> None:
+        """`made` is asked when no other write is under way: a beat must not undo a change."""
         loop = asyncio.get_running_loop()
         end = loop.time() + AWAY_S
         async with self._writing:
+            new = made()
             while True:
                 if self._lost:
                     raise Superseded(self._lost)
@@ -145,18 +161,19 @@ class LeasedTraffic:
     async def _beat(self, operation: "asyncio.Task[object]") -> None:
         while True:
             await asyncio.sleep(LEASE_S / _BEATS)
-            lease = self.lease
-            if lease is None:
-                return
-            beaten = lease.model_copy(update={"beats": lease.beats + 1})
-            new = self.traffic.for_rollouts(beaten, self.traffic.rollback_to)
             try:
-                await self.write(new)
+                await self._write(self._beaten)
             except Superseded:
                 operation.cancel()
                 return
             except PreconditionFailed:
                 continue  # the operation's own writes say it
+
+    def _beaten(self) -> Traffic:
+        lease = self.lease
+        assert lease is not None  # noqa: S101  (it is held)
+        beaten = lease.model_copy(update={"beats": lease.beats + 1})
+        return self.traffic.for_rollouts(beaten, self.traffic.rollback_to)
 
     async def _replaced(self, new: Traffic) -> bool:
         """Whether it is written. If not, nothing that counts was changed: it is tried again.

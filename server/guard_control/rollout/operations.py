@@ -13,11 +13,10 @@ from guard_control.rollout import gates, verification
 from guard_control.rollout.gates import Window, window
 from guard_control.rollout.parameters import Deployment, Shift, Step
 from guard_control.rollout.rollout import ReportStep
+from guard_control.rollout.watch import ready_replicas, watch
 from guard_core.slot.traffic import ShadowTraffic
 from guard_eval.verify import least_agreement, same_checkpoint
-from guard_server.telemetry.worker_status import WorkerKey
 
-_WATCH_S = 0.2
 _SHADOW_SPANS = 6  # at most, while a busy server lets too few requests be judged twice
 
 
@@ -146,9 +145,10 @@ async def _raise_weight(
     reference = Window()  # the active slot's last span with enough requests
     for percent in shift.steps:
         await fleet.until_replicas(name, percent / 100, active, READY_S)
+        had = ready_replicas(fleet, name)
         await fleet.set_weights({name: percent, active: 100 - percent})
         before = fleet.snapshot()
-        await _watch(fleet, name, shift.pause_s, percent / 100, active)
+        await watch(fleet, name, had, shift.pause_s, percent / 100, active)
         after = fleet.snapshot()
         candidate = window(before.slot(name), after.slot(name))
         other = window(before.slot(active), after.slot(active))
@@ -184,10 +184,11 @@ async def _shadow(fleet: Fleet, slot: FleetSlot, wanted: Deployment, report: Rep
     report(
         Step.SHADOW, f"judging {wanted.shadow_share:.0%} of the live requests beside {active.name}"
     )
+    had = ready_replicas(fleet, name)
     await fleet.set_shadow(ShadowTraffic(slot=name, share=wanted.shadow_share))
     try:
         for _ in range(_SHADOW_SPANS):
-            await _watch(fleet, name, wanted.shadow_s, 0, active.name)
+            await watch(fleet, name, had, wanted.shadow_s, 0, active.name)
             found = gates.shadow_result(fleet.snapshot().slot(name))
             report(Step.SHADOW, str(found))
             if not found.starved:
@@ -207,31 +208,6 @@ async def _shadow(fleet: Fleet, slot: FleetSlot, wanted: Deployment, report: Rep
             Step.SHADOW,
             f"fewer than {gates.MIN_FOR_AGREEMENT} were compared: more time or share gives more",
         )
-
-
-async def _watch(fleet: Fleet, name: str, pause_s: float, share: float, of: str) -> None:
-    """Waits. Raises PreconditionFailed at once if a worker loses the candidate, or so many of its
-    replicas that the rest are too few for its share of what the slot `of` has.
-
-    A worker that has begun meanwhile does not lose what it did not have yet.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + pause_s
-    had: dict[WorkerKey, int] = {}  # ready replicas at most
-    while (left := end - loop.time()) > 0:
-        await asyncio.sleep(min(_WATCH_S, left))
-        now = fleet.snapshot()
-        needed = fleet.replicas_for(name, share, of, now)
-        for worker, status in now.slot(name).items():
-            ready = status.ready_replicas
-            had[worker] = max(had.get(worker, 0), ready, int(status.ready))
-            if had[worker] and not status.ready:
-                raise PreconditionFailed(f"{name} was lost: it stopped giving verdicts.")
-            if ready < min(had[worker], needed):
-                raise PreconditionFailed(
-                    f"{name} has lost replicas: {ready} are ready, and {share:.0%} of the traffic "
-                    f"needs {needed}."
-                )
 
 
 @asynccontextmanager
