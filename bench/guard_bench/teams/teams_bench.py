@@ -20,6 +20,7 @@ from guard_bench.loadgen.synthetic_prompts import WORDS, prompts
 from guard_bench.scenarios.gateway_run import GatewayRun
 from guard_bench.targets.gateway_process import gateway
 from guard_bench.teams.teams_setup import Metadata, ServedSlot, gateways, key_of, write
+from guard_core.tenants import key_file
 from qwen3guard.v1 import moderation_pb2 as pb
 from qwen3guard.v1.moderation_pb2_grpc import ModerationServiceStub
 from qwen3guard_client import request
@@ -104,18 +105,22 @@ async def _spent(
 def quotas(run: GatewayRun, seconds: float, workers: int) -> list[TeamsFigure]:
     """How far from the quota the verdicts are that a tenant gets which asks for more."""
     found = list[TeamsFigure]()
-    with run.null_engine(64) as (slot, triton):
-        path, metadata = key_of(run.directory, "team-0")
+    directory = run.directory / f"workers-{workers}"
+    directory.mkdir(exist_ok=True)
+    quota = {"quota": {"conversations": _QUOTA}}
+    tenants = write(directory / "tenants.json", {"tenants": dict.fromkeys(_LOADS, quota)})
+    keys = directory / "keys.json"
+    keys.unlink(missing_ok=True)
+    shown = {kind: (("x-api-key", key_file.add(keys, kind)),) for kind in _LOADS}
+    settings = {"keys": str(keys), "tenants": str(tenants)}
+    with (
+        run.null_engine(64) as (slot, triton),
+        gateways(ServedSlot(slot, triton), directory, settings, workers) as processes,
+    ):
+        targets = [one.target for one in processes]
         for kind, load in _LOADS.items():
-            directory = run.directory / f"{workers}-{kind}"
-            directory.mkdir(exist_ok=True)
-            file = {"tenants": {"team-0": {"quota": {"conversations": _QUOTA}}}}
-            tenants = write(directory / "tenants.json", file)
-            settings = {"keys": str(path), "tenants": str(tenants)}
             run.progress(f"a quota over {workers} workers: {kind}")
-            with gateways(ServedSlot(slot, triton), directory, settings, workers) as processes:
-                targets = [one.target for one in processes]
-                got, spent_s = asyncio.run(_verdicts(targets, metadata, load, seconds))
+            got, spent_s = asyncio.run(_verdicts(targets, shown[kind], load, seconds))
             due = _QUOTA["burst"] + _QUOTA["per_s"] * spent_s
             case = f"{kind}, {workers} workers"
             found += (
