@@ -1,7 +1,8 @@
 #!/bin/sh
 # An authority for TLS between the gateways and the Tritons, and a certificate for each side, in tls/.
-# `kubectl apply -k deploy/kubernetes` makes secrets of them. Run it again to renew both: the gateways
-# and the Tritons read them when they start.
+# `kubectl apply -k deploy/kubernetes` makes secrets of them. Run it again to renew both, apply, and
+# restart the Tritons at once: they read their files when they start, while the gateways follow theirs.
+# Until a Triton is restarted no gateway can ask it, and its probe fails.
 #
 #     deploy/kubernetes/certificates.sh [NAME...]     Tritons' names (default: triton-blue triton-green)
 set -eu
