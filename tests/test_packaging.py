@@ -108,14 +108,16 @@ def test_what_is_no_code_is_known(wheels: dict[str, Path]) -> None:
 
 def test_the_base_is_the_gateway_and_each_role_adds_to_it(wheels: dict[str, Path]) -> None:
     server = wheels["qwen3guard-server"]
-    assert set(metadata(server).get_all("Provides-Extra", [])) == {*ROLES, "dev", "train"}
-    added = {role: set(needed(server, {role})) - set(needed(server, set())) for role in ROLES}
+    extras = {*ROLES, "kubernetes"}
+    assert set(metadata(server).get_all("Provides-Extra", [])) == {*extras, "dev", "train"}
+    added = {role: set(needed(server, {role})) - set(needed(server, set())) for role in extras}
     assert not HEAVY & set(needed(server, set()))
     assert added == {
-        "cli": {"typer", "rich"},
+        "cli": {"pyyaml", "rich", "typer"},
         "engine": {"openvino"},
         "build": {"openvino", "huggingface-hub", "httpx2"},
         "eval": {"matplotlib", "rich"},
+        "kubernetes": {"kubernetes"},
     }
     [client] = needed(server, set())["qwen3guard-client"].specifier
     assert client.version == metadata(wheels["qwen3guard-client"])["Version"]

@@ -163,6 +163,8 @@ class HealthCheck:
                 return ejection
             if lost:
                 return Ejection("the engine failed")
+            if seen.others is None:  # none of them was ready then
+                seen = seen._replace(others=self._others_answers())
             if health.answers != answers or not engine.in_flight:
                 answers, seen = health.answers, self._look()
             elif self._left_behind(seen):
