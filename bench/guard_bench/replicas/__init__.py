@@ -5,6 +5,7 @@ outcome          one row of the table
 cases            all cases by name
 capacity         one replica and four, with 1, 4 and 8 gateways
 replica_faults   kill -9, SIGSTOP, a dead stub, a black hole, five times each
+recovery         whether a replica that was hit is back, as every gateway sees it
 changes          replicas come and go by list and by DNS, a swap over two sets, another slot's files
 slow             one replica at a fifth of the others' speed
 chats            growing chats before the CPU engine

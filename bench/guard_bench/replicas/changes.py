@@ -25,6 +25,7 @@ _HOSTS = [f"127.0.0.{number}" for number in range(2, 2 + REPLICAS)]
 _SET = 3
 _STEPS = (5, 25, 50, 75, 100)
 _STEP_S = 5.0
+_GATEWAYS = 2
 
 
 async def by_list(bench: ReplicaBench, changes: int = _CHANGES) -> list[ReplicaOutcome]:
@@ -32,7 +33,7 @@ async def by_list(bench: ReplicaBench, changes: int = _CHANGES) -> list[ReplicaO
     slot = bench.null_slot()
     async with bench.replicas(*[slot] * REPLICAS) as replicas:
         bench.follow(slot, replicas)
-        async with bench.gateways(2) as send:
+        async with bench.gateways(_GATEWAYS) as send:
 
             async def apply(left: list[BenchReplica]) -> None:
                 bench.follow(slot, left)
@@ -53,7 +54,7 @@ async def by_dns(bench: ReplicaBench, changes: int = _CHANGES) -> list[ReplicaOu
 
         await apply(replicas)
         bench.follow(slot, TritonDns(dns=f"{gateway_variant.NAME}:{replicas[0].proxy.port}"))
-        async with bench.gateways(2, gateway_variant.command("names", str(names))) as send:
+        async with bench.gateways(_GATEWAYS, gateway_variant.command("names", str(names))) as send:
             return [await _changing(bench, "DNS", send, replicas, apply, changes, _BY_DNS_S)]
 
 
@@ -78,8 +79,16 @@ async def _changing(
     calls, lasted = await under_load(send, change)
     after = [await one.answered() for one in replicas]
     least = min(now - then for now, then in zip(after, before, strict=True))
-    found = {"answered by each, at least": least}
-    return outcome(f"half load, {changes} changes by {kind}", 2, calls, lasted, found)
+    found = {"answered by each, at least": least, "taken in, at least": _taken_in(bench)}
+    return outcome(f"half load, {changes} changes by {kind}", _GATEWAYS, calls, lasted, found)
+
+
+def _taken_in(bench: ReplicaBench) -> int:
+    """How often a gateway took a replica in, the least of the two: one that follows no change
+    fails no call either, and asks all of them alike.
+    """
+    logs = (bench.directory / f"gateway-{number}.log" for number in range(_GATEWAYS))
+    return min(log.read_text().count("replica ready") for log in logs)
 
 
 async def swap(bench: ReplicaBench, step_s: float = _STEP_S) -> list[ReplicaOutcome]:
@@ -103,9 +112,12 @@ async def swap(bench: ReplicaBench, step_s: float = _STEP_S) -> list[ReplicaOutc
                 await asyncio.sleep(step_s / 2)
 
         weigh(0)
-        async with bench.gateways(2) as send:
+        async with bench.gateways(_GATEWAYS) as send:
             calls, seconds = await under_load(send, steps, HALF_LOAD * _SET / REPLICAS)
-    return [outcome("half load, a swap of sets of 3, one killed", 2, calls, seconds)]
+    last = [call.slot for call in calls if call.due > calls[-1].due - step_s / 2]
+    found = {"by the new set at the end, %": 100 * last.count("green") / len(last)}
+    case = "half load, a swap of sets of 3, one killed"
+    return [outcome(case, _GATEWAYS, calls, seconds, found)]
 
 
 async def other_slot(bench: ReplicaBench) -> list[ReplicaOutcome]:
@@ -113,11 +125,13 @@ async def other_slot(bench: ReplicaBench) -> list[ReplicaOutcome]:
     slot, other = bench.null_slot(), bench.null_slot("other", limit=2)
     async with bench.replicas(slot, other) as replicas:
         bench.follow(slot, replicas)
-        async with bench.gateways(2) as send:
+        async with bench.gateways(_GATEWAYS) as send:
 
             async def wait() -> None:
                 await asyncio.sleep(bench.seconds)
 
             calls, seconds = await under_load(send, wait, CAPACITY / 2)
         asked = {"asked of the other": float(await replicas[1].answered())}
-    return [outcome("half load, one of two with another fingerprint", 2, calls, seconds, asked)]
+    return [
+        outcome("half load, one of two with another fingerprint", _GATEWAYS, calls, seconds, asked)
+    ]

@@ -8,7 +8,7 @@ import structlog
 
 from guard_core.engine.addresses import addresses
 
-_PERIOD_S = 5.0
+PERIOD_S = 5.0
 _APART_S = 0.5  # between two questions: many replicas may be lost at a time
 
 _log = structlog.get_logger(__name__)
@@ -39,4 +39,4 @@ async def changes_of(name: str, ask_now: asyncio.Event) -> AsyncIterator[set[str
                 yield found
         await asyncio.sleep(_APART_S)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ask_now.wait(), _PERIOD_S - _APART_S)
+            await asyncio.wait_for(ask_now.wait(), PERIOD_S - _APART_S)
