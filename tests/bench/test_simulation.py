@@ -18,8 +18,11 @@ def answered(found: Simulated) -> int:
     return found.statuses["answered"]
 
 
-def test_a_case_gives_the_same_each_time() -> None:
-    first, second = simulate(CHATS), simulate(CHATS)
+@pytest.mark.parametrize("event", ["", "hang"])
+def test_a_case_gives_the_same_each_time(event: str) -> None:
+    """What a replica that hangs had was asked elsewhere in an order of memory addresses."""
+    case = replace(CHATS, event=event, policy=two_choices if event else CHATS.policy)
+    first, second = simulate(case), simulate(case)
     assert (first.latencies, first.statuses) == (second.latencies, second.statuses)
     assert answered(first) > 1000 and not first.statuses["failed"]
 

@@ -23,7 +23,7 @@ class SeenReplica:
     replica: SimulatedReplica
     load: ReplicaLoad
     out_until: float = 0.0
-    calls: set[EngineCall] = field(default_factory=set)
+    calls: dict[EngineCall, None] = field(default_factory=dict)  # in order: a set has none
 
 
 Policy = Callable[[Sequence[SeenReplica], Work, float, Random], tuple[SeenReplica, int]]
@@ -99,7 +99,7 @@ class SimulatedGateway:
         call = EngineCall(
             request, now, lambda call: self._answered(one, call, tokens, ahead, retry=retry)
         )
-        one.calls.add(call)
+        one.calls[call] = None
         self.schedule(one.load.patience(), lambda: self._look(one, call))
         one.replica.ask(call)
 
@@ -109,7 +109,7 @@ class SimulatedGateway:
         now, load = self.clock(), one.load
         if call not in one.calls:
             return
-        one.calls.discard(call)
+        del one.calls[call]
         if call.failed:
             one.out_until = now + _OUT_S
             load.end(tokens)
