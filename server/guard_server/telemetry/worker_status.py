@@ -153,7 +153,9 @@ class Publisher:
                 self._path.unlink()
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # What was deleted above it, too, is for this user alone.
+        self._path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.parent.mkdir(exist_ok=True)
         new = self._path.with_suffix(".new")
         new.write_text(self._own.read().model_dump_json())
         now = time.monotonic()  # instead of the time of day, which may jump
